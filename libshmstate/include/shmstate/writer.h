@@ -1,0 +1,117 @@
+// The writer: pushes mutations into a ring of its own, from which the merger takes them.
+//
+//   shmstate::Writer writer{"plant"};
+//   writer.set("pump/7/rpm", 1480);
+//   writer.flush(100ms);                      // returns once readers can see it
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "shmstate/status.h"
+#include "shmstate/value.h"
+
+namespace shmstate {
+
+/// A position in one writer's stream of mutations: everything up to it, and nothing after it.
+using Ticket = std::uint64_t;
+
+/// What a push does when the merger has not made room yet.
+enum class WhenFull : std::uint8_t {
+  kFail,   ///< return `Status::kRingFull` at once
+  kBlock,  ///< wait for room, for at most `WriterOptions::full_timeout`, then `Status::kTimeout`
+};
+
+struct WriterOptions {
+  std::string name;                               ///< shown in the status; the program's name when empty
+  std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
+  WhenFull when_full = WhenFull::kBlock;
+  std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);    ///< for `WhenFull::kBlock`
+  std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
+};
+
+/// Counters of one writer, all since it was opened.
+struct WriterCounters {
+  std::uint64_t pushed = 0;    ///< mutations accepted by the ring
+  std::uint64_t failed = 0;    ///< mutations that a push refused, whatever the reason
+  std::uint64_t applied = 0;   ///< mutations that readers can see (merger's count)
+  std::uint64_t rejected = 0;  ///< mutations that the merger refused, see `Writer::rejected`
+};
+
+class Batch;
+
+/// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
+/// writer. After `fork`, only one of the two processes may go on using it.
+///
+/// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
+/// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
+class Writer {
+ public:
+  /// Attaches to an instance, by name or by the path of its directory, and creates a ring in it. Works while the
+  /// merger is down: what is pushed is merged when it comes back. Throws `Error`.
+  explicit Writer(std::string_view instance, WriterOptions options = {});
+  Writer(Writer&&) noexcept;
+  Writer& operator=(Writer&&) noexcept;
+  /// Leaves what was pushed to the merger, which removes the ring once it is drained.
+  ~Writer();
+
+  /// Sets a key, whatever its type was.
+  /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kMutationTooBig, kRingFull or kTimeout, kNoMemory,
+  /// kRingRefused, kRingQuarantined. On error nothing was pushed.
+  Status set(std::string_view key, ValueView value) noexcept;
+  /// Erases a key; erasing a missing one has no effect. Errors: as `set`.
+  Status erase(std::string_view key) noexcept;
+  /// Adds to an int64 or float64, creating it as `delta`. The merger rejects another type (kWrongType) and a sum that
+  /// overflows (kOutOfRange). Errors: as `set`; kWrongType when `delta` is bytes.
+  Status add(std::string_view key, ValueView delta) noexcept;
+
+  /// Starts a batch: mutations that become visible together or not at all. It is pushed by `Batch::commit`; one
+  /// batch may be open at a time, and other mutations may be pushed meanwhile.
+  [[nodiscard]] Batch batch() noexcept;
+
+  /// The ticket of the last mutation pushed. Cost: a load.
+  [[nodiscard]] Ticket ticket() const noexcept;
+  /// Waits until readers can see everything pushed so far, or up to `ticket`.
+  /// Returns kOk; kTimeout; kRejected when the merger refused a mutation since the last flush; the first error of a
+  /// push since the last flush; kRingRefused or kRingQuarantined when this ring will never be merged.
+  [[nodiscard]] Status flush(std::chrono::nanoseconds timeout) noexcept;
+  [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
+
+  [[nodiscard]] WriterCounters counters() const noexcept;
+  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory.
+  [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
+  /// The directory of the instance, and the identity of this writer's ring (its file is `rings/<16 hex digits>`).
+  [[nodiscard]] const std::string& path() const noexcept;
+  [[nodiscard]] std::uint64_t ring_id() const noexcept;
+
+ private:
+  friend class Batch;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Mutations that become visible together or not at all. Dropping a batch without `commit` discards it. The first
+/// error sticks and is what `commit` returns: then nothing was pushed.
+class Batch {
+ public:
+  Batch(Batch&&) noexcept;
+  Batch& operator=(Batch&&) = delete;
+  ~Batch();
+
+  Status set(std::string_view key, ValueView value) noexcept;
+  Status erase(std::string_view key) noexcept;
+  Status add(std::string_view key, ValueView delta) noexcept;
+  /// Pushes the batch with one release store, and empties it. Errors: as `Writer::set`.
+  Status commit() noexcept;
+
+ private:
+  friend class Writer;
+  explicit Batch(Writer::Impl* writer) noexcept : writer_(writer) {}
+  Writer::Impl* writer_;
+};
+
+}  // namespace shmstate
