@@ -1,0 +1,154 @@
+#include "shmstatectl/command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+
+#include "shmstatectl/arguments.h"
+#include "shmstatectl/commands.h"
+#include "shmstatectl/text.h"
+
+namespace shmstate::ctl {
+
+namespace {
+
+const std::map<std::string, Type> kTypeNames = {
+    {"int", Type::kInt64}, {"float", Type::kFloat64}, {"text", Type::kBytes}};
+
+// Strings come out of the parser with their mark; every string option is declared here, so that none keeps it.
+template <typename T>
+CLI::Option* add_text(CLI::App& app, const std::string& name, T& target, const std::string& description) {
+  return app.add_option(name, target, description)->transform([](std::string text) { return unmarked(text); });
+}
+
+void add_duration(CLI::App& app, const std::string& name, std::chrono::nanoseconds& target,
+                  const std::string& description) {
+  const auto assign = [&target, name](const std::string& text) {
+    const auto duration = parse_duration(text);
+    if (!duration) throw CLI::ValidationError(name, in_quotes(text) + " is no duration; write for example 250ms or 2s");
+    target = *duration;
+  };
+  app.add_option_function<std::string>(name, assign, description + ", default " + format_duration(target))
+      ->type_name("DURATION");
+}
+
+void add_limit(CLI::App& app, const std::string& name, Options& options, const std::string& description) {
+  app.add_option(name, options.limit, description)->check(CLI::PositiveNumber)->type_name("N");
+}
+
+CLI::App& add_command(CLI::App& app, Options& options, const std::string& name, ExitCode (*run)(const Options&),
+                      const std::string& description) {
+  CLI::App& command = *app.add_subcommand(name, description);
+  command.callback([&options, run] { options.run = run; });
+  command.footer("-i, --instance and --json may follow, too: see shmstatectl --help.");
+  return command;
+}
+
+void add_type(CLI::App& command, Options& options, const std::map<std::string, Type>& names) {
+  const auto assign = [&options, names](const std::string& name) { options.type = names.at(name); };
+  command.add_option_function<std::string>("--type", assign, "Take the value as this type")
+      ->check(CLI::IsMember(names))
+      ->type_name("TYPE");
+}
+
+void add_timeout(CLI::App& command, Options& options) {
+  add_duration(command, "--timeout", options.timeout, "How long to wait until it is merged");
+}
+
+void add_status(CLI::App& app, Options& options) {
+  CLI::App& command =
+      add_command(app, options, "status", run_status, "Show the instance: merger, buffers, rings, statistics");
+  command.add_flag("-v,--verbose", options.verbose, "Show what each statistic means");
+}
+
+void add_get(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "get", run_get, "Print the values of keys, all of one snapshot");
+  add_text(command, "KEY", options.keys, "The keys")->required();
+  command.add_flag("--raw", options.raw, "Write exactly the bytes of one value: nothing escaped, no line end");
+}
+
+void add_set(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "set", run_set, "Set a key");
+  add_text(command, "KEY", options.key, "The key")->required();
+  add_text(command, "VALUE", options.value, "An integer, a float or text; - reads bytes from standard input")
+      ->required();
+  add_type(command, options, kTypeNames);
+  add_timeout(command, options);
+}
+
+void add_add(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "add", run_add, "Add to a number; a missing key is created");
+  add_text(command, "KEY", options.key, "The key")->required();
+  add_text(command, "N", options.value, "An integer or a float, of the type that the key holds")->required();
+  add_type(command, options, {{"int", Type::kInt64}, {"float", Type::kFloat64}});
+  add_timeout(command, options);
+}
+
+void add_del(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "del", run_del, "Erase a key; a missing one is no error");
+  add_text(command, "KEY", options.key, "The key")->required();
+  add_timeout(command, options);
+}
+
+void add_list(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "list", run_list, "List keys and values, sorted by key");
+  add_text(command, "PREFIX", options.prefix, "Only keys that begin with this");
+  command.add_flag("--keys", options.keys_only, "Only the keys");
+  add_limit(command, "--limit", options, "At most so many entries");
+}
+
+void add_watch(CLI::App& app, Options& options) {
+  CLI::App& command =
+      add_command(app, options, "watch", run_watch, "Print changes as they become visible, until SIGINT");
+  add_text(command, "PREFIX", options.prefix, "Only keys that begin with this");
+  add_limit(command, "--count", options, "End after so many changes");
+  add_duration(command, "--interval", options.interval, "Look at most so often");
+}
+
+void declare(CLI::App& app, Options& options) {
+  app.name("shmstatectl");
+  app.fallthrough();
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("shmstatectl " SHMSTATE_VERSION));
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return fmt::format("shmstate: {}; see shmstatectl --help\n", printable(error.what()));
+  });
+  add_text(app, "-i,--instance", options.instance, "The instance: its name or its directory; default: the only one")
+      ->envname("SHMSTATE_INSTANCE")
+      ->type_name("NAME");
+  app.add_flag("--json", options.json, "Print JSON");
+  add_status(app, options);
+  add_get(app, options);
+  add_set(app, options);
+  add_add(app, options);
+  add_del(app, options);
+  add_list(app, options);
+  add_watch(app, options);
+  app.footer("A key or value that begins with - goes after --, for example: shmstatectl set -- KEY -x\n\n" +
+             std::string(kExitCodesHelp));
+}
+
+// The parser wants the last argument first.
+std::vector<std::string> arguments_in_reverse(int argc, char** argv) {
+  std::vector<std::string> arguments = mark_literals({argv + 1, argv + argc});
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+  CLI::App app("Looks into a shmstate instance, and changes it.");
+  Options options;
+  declare(app, options);
+  try {
+    app.parse(arguments_in_reverse(argc, argv));
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
+  }
+  return static_cast<int>(options.run(options));
+}
+
+}  // namespace shmstate::ctl

@@ -1,0 +1,17 @@
+// The subcommands. Each prints its result on standard output, what people must know beside it on standard error, and
+// throws `shmstate::Error` or `UsageError` when it cannot be carried out.
+#pragma once
+
+#include "shmstatectl/options.h"
+
+namespace shmstate::ctl {
+
+[[nodiscard]] ExitCode run_status(const Options& options);
+[[nodiscard]] ExitCode run_get(const Options& options);
+[[nodiscard]] ExitCode run_set(const Options& options);
+[[nodiscard]] ExitCode run_add(const Options& options);
+[[nodiscard]] ExitCode run_del(const Options& options);
+[[nodiscard]] ExitCode run_list(const Options& options);
+[[nodiscard]] ExitCode run_watch(const Options& options);
+
+}  // namespace shmstate::ctl

@@ -1,0 +1,25 @@
+// Which instance a command means, and what to say when nobody serves it.
+#pragma once
+
+#include <string>
+
+#include "shmstate/inspect.h"
+#include "shmstate/reader.h"
+#include "shmstatectl/json.h"
+
+namespace shmstate::ctl {
+
+/// The instance that was asked for, or else the only one there is. Throws `Error` when there is none, `UsageError`
+/// when there are several.
+[[nodiscard]] std::string resolve_instance(const std::string& asked);
+
+/// A reader that does not wait for an instance to appear.
+[[nodiscard]] Reader open_reader(const std::string& instance);
+
+/// Tells on standard error when the merger is gone or hangs, so that what is shown may be old.
+void report_silent_merger(const InstanceInfo& info);
+
+/// How fresh a snapshot is, for the JSON of `get` and `list`.
+[[nodiscard]] Json json_of_freshness(const InstanceInfo& info, Epoch epoch);
+
+}  // namespace shmstate::ctl

@@ -1,0 +1,141 @@
+// set, add and del: push one mutation, and wait until readers can see it.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <iterator>
+
+#include "shmstate/writer.h"
+#include "shmstatectl/commands.h"
+#include "shmstatectl/instance.h"
+#include "shmstatectl/report.h"
+#include "shmstatectl/text.h"
+#include "shmstatectl/usage.h"
+#include "shmstatectl/value_text.h"
+
+namespace shmstate::ctl {
+
+namespace {
+
+// What became of a mutation that was pushed.
+struct Outcome {
+  Status status = Status::kOk;
+  Status reason = Status::kOk;  // when rejected: why
+  bool merger_running = true;
+};
+
+std::string read_stdin() {
+  std::string bytes(kValueBytesMax + 1, '\0');  // one more than allowed, to notice what is too big
+  bytes.resize(std::fread(bytes.data(), 1, bytes.size(), stdin));
+  if (std::ferror(stdin) != 0) throw UsageError("standard input cannot be read; look at where it comes from");
+  return bytes;
+}
+
+std::string_view without_line_end(std::string_view text) {
+  if (text.ends_with('\n')) text.remove_suffix(1);
+  if (text.ends_with('\r')) text.remove_suffix(1);
+  return text;
+}
+
+// Bytes from standard input stay exactly what they are, unless a number is asked for.
+Value value_from_stdin(std::optional<Type> forced) {
+  std::string bytes = read_stdin();
+  if (forced.value_or(Type::kBytes) == Type::kBytes) return bytes;
+  return parse_value(without_line_end(bytes), forced);
+}
+
+Value value_to_set(const Options& options) {
+  return options.value == "-" ? value_from_stdin(options.type) : parse_value(options.value, options.type);
+}
+
+Writer open_writer(const std::string& instance) {
+  WriterOptions options;
+  options.name = "shmstatectl";
+  options.attach_timeout = std::chrono::nanoseconds(0);
+  return Writer(instance, options);
+}
+
+Status reason_of_rejection(const Writer& writer) {
+  for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory}) {
+    if (writer.rejected(reason) != 0) return reason;
+  }
+  return Status::kRejected;
+}
+
+Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
+  Outcome outcome;
+  outcome.status = writer.flush(timeout);
+  if (outcome.status == Status::kRejected) outcome.reason = reason_of_rejection(writer);
+  if (outcome.status == Status::kTimeout) outcome.merger_running = inspect(writer.path()).merger_running;
+  return outcome;
+}
+
+std::string rejection_text(Status reason) {
+  switch (reason) {
+    case Status::kWrongType: return "the key holds another type; look with get --json, or erase the key first";
+    case Status::kOutOfRange: return "the sum overflows; set the key to a smaller number first";
+    case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
+    default: return "see the counters in shmstatectl status";
+  }
+}
+
+std::string outcome_text(const Outcome& outcome, std::chrono::nanoseconds timeout) {
+  switch (outcome.status) {
+    case Status::kTimeout:
+      if (!outcome.merger_running)
+        return "pushed, but no merger is running; it will be merged when one starts: start shmstate-merger";
+      return fmt::format(
+          "pushed, but not merged within {}; it will be when the merger has caught up: see shmstatectl status",
+          format_duration(timeout));
+    case Status::kRejected: return "rejected by the merger: " + rejection_text(outcome.reason);
+    case Status::kRingRefused:
+      return "will not be merged: the instance has its maximum number of rings; end writers, or configure more";
+    case Status::kRingQuarantined:
+      return "will not be merged: the merger quarantined the ring; see its log, and try again";
+    default: return std::string(describe(outcome.status));
+  }
+}
+
+Json json_of(const Outcome& outcome, const Options& options, const std::string& path) {
+  Json json = {{"instance", json_of_bytes(path)},
+               {"key", json_of_bytes(options.key)},
+               {"merged", outcome.status == Status::kOk},
+               {"status", describe(outcome.status)},
+               {"merger", {{"running", outcome.merger_running}}}};
+  if (outcome.reason != Status::kOk) json["reason"] = describe(outcome.reason);
+  return json;
+}
+
+std::string subject_of(const Options& options, const Writer& writer) {
+  return fmt::format("instance {}: key {}: ", in_quotes(writer.path()), in_quotes(options.key));
+}
+
+template <typename Push>
+ExitCode push_and_wait(const Options& options, const Push& push) {
+  check_key(options.key);
+  Writer writer = open_writer(resolve_instance(options.instance));
+  const Status pushed = push(writer);
+  if (pushed != Status::kOk)
+    throw Error(pushed, fmt::format("{}not pushed: {}", subject_of(options, writer), describe(pushed)));
+  const Outcome outcome = wait_until_merged(writer, options.timeout);
+  if (options.json) fmt::print("{}", json_document(json_of(outcome, options, writer.path())));
+  if (outcome.status != Status::kOk) report(subject_of(options, writer) + outcome_text(outcome, options.timeout));
+  return exit_code_of(outcome.status);
+}
+
+}  // namespace
+
+ExitCode run_set(const Options& options) {
+  const Value value = value_to_set(options);
+  return push_and_wait(options, [&](Writer& writer) { return writer.set(options.key, value); });
+}
+
+ExitCode run_add(const Options& options) {
+  const Value delta = parse_number(options.value, options.type);
+  return push_and_wait(options, [&](Writer& writer) { return writer.add(options.key, delta); });
+}
+
+ExitCode run_del(const Options& options) {
+  return push_and_wait(options, [&](Writer& writer) { return writer.erase(options.key); });
+}
+
+}  // namespace shmstate::ctl

@@ -1,0 +1,35 @@
+// The command line, parsed.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shmstate/value.h"
+#include "shmstatectl/exit_code.h"
+
+namespace shmstate::ctl {
+
+struct Options {
+  ExitCode (*run)(const Options&) = nullptr;  // the subcommand
+
+  std::string instance;  // as given; empty: the only one there is
+  bool json = false;
+
+  std::vector<std::string> keys;  // get
+  std::string key;                // set, add, del
+  std::string value;              // set, add
+  std::string prefix;             // list, watch
+
+  std::optional<Type> type;  // set, add: forced
+  std::chrono::nanoseconds timeout = std::chrono::seconds(1);
+  std::chrono::nanoseconds interval = std::chrono::milliseconds(100);
+  std::optional<std::uint64_t> limit;  // list: entries; watch: changes
+  bool raw = false;
+  bool keys_only = false;
+  bool verbose = false;
+};
+
+}  // namespace shmstate::ctl

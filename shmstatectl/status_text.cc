@@ -1,0 +1,83 @@
+#include "shmstatectl/status_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "shmstatectl/text.h"
+
+namespace shmstate::ctl {
+
+namespace {
+
+using Rows = std::vector<std::vector<std::string>>;
+
+std::string merger_text(const InstanceInfo& info) {
+  const std::string silence = format_duration(info.merger_silence);
+  if (info.merger_running) return fmt::format("running, pid {}, last heartbeat {} ago", info.merger_pid, silence);
+  return fmt::format("not running, silent for {} (was pid {})", silence, info.merger_pid);
+}
+
+std::string instance_text(const InstanceInfo& info) {
+  return format_columns({
+      {"instance", escaped(info.path)},
+      {"id", escaped(info.id)},
+      {"layout", fmt::format("{}.{}", info.layout_major, info.layout_minor)},
+      {"merger", merger_text(info)},
+      {"epoch", fmt::to_string(info.epoch)},
+      {"entries", fmt::to_string(info.entry_count)},
+      {"age", format_duration(info.age)},
+      {"memory", fmt::format("{} committed of {}", format_bytes(info.committed_bytes), format_bytes(info.limit_bytes))},
+  });
+}
+
+std::string buffers_text(const std::vector<BufferInfo>& buffers) {
+  Rows rows = {{"BUFFER", "EPOCH", "CURRENT", "PINNED"}};
+  for (const BufferInfo& buffer : buffers) {
+    const std::string epoch = buffer.epoch == 0 ? "being written" : fmt::to_string(buffer.epoch);
+    rows.push_back(
+        {fmt::to_string(rows.size() - 1), epoch, buffer.current ? "yes" : "no", buffer.pinned ? "yes" : "no"});
+  }
+  return format_columns(rows);
+}
+
+std::string backlog_text(const RingInfo& ring) {
+  return format_bytes(ring.pushed_bytes - std::min(ring.applied_bytes, ring.pushed_bytes));
+}
+
+std::string rings_text(const std::vector<RingInfo>& rings) {
+  if (rings.empty()) return "no rings\n";
+  Rows rows = {{"RING", "NAME", "PID", "UID", "STATE", "BACKLOG", "APPLIED", "REJECTED"}};
+  for (const RingInfo& ring : rings) {
+    rows.push_back({fmt::format("{:016x}", ring.id), escaped(ring.name), fmt::to_string(ring.pid),
+                    fmt::to_string(ring.uid), escaped(ring.state), backlog_text(ring),
+                    fmt::to_string(ring.applied_count), fmt::to_string(ring.rejected_count)});
+  }
+  return format_columns(rows);
+}
+
+std::string statistic_value_text(const StatisticInfo& statistic) {
+  if (statistic.unit == "ns") return format_duration(std::chrono::nanoseconds(statistic.value));
+  if (statistic.unit == "bytes") return format_bytes(statistic.value);
+  const std::string count = fmt::to_string(statistic.value);
+  return statistic.unit.empty() ? count : count + ' ' + escaped(statistic.unit);
+}
+
+std::string statistics_text(const std::vector<StatisticInfo>& statistics, bool verbose) {
+  Rows rows = {{"STATISTIC", "VALUE"}};
+  if (verbose) rows[0].push_back("MEANING");
+  for (const StatisticInfo& statistic : statistics) {
+    rows.push_back({escaped(statistic.name), statistic_value_text(statistic)});
+    if (verbose) rows.back().push_back(escaped(statistic.meaning));
+  }
+  return format_columns(rows);
+}
+
+}  // namespace
+
+std::string status_text(const InstanceInfo& info, bool verbose) {
+  return instance_text(info) + '\n' + buffers_text(info.buffers) + '\n' + rings_text(info.rings) + '\n' +
+         statistics_text(info.statistics, verbose);
+}
+
+}  // namespace shmstate::ctl

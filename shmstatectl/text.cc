@@ -1,0 +1,179 @@
+#include "shmstatectl/text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <system_error>
+
+namespace shmstate::ctl {
+
+namespace {
+
+using std::chrono::nanoseconds;
+
+struct Unit {
+  std::string_view name;
+  double ns;
+};
+constexpr std::array<Unit, 6> kDurationUnits = {
+    {{"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"min", 60e9}, {"h", 3600e9}}};
+
+constexpr std::int64_t kSecond = 1'000'000'000;
+
+std::size_t announced_bytes(unsigned char lead) noexcept {
+  if (lead < 0x80) return 1;
+  if (lead >= 0xC2 && lead < 0xE0) return 2;
+  if (lead >= 0xE0 && lead < 0xF0) return 3;
+  if (lead >= 0xF0 && lead < 0xF5) return 4;
+  return 0;
+}
+
+char32_t decode(std::string_view sequence) noexcept {
+  const auto lead = static_cast<unsigned char>(sequence[0]);
+  if (sequence.size() == 1) return lead;
+  char32_t code = lead & (0x7Fu >> sequence.size());
+  for (const char c : sequence.substr(1)) code = (code << 6) | (static_cast<unsigned char>(c) & 0x3Fu);
+  return code;
+}
+
+bool is_continuation(char c) noexcept { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+
+bool is_overlong_or_no_character(char32_t code, std::size_t bytes) noexcept {
+  return (bytes == 3 && code < 0x800) || (bytes == 4 && code < 0x10000) || (code >= 0xD800 && code <= 0xDFFF) ||
+         code > 0x10FFFF;
+}
+
+bool is_harmless(char32_t code) noexcept {
+  if (code < 0x20 || (code >= 0x7F && code < 0xA0)) return false;
+  const bool breaks_lines_or_turns_text =
+      (code >= 0x200E && code <= 0x200F) || (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+  return !breaks_lines_or_turns_text;
+}
+
+std::string escaped_byte(char byte) {
+  switch (byte) {
+    case '\\': return "\\\\";
+    case '\n': return "\\n";
+    case '\t': return "\\t";
+    case '\r': return "\\r";
+    default: return fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
+  }
+}
+
+std::string without_harm(std::string_view bytes, bool also_backslashes) {
+  std::string text;
+  text.reserve(bytes.size());
+  while (!bytes.empty()) {
+    const std::size_t size = utf8_sequence_bytes(bytes);
+    const std::string_view sequence = bytes.substr(0, std::max<std::size_t>(size, 1));
+    const bool keep = size != 0 && is_harmless(decode(sequence)) && !(also_backslashes && sequence == "\\");
+    if (keep) {
+      text += sequence;
+    } else {
+      for (const char byte : sequence) text += escaped_byte(byte);
+    }
+    bytes.remove_prefix(sequence.size());
+  }
+  return text;
+}
+
+std::string two_units(std::int64_t count, std::int64_t small_per_big, std::string_view big, std::string_view small) {
+  return fmt::format("{} {} {} {}", count / small_per_big, big, count % small_per_big, small);
+}
+
+std::size_t width_of(std::string_view utf8) {
+  return static_cast<std::size_t>(std::count_if(utf8.begin(), utf8.end(), [](char c) { return !is_continuation(c); }));
+}
+
+std::vector<std::size_t> column_widths(const std::vector<std::vector<std::string>>& rows, std::size_t width_max) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], std::min(width_of(row[i]), width_max));
+  }
+  return widths;
+}
+
+}  // namespace
+
+std::size_t utf8_sequence_bytes(std::string_view bytes) noexcept {
+  if (bytes.empty()) return 0;
+  const std::size_t size = announced_bytes(static_cast<unsigned char>(bytes[0]));
+  if (size == 0 || size > bytes.size()) return 0;
+  const std::string_view sequence = bytes.substr(0, size);
+  if (!std::all_of(sequence.begin() + 1, sequence.end(), is_continuation)) return 0;
+  return is_overlong_or_no_character(decode(sequence), size) ? 0 : size;
+}
+
+bool is_utf8(std::string_view bytes) noexcept {
+  while (!bytes.empty()) {
+    const std::size_t size = utf8_sequence_bytes(bytes);
+    if (size == 0) return false;
+    bytes.remove_prefix(size);
+  }
+  return true;
+}
+
+std::string escaped(std::string_view bytes) { return without_harm(bytes, true); }
+
+std::string printable(std::string_view message) { return without_harm(message, false); }
+
+std::string in_quotes(std::string_view bytes) { return '"' + escaped(bytes) + '"'; }
+
+std::string format_duration(nanoseconds duration) {
+  const std::int64_t ns = duration.count();
+  const double value = static_cast<double>(ns);
+  if (ns < 1'000) return fmt::format("{} ns", ns);
+  if (ns < 1'000'000) return fmt::format("{:.1f} us", value / 1e3);
+  if (ns < kSecond) return fmt::format("{:.1f} ms", value / 1e6);
+  if (ns < 60 * kSecond) return fmt::format("{:.1f} s", value / 1e9);
+  if (ns < 3600 * kSecond) return two_units(ns / kSecond, 60, "min", "s");
+  if (ns < 24 * 3600 * kSecond) return two_units(ns / (60 * kSecond), 60, "h", "min");
+  return two_units(ns / (3600 * kSecond), 24, "d", "h");
+}
+
+std::string format_bytes(std::uint64_t bytes) {
+  if (bytes < 1024) return fmt::format("{} B", bytes);
+  double value = static_cast<double>(bytes) / 1024;
+  std::string_view unit = "KiB";
+  for (const std::string_view bigger : {"MiB", "GiB", "TiB", "PiB", "EiB"}) {
+    if (value < 1024) break;
+    value /= 1024;
+    unit = bigger;
+  }
+  return fmt::format("{:.1f} {}", value, unit);
+}
+
+std::optional<nanoseconds> parse_duration(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || !std::isfinite(number) || number < 0) return std::nullopt;
+  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+  text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+  const std::string_view name = text.empty() ? "s" : text;
+  const auto unit = std::find_if(kDurationUnits.begin(), kDurationUnits.end(),
+                                 [name](const Unit& candidate) { return candidate.name == name; });
+  constexpr double kLongest = 1e18;  // ns, some thirty years; more would not fit
+  if (unit == kDurationUnits.end() || number * unit->ns > kLongest) return std::nullopt;
+  return nanoseconds(std::llround(number * unit->ns));
+}
+
+std::string format_columns(const std::vector<std::vector<std::string>>& rows, std::size_t width_max) {
+  const std::vector<std::size_t> widths = column_widths(rows, width_max);
+  std::string text;
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      text += row[i];
+      if (i + 1 == row.size()) break;
+      const std::size_t width = width_of(row[i]);
+      text.append(2 + (width < widths[i] ? widths[i] - width : 0), ' ');
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace shmstate::ctl

@@ -1,0 +1,37 @@
+// Text for terminals: foreign bytes made harmless, durations and sizes made readable, cells set in columns.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shmstate::ctl {
+
+/// The size of the UTF-8 sequence that `bytes` begins with (1 to 4), or 0 when it begins with none.
+[[nodiscard]] std::size_t utf8_sequence_bytes(std::string_view bytes) noexcept;
+[[nodiscard]] bool is_utf8(std::string_view bytes) noexcept;
+
+/// `bytes` with everything escaped that a terminal could act upon: control characters, characters that turn the
+/// direction of text, and what is not UTF-8, as \n, \t, \r or \xNN; a backslash becomes two.
+[[nodiscard]] std::string escaped(std::string_view bytes);
+/// As `escaped`, but backslashes stay: for messages, whose parts may be escaped already.
+[[nodiscard]] std::string printable(std::string_view message);
+/// As `escaped`, in double quotes, for messages.
+[[nodiscard]] std::string in_quotes(std::string_view bytes);
+
+/// For example "340 ns", "4.2 s" or "3 min 5 s".
+[[nodiscard]] std::string format_duration(std::chrono::nanoseconds duration);
+/// For example "512 B" or "12.0 MiB".
+[[nodiscard]] std::string format_bytes(std::uint64_t bytes);
+/// A number with a unit ("250ms", "1.5s", "2 min"); without one it means seconds. Nothing when it is neither.
+[[nodiscard]] std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text);
+
+/// Rows of cells as lines, each column as wide as its widest cell, but at most `width_max` (a wider cell pushes the
+/// rest of its line to the right). The last column is not padded.
+[[nodiscard]] std::string format_columns(const std::vector<std::vector<std::string>>& rows, std::size_t width_max = 48);
+
+}  // namespace shmstate::ctl
