@@ -35,7 +35,11 @@ void add_duration(CLI::App& app, const std::string& name, std::chrono::nanosecon
 }
 
 void add_limit(CLI::App& app, const std::string& name, Options& options, const std::string& description) {
-  app.add_option(name, options.limit, description)->check(CLI::PositiveNumber)->type_name("N");
+  const auto assign = [&options, name](const std::string& text) {
+    options.limit = parse_count(text);
+    if (!options.limit) throw CLI::ValidationError(name, in_quotes(text) + " is no count; write 1 or more");
+  };
+  app.add_option_function<std::string>(name, assign, description)->type_name("N");
 }
 
 CLI::App& add_command(CLI::App& app, Options& options, const std::string& name, ExitCode (*run)(const Options&),

@@ -161,6 +161,13 @@ std::optional<nanoseconds> parse_duration(std::string_view text) {
   return nanoseconds(std::llround(number * unit->ns));
 }
 
+std::optional<std::uint64_t> parse_count(std::string_view text) {
+  std::uint64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count == 0) return std::nullopt;
+  return count;
+}
+
 std::string format_columns(const std::vector<std::vector<std::string>>& rows, std::size_t width_max) {
   const std::vector<std::size_t> widths = column_widths(rows, width_max);
   std::string text;

@@ -29,6 +29,8 @@ namespace shmstate::ctl {
 [[nodiscard]] std::string format_bytes(std::uint64_t bytes);
 /// A number with a unit ("250ms", "1.5s", "2 min"); without one it means seconds. Nothing when it is neither.
 [[nodiscard]] std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text);
+/// A whole number of 1 or more.
+[[nodiscard]] std::optional<std::uint64_t> parse_count(std::string_view text);
 
 /// Rows of cells as lines, each column as wide as its widest cell, but at most `width_max` (a wider cell pushes the
 /// rest of its line to the right). The last column is not padded.

@@ -1,0 +1,385 @@
+// What shmstatectl does without an instance: its arguments, its texts, its JSON, its exit codes.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "shmstatectl/change_tracker.h"
+#include "shmstatectl/command_line.h"
+#include "shmstatectl/commands.h"
+#include "shmstatectl/entry.h"
+#include "shmstatectl/json.h"
+#include "shmstatectl/status_text.h"
+#include "shmstatectl/text.h"
+#include "shmstatectl/usage.h"
+#include "shmstatectl/value_text.h"
+
+namespace shmstate::ctl {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// The subcommand that the command line chose, and its options.
+std::string ran;
+Options ran_with;
+
+ExitCode record(const char* name, const Options& options) {
+  ran = name;
+  ran_with = options;
+  return ExitCode::kOk;
+}
+
+}  // namespace
+
+ExitCode run_status(const Options& options) { return record("status", options); }
+ExitCode run_get(const Options& options) { return record("get", options); }
+ExitCode run_set(const Options& options) { return record("set", options); }
+ExitCode run_add(const Options& options) { return record("add", options); }
+ExitCode run_del(const Options& options) { return record("del", options); }
+ExitCode run_list(const Options& options) { return record("list", options); }
+ExitCode run_watch(const Options& options) { return record("watch", options); }
+
+namespace {
+
+int parse(std::vector<std::string> arguments) {
+  ran.clear();
+  ran_with = {};
+  arguments.insert(arguments.begin(), "shmstatectl");
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  return run_command_line(static_cast<int>(argv.size()), argv.data());
+}
+
+using Keys = std::vector<std::string>;
+
+// Keys and values that mean something to a command line are taken as they are.
+TEST(CtlCommandLine, TakesAnyKeyAndValue) {
+  EXPECT_EQ(parse({"get", "[a,b]", "list", "{}", "", "a=b", "/x:y", "\"q\""}), 0);
+  EXPECT_EQ(ran_with.keys, (Keys{"[a,b]", "list", "{}", "", "a=b", "/x:y", "\"q\""}));
+  EXPECT_EQ(parse({"get", "a", "--", "-b", "--", "--json", "[c]"}), 0);
+  EXPECT_EQ(ran_with.keys, (Keys{"a", "-b", "--", "--json", "[c]"}));
+  EXPECT_FALSE(ran_with.json);
+  EXPECT_EQ(parse({"set", "get", "[1,2]"}), 0);
+  EXPECT_EQ(ran, "set");
+  EXPECT_EQ(ran_with.key, "get");
+  EXPECT_EQ(ran_with.value, "[1,2]");
+  EXPECT_EQ(parse({"set", "k", "-"}), 0);
+  EXPECT_EQ(ran_with.value, "-");
+  EXPECT_EQ(parse({"set", "k", ""}), 0);
+  EXPECT_EQ(ran_with.value, "");
+  EXPECT_EQ(parse({"list", "--", "-p"}), 0);
+  EXPECT_EQ(ran_with.prefix, "-p");
+}
+
+// A negative number needs no "--".
+TEST(CtlCommandLine, TakesNegativeNumbers) {
+  EXPECT_EQ(parse({"add", "k", "-5"}), 0);
+  EXPECT_EQ(ran_with.value, "-5");
+  EXPECT_EQ(parse({"set", "k", "-1.5e3"}), 0);
+  EXPECT_EQ(ran_with.value, "-1.5e3");
+}
+
+// --json and the instance may stand before and after the subcommand.
+TEST(CtlCommandLine, TakesCommonOptionsAnywhere) {
+  for (const Keys& arguments : {Keys{"-i", "plant", "--json", "get", "k"}, Keys{"get", "-i", "plant", "--json", "k"},
+                                Keys{"get", "k", "--json", "--instance=plant"}}) {
+    EXPECT_EQ(parse(arguments), 0);
+    EXPECT_TRUE(ran_with.json);
+    EXPECT_EQ(ran_with.instance, "plant");
+    EXPECT_EQ(ran_with.keys, Keys{"k"});
+  }
+}
+
+// The instance comes from the environment unless it is given.
+TEST(CtlCommandLine, TakesTheInstanceFromTheEnvironment) {
+  ASSERT_EQ(setenv("SHMSTATE_INSTANCE", "[env]", 1), 0);
+  EXPECT_EQ(parse({"status"}), 0);
+  EXPECT_EQ(ran_with.instance, "[env]");
+  EXPECT_EQ(parse({"status", "-i", "given"}), 0);
+  EXPECT_EQ(ran_with.instance, "given");
+  unsetenv("SHMSTATE_INSTANCE");
+  EXPECT_EQ(parse({"status"}), 0);
+  EXPECT_EQ(ran_with.instance, "");
+}
+
+// Every option reaches the subcommand that it belongs to.
+TEST(CtlCommandLine, TakesEveryOption) {
+  EXPECT_EQ(parse({"status", "-v"}), 0);
+  EXPECT_TRUE(ran_with.verbose);
+  EXPECT_EQ(parse({"get", "--raw", "k"}), 0);
+  EXPECT_TRUE(ran_with.raw);
+  EXPECT_EQ(parse({"set", "--type", "text", "--timeout", "250ms", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.type, Type::kBytes);
+  EXPECT_EQ(ran_with.timeout, 250ms);
+  EXPECT_EQ(parse({"add", "--type", "float", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.type, Type::kFloat64);
+  EXPECT_EQ(ran_with.timeout, 1s);
+  EXPECT_EQ(parse({"list", "--keys", "--limit", "3", "pump/"}), 0);
+  EXPECT_TRUE(ran_with.keys_only);
+  EXPECT_EQ(ran_with.limit, 3u);
+  EXPECT_EQ(ran_with.prefix, "pump/");
+  EXPECT_EQ(parse({"watch", "--count", "2", "--interval", "0", "pump/"}), 0);
+  EXPECT_EQ(ran_with.limit, 2u);
+  EXPECT_EQ(ran_with.interval, 0ns);
+  EXPECT_EQ(parse({"watch"}), 0);
+  EXPECT_EQ(ran_with.limit, std::nullopt);
+}
+
+// A command line that makes no sense runs nothing and is exit code 2.
+TEST(CtlCommandLine, RefusesNonsense) {
+  for (const Keys& arguments :
+       {Keys{}, Keys{"nonsense"}, Keys{"get"}, Keys{"set", "k"}, Keys{"set", "k", "v", "more"},
+        Keys{"get", "--no", "k"}, Keys{"set", "--timeout", "soon", "k", "v"}, Keys{"set", "--timeout", "-1s", "k", "v"},
+        Keys{"list", "--limit", "0"}, Keys{"list", "--limit", "-1"}, Keys{"add", "--type", "text", "k", "1"},
+        Keys{"set", "--type", "blob", "k", "1"}, Keys{"list", "a", "b"}, Keys{"status", "x"}}) {
+    EXPECT_EQ(parse(arguments), 2) << ::testing::PrintToString(arguments);
+    EXPECT_EQ(ran, "");
+  }
+}
+
+// --help names every exit code.
+TEST(CtlCommandLine, HelpNamesTheExitCodes) {
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(parse({"--help"}), 0);
+  const std::string help = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(help.find(kExitCodesHelp), std::string::npos);
+  EXPECT_NE(help.find("SHMSTATE_INSTANCE"), std::string::npos);
+}
+
+// The type of a value is recognised by its look, and only where nothing of the look gets lost.
+TEST(CtlValue, RecognisesTypes) {
+  EXPECT_EQ(parse_value("42", {}), Value(std::int64_t{42}));
+  EXPECT_EQ(parse_value("-9223372036854775808", {}), Value(std::numeric_limits<std::int64_t>::min()));
+  EXPECT_EQ(parse_value("0", {}), Value(std::int64_t{0}));
+  EXPECT_EQ(parse_value("1.5", {}), Value(1.5));
+  EXPECT_EQ(parse_value("-.5", {}), Value(-0.5));
+  EXPECT_EQ(parse_value("1e3", {}), Value(1000.0));
+  for (const char* text : {"", "-", "007", "+1", "1.2.3", "0x10", "nan", "inf", "1 ", " 1", "e5", ".", "1e", "true"})
+    EXPECT_EQ(parse_value(text, {}), Value(std::string(text))) << text;
+}
+
+// A type can be forced.
+TEST(CtlValue, TakesAForcedType) {
+  EXPECT_EQ(parse_value("42", Type::kBytes), Value(std::string("42")));
+  EXPECT_EQ(parse_value("42", Type::kFloat64), Value(42.0));
+  EXPECT_EQ(parse_value("007", Type::kInt64), Value(std::int64_t{7}));
+  EXPECT_TRUE(std::isinf(std::get<double>(parse_value("inf", Type::kFloat64))));
+}
+
+// A number that would be changed by storing it is refused, not stored.
+TEST(CtlValue, RefusesWhatDoesNotFit) {
+  EXPECT_THROW((void)parse_value("9223372036854775808", {}), UsageError);
+  EXPECT_THROW((void)parse_value("1e999", {}), UsageError);
+  EXPECT_THROW((void)parse_value("1.5", Type::kInt64), UsageError);
+  EXPECT_THROW((void)parse_value("abc", Type::kFloat64), UsageError);
+  EXPECT_THROW((void)parse_value("", Type::kInt64), UsageError);
+  EXPECT_THROW((void)parse_number("abc", {}), UsageError);
+}
+
+// What is shown of a number, typed in again, is the same number of the same type.
+TEST(CtlValue, TextOfNumbersReadsBack) {
+  for (const Value& value : {Value(std::int64_t{-7}), Value(1.0), Value(-0.0), Value(0.1), Value(1e300), Value(1e-300),
+                             Value(123456789012345680.0), Value(std::numeric_limits<std::int64_t>::max())})
+    EXPECT_EQ(parse_value(raw_text(value), {}), value) << raw_text(value);
+}
+
+// No byte that a terminal acts upon gets through, whatever a writer stored.
+TEST(CtlText, EscapesWhatATerminalActsUpon) {
+  EXPECT_EQ(escaped("plain text, \xC3\xA4, \xE2\x82\xAC, \xF0\x9F\x98\x80"),
+            "plain text, \xC3\xA4, \xE2\x82\xAC, \xF0\x9F\x98\x80");
+  EXPECT_EQ(escaped("\x1B[31m"), "\\x1b[31m");
+  EXPECT_EQ(escaped(std::string_view("a\0b\n\t\r\x7F", 7)), "a\\x00b\\n\\t\\r\\x7f");
+  EXPECT_EQ(escaped("\xC2\x9B"
+                    "31m"),
+            "\\xc2\\x9b31m");                             // a control character in two bytes
+  EXPECT_EQ(escaped("\x9B"), "\\x9b");                    // and in one, outside UTF-8
+  EXPECT_EQ(escaped("\xE2\x80\xAE"), "\\xe2\\x80\\xae");  // turns the text around
+  EXPECT_EQ(escaped("C:\\n"), "C:\\\\n");
+  EXPECT_EQ(printable("C:\\n\n"), "C:\\n\\n");
+  for (int byte = 0; byte < 256; ++byte) {
+    for (const char c : escaped(std::string(1, static_cast<char>(byte)))) {
+      EXPECT_GE(c, 0x20) << byte;
+      EXPECT_LT(c, 0x7F) << byte;
+    }
+  }
+}
+
+// Only valid UTF-8 counts as text: no overlong form, no surrogate, nothing cut off.
+TEST(CtlText, KnowsUtf8) {
+  EXPECT_TRUE(is_utf8(""));
+  EXPECT_TRUE(is_utf8("\xF4\x8F\xBF\xBF"));
+  for (const char* bytes : {"\x80", "\xC3", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80",
+                            "\xF4\x90\x80\x80", "\xF8\x88\x80\x80\x80", "\xE2\x82", "\xE2(\xA1", "a\xFF"})
+    EXPECT_FALSE(is_utf8(bytes)) << escaped(bytes);
+}
+
+// Durations and sizes are shown in the unit that people would choose.
+TEST(CtlText, FormatsDurationsAndSizes) {
+  EXPECT_EQ(format_duration(340ns), "340 ns");
+  EXPECT_EQ(format_duration(12300ns), "12.3 us");
+  EXPECT_EQ(format_duration(45ms), "45.0 ms");
+  EXPECT_EQ(format_duration(4200ms), "4.2 s");
+  EXPECT_EQ(format_duration(185s), "3 min 5 s");
+  EXPECT_EQ(format_duration(124min), "2 h 4 min");
+  EXPECT_EQ(format_duration(50h), "2 d 2 h");
+  EXPECT_EQ(format_bytes(512), "512 B");
+  EXPECT_EQ(format_bytes(12u << 20), "12.0 MiB");
+  EXPECT_EQ(format_bytes(std::numeric_limits<std::uint64_t>::max()), "16.0 EiB");
+}
+
+// Durations are read with a unit, or as seconds, and never as something else.
+TEST(CtlText, ParsesDurations) {
+  EXPECT_EQ(parse_duration("250ms"), 250ms);
+  EXPECT_EQ(parse_duration("1.5 s"), 1500ms);
+  EXPECT_EQ(parse_duration("2"), 2s);
+  EXPECT_EQ(parse_duration("0"), 0ns);
+  EXPECT_EQ(parse_duration("3min"), 3min);
+  for (const char* text : {"", "s", "-1s", "1 year", "1e30", "nan", "inf", "1s2"})
+    EXPECT_EQ(parse_duration(text), std::nullopt) << text;
+}
+
+// Columns line up by characters, not bytes, and one huge cell does not move the other lines.
+TEST(CtlText, SetsColumns) {
+  EXPECT_EQ(format_columns({{"a", "1"}, {"\xC3\xA4\xC3\xA4", "2"}}), "a   1\n\xC3\xA4\xC3\xA4  2\n");
+  EXPECT_EQ(format_columns({{"a", "1"}, {"longest", "2"}}, 3), "a    1\nlongest  2\n");
+}
+
+// Bytes that are no text survive JSON as base64.
+TEST(CtlJson, CarriesAnyBytes) {
+  EXPECT_EQ(json_line(json_of_bytes("tab\t\xC3\xA4\x7F")), "\"tab\\t\\u00e4\\u007f\"\n");
+  EXPECT_EQ(json_of_bytes("\xFF")["base64"], "/w==");
+  EXPECT_EQ(json_of_bytes("\xFF\xFE")["base64"], "//4=");
+  EXPECT_EQ(json_of_bytes("\xFF\xFE\xFD")["base64"], "//79");
+  EXPECT_EQ(json_of_bytes("\xFF\xFE\xFD\xFC")["base64"], "//79/A==");
+}
+
+// Numbers keep their type in JSON, also those that JSON cannot say.
+TEST(CtlJson, KeepsTypes) {
+  EXPECT_EQ(json_line(json_of(Entry{"k", std::int64_t{1}, 7})),
+            "{\"key\":\"k\",\"type\":\"int64\",\"value\":1,\"changed_epoch\":7}\n");
+  EXPECT_EQ(json_line(json_of(Value(1.0))), "1.0\n");
+  EXPECT_EQ(json_line(json_of(Value(-std::numeric_limits<double>::infinity()))), "{\"float\":\"-inf\"}\n");
+}
+
+// A change is one line of JSON, and an erased key has no value.
+TEST(CtlJson, SaysWhatChanged) {
+  EXPECT_EQ(json_line(json_of(Change{3, "k", Value(std::string("v"))})),
+            "{\"epoch\":3,\"change\":\"set\",\"key\":\"k\",\"type\":\"bytes\",\"value\":\"v\"}\n");
+  EXPECT_EQ(json_line(json_of(Change{4, "k", std::nullopt})), "{\"epoch\":4,\"change\":\"erase\",\"key\":\"k\"}\n");
+}
+
+InstanceInfo some_instance() {
+  InstanceInfo info;
+  info.path =
+      "/run/shmstate/pl\x1B"
+      "ant";
+  info.id = "00112233445566778899aabbccddeeff";
+  info.merger_pid = 4711;
+  info.merger_silence = 4200ms;
+  info.epoch = 12;
+  info.buffers = {{.epoch = 12, .current = true, .pinned = true}, {.epoch = 0}};
+  RingInfo ring;
+  ring.id = 0xAB;
+  ring.name = "pump\x1B";
+  ring.state = "live";
+  ring.pushed_bytes = 4096;
+  ring.applied_bytes = 1024;
+  ring.applied_count = 17;
+  info.rings = {ring};
+  info.statistics = {
+      {.name = "publish_latency_ns_max", .unit = "ns", .meaning = "The longest publish.", .value = 1500}};
+  return info;
+}
+
+// The status shows what a person looks for, and nothing that a foreign name could do to the terminal.
+TEST(CtlStatus, ShowsEverythingHarmlessly) {
+  const std::string text = status_text(some_instance(), true);
+  for (const char* part :
+       {"pl\\x1bant", "not running, silent for 4.2 s (was pid 4711)", "being written", "00000000000000ab", "pump\\x1b",
+        "3.0 KiB", "publish_latency_ns_max", "1.5 us", "The longest publish."})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+  EXPECT_EQ(text.find('\x1B'), std::string::npos);
+  EXPECT_EQ(status_text(some_instance(), false).find("The longest publish."), std::string::npos);
+}
+
+// The JSON status has the same numbers, exactly.
+TEST(CtlStatus, IsCompleteAsJson) {
+  const Json json = json_of(some_instance());
+  EXPECT_EQ(json["merger"]["running"], false);
+  EXPECT_EQ(json["merger"]["silence_ns"], 4'200'000'000);
+  EXPECT_EQ(json["buffers"].size(), 2u);
+  EXPECT_EQ(json["buffers"][0]["pinned"], true);
+  EXPECT_EQ(json["rings"][0]["id"], "00000000000000ab");
+  EXPECT_EQ(json["rings"][0]["pushed_bytes"], 4096);
+  EXPECT_EQ(json["statistics"][0]["value"], 1500);
+}
+
+ChangeTracker::Scan scan_of(std::vector<Entry> entries) {
+  return [entries = std::move(entries)](const ChangeTracker::Visit& visit) {
+    for (const Entry& entry : entries) visit(entry.key, entry.value, entry.changed_epoch);
+  };
+}
+
+std::string text_of(const std::vector<Change>& changes) {
+  std::string text;
+  for (const Change& change : changes) text += change_text(change);
+  return text;
+}
+
+const Value kOne = std::int64_t{1};
+
+// Watching begins with the state that is there: it is no change.
+TEST(CtlChanges, FirstSnapshotIsNoChange) {
+  ChangeTracker tracker;
+  EXPECT_EQ(text_of(tracker.update(5, scan_of({{"a", kOne, 3}, {"b", kOne, 5}}))), "");
+  EXPECT_EQ(text_of(tracker.update(5, scan_of({{"a", kOne, 3}, {"b", kOne, 5}}))), "");
+}
+
+// New, changed and erased keys are each reported once, in the order of their epochs.
+TEST(CtlChanges, ReportsEachChangeOnce) {
+  ChangeTracker tracker;
+  (void)tracker.update(5, scan_of({{"a", kOne, 3}, {"b", kOne, 5}}));
+  const auto scan = scan_of({{"c", kOne, 8}, {"a", Value(2.0), 7}});
+  EXPECT_EQ(text_of(tracker.update(8, scan)), "7 set a 2.0\n8 erase b\n8 set c 1\n");
+  EXPECT_EQ(text_of(tracker.update(9, scan)), "");
+  EXPECT_EQ(text_of(tracker.update(10, scan_of({}))), "10 erase a\n10 erase c\n");
+  EXPECT_EQ(text_of(tracker.update(11, scan_of({{"a", kOne, 11}}))), "11 set a 1\n");
+}
+
+// A key that was erased while as many others appeared is not overlooked.
+TEST(CtlChanges, SeesErasedKeysBehindNewOnes) {
+  ChangeTracker tracker;
+  (void)tracker.update(1, scan_of({{"a", kOne, 1}}));
+  EXPECT_EQ(text_of(tracker.update(2, scan_of({{"b", kOne, 2}}))), "2 erase a\n2 set b 1\n");
+}
+
+// A look that fails half-way loses no change.
+TEST(CtlChanges, SurvivesAFailedLook) {
+  ChangeTracker tracker;
+  (void)tracker.update(1, scan_of({{"a", kOne, 1}}));
+  const auto failing = [](const ChangeTracker::Visit& visit) {
+    visit("torn", kOne, 2);
+    throw std::runtime_error("expired");
+  };
+  EXPECT_THROW((void)tracker.update(2, failing), std::runtime_error);
+  EXPECT_EQ(text_of(tracker.update(3, scan_of({{"b", kOne, 2}}))), "2 set b 1\n3 erase a\n");
+}
+
+// Every status has the exit code that is documented for it.
+TEST(CtlExitCode, MapsStatuses) {
+  EXPECT_EQ(exit_code_of(Status::kOk), ExitCode::kOk);
+  EXPECT_EQ(exit_code_of(Status::kNotFound), ExitCode::kKeyNotFound);
+  EXPECT_EQ(exit_code_of(Status::kKeyTooLong), ExitCode::kUsage);
+  EXPECT_EQ(exit_code_of(Status::kNoInstance), ExitCode::kNoInstance);
+  EXPECT_EQ(exit_code_of(Status::kNoPermission), ExitCode::kNoPermission);
+  EXPECT_EQ(exit_code_of(Status::kTimeout), ExitCode::kNotMerged);
+  EXPECT_EQ(exit_code_of(Status::kRejected), ExitCode::kRejected);
+  EXPECT_EQ(exit_code_of(Status::kVersionMismatch), ExitCode::kUnreadable);
+  EXPECT_EQ(exit_code_of(Status::kSystem), ExitCode::kOther);
+}
+
+}  // namespace
+
+}  // namespace shmstate::ctl
