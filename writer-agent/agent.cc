@@ -1,0 +1,234 @@
+#include "writer-agent/agent.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <utility>
+
+#include "writer-agent/followed_file.h"
+#include "writer-agent/stream_inputs.h"
+
+namespace shmstate::agent {
+namespace {
+
+constexpr std::size_t kReadBytes = std::size_t{128} << 10;
+constexpr std::chrono::milliseconds kNoWait{0};
+constexpr std::chrono::milliseconds kTick{250};
+constexpr std::uint64_t kTicksPerReport = 4;
+constexpr int kExitSuccess = 0;
+constexpr int kExitFailure = 1;
+
+sigset_t stop_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGTERM);
+  ::sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+}  // namespace
+
+StopSignal::StopSignal(EventLoop& loop) {
+  const sigset_t signals = stop_signals();
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  fd_ = os::Fd(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
+  if (!fd_.is_open() || !loop.watch(fd_.get(), EPOLLIN, *this)) os::throw_errno("signalfd", errno);
+}
+
+void StopSignal::on_events(std::uint32_t /*events*/) {
+  signalfd_siginfo signal{};
+  if (::read(fd_.get(), &signal, sizeof signal) != sizeof signal) return;
+  has_come_ = true;
+  const sigset_t signals = stop_signals();
+  ::sigprocmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
+Agent::Agent(const Options& options)
+    : options_(options),
+      writer_(options_.instance, options_.writer),
+      flusher_(writer_, options_.flush_timeout),
+      read_buffer_(kReadBytes),
+      context_{.loop = loop_,
+               .flusher = flusher_,
+               .reporter = reporter_,
+               .sink = sink_,
+               .tally = tally_,
+               .scratch = scratch_,
+               .read_buffer = read_buffer_,
+               .batch_bytes_max = options_.writer.ring_bytes},
+      next_tick_(Clock::now() + kTick) {
+  open_sources();
+}
+
+int Agent::run() {
+  ::sd_notify(0, "READY=1");
+  spdlog::info("pushing into {}", writer_.path());
+  while (!is_over()) round();
+  ::sd_notify(0, "STOPPING=1");
+  if (stop_signal_.has_come()) drain();
+  close();
+  return finish();
+}
+
+void Agent::open_sources() {
+  for (const std::string& path : options_.fifos) add_input(std::make_unique<FifoInput>(context_, path));
+  for (const std::string& path : options_.files) {
+    add_input(std::make_unique<FollowedFile>(context_, path, options_.from_start));
+  }
+  listen_on_sockets_of_systemd();
+  if (!options_.socket.empty()) {
+    socket_file_.emplace(options_.socket, options_.socket_mode);
+    add_listener(socket_file_->take_fd(), options_.socket);
+  }
+  open_stdin_if_alone();
+}
+
+void Agent::open_stdin_if_alone() {
+  const bool is_alone = inputs_.empty() && listeners_.empty();
+  if (is_alone || options_.reads_stdin) add_input(std::make_unique<StandardInput>(context_));
+}
+
+void Agent::listen_on_sockets_of_systemd() {
+  const int count = ::sd_listen_fds(1);
+  for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + count; ++fd) {
+    if (::sd_is_socket_unix(fd, SOCK_STREAM, 1, nullptr, 0) <= 0) {
+      throw Error(Status::kInvalidArgument,
+                  fmt::format("shmstate: descriptor {} from systemd is no listening Unix stream socket; use "
+                              "ListenStream= with a path and Accept=no in the socket unit",
+                              fd));
+    }
+    ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
+    add_listener(os::Fd(fd), fmt::format("systemd socket {}", fd));
+  }
+}
+
+void Agent::add_input(std::unique_ptr<Input> input) {
+  inputs_.push_back(std::move(input));
+  inputs_.back()->start();
+}
+
+void Agent::add_listener(os::Fd fd, const std::string& path) {
+  listeners_.push_back(std::make_unique<Listener>(
+      loop_, std::move(fd), path,
+      [this](os::Fd connection, const std::string& name) { add_connection(std::move(connection), name); }));
+  share_places();
+}
+
+void Agent::add_connection(os::Fd fd, const std::string& name) {
+  inputs_.push_back(std::make_unique<Connection>(context_, std::move(fd), name, options_.answers_lines));
+  inputs_.back()->start();
+  ++connection_count_;
+  share_places();
+}
+
+bool Agent::is_over() const {
+  if (stop_signal_.has_come() || sink_.ring_loss() != Status::kOk) return true;
+  return inputs_.empty() && listeners_.empty();
+}
+
+void Agent::round() {
+  const auto until_tick = std::chrono::ceil<std::chrono::milliseconds>(next_tick_ - Clock::now());
+  loop_.round(flusher_.is_waiting() ? kNoWait : std::max(until_tick, kNoWait));
+  flusher_.poll();
+  remove_ended_inputs();
+  tick_when_due();
+}
+
+void Agent::remove_ended_inputs() {
+  if (!std::exchange(context_.has_ended_inputs, false)) return;
+  std::erase_if(inputs_, [this](const std::unique_ptr<Input>& input) {
+    if (input->has_ended() && input->is_connection()) --connection_count_;
+    return input->has_ended();
+  });
+  share_places();
+}
+
+void Agent::tick_when_due() {
+  const Clock::time_point now = Clock::now();
+  if (now < next_tick_) return;
+  next_tick_ = now + kTick;
+  tick();
+}
+
+/// What nobody announces: followed files that were replaced, free places, and what must not be told too often.
+void Agent::tick() {
+  for (const std::unique_ptr<Input>& input : inputs_) {
+    if (!input->is_watchable()) loop_.call_again(*input);
+  }
+  share_places();
+  if (++tick_count_ % kTicksPerReport != 0) return;
+  reporter_.report_suppressed();
+  report_rejections();
+}
+
+void Agent::share_places() {
+  const std::size_t places = options_.connections_max - std::min(options_.connections_max, connection_count_);
+  for (const std::unique_ptr<Listener>& listener : listeners_) listener->set_places(places);
+}
+
+void Agent::report_rejections() {
+  const std::uint64_t rejected = writer_.counters().rejected;
+  if (rejected == std::exchange(rejected_reported_, rejected)) return;
+  spdlog::warn("the merger has rejected {} mutations so far: {} of the wrong type, {} out of range, {} without memory",
+               rejected, writer_.rejected(Status::kWrongType), writer_.rejected(Status::kOutOfRange),
+               writer_.rejected(Status::kNoMemory));
+}
+
+void Agent::drain() {
+  for (const std::unique_ptr<Listener>& listener : listeners_) listener->accept_all();
+  for (const std::unique_ptr<Input>& input : inputs_) input->limit_to_readable();
+  const Clock::time_point deadline = Clock::now() + options_.flush_timeout;
+  while (!is_drained() && sink_.ring_loss() == Status::kOk) {
+    if (Clock::now() >= deadline) {
+      spdlog::warn("stopping although not all readable lines have been pushed; the flush timeout has passed");
+      return;
+    }
+    for (const std::unique_ptr<Input>& input : inputs_) input->on_events(0);
+    flusher_.poll();
+  }
+}
+
+bool Agent::is_drained() const {
+  return std::ranges::all_of(inputs_, [](const std::unique_ptr<Input>& input) { return input->is_drained(); });
+}
+
+void Agent::close() {
+  for (const std::unique_ptr<Input>& input : inputs_) input->abandon();
+  listeners_.clear();
+  inputs_.clear();
+  socket_file_.reset();
+}
+
+int Agent::finish() {
+  const Status status = sink_.note(writer_.flush(writer_.ticket(), options_.flush_timeout));
+  reporter_.report_suppressed();
+  report_rejections();
+  summarise();
+  if (const Status loss = sink_.ring_loss(); loss != Status::kOk) {
+    spdlog::error("{}: what was pushed since is lost; see the status of the instance, then start the agent again",
+                  describe(loss));
+    return kExitFailure;
+  }
+  if (status == Status::kTimeout) {
+    spdlog::warn("the last mutations are not readable yet; they stay in the ring until the merger takes them");
+  }
+  const bool is_clean = tally_.is_clean() && status == Status::kOk;
+  return options_.is_strict && !is_clean ? kExitFailure : kExitSuccess;
+}
+
+void Agent::summarise() const {
+  spdlog::info(
+      "{} lines, {} mutations, {} batches; {} bad lines, {} mutations refused, {} rejected by the merger, "
+      "{} batches discarded",
+      tally_.lines, tally_.mutations, tally_.batches, tally_.bad_lines, tally_.refused_mutations,
+      writer_.counters().rejected, tally_.discarded_batches);
+}
+
+}  // namespace shmstate::agent

@@ -1,0 +1,89 @@
+// The agent: opens the sources, runs the loop until they end or a signal comes, and leaves in good order.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shmstate/writer.h"
+#include "writer-agent/event_loop.h"
+#include "writer-agent/flusher.h"
+#include "writer-agent/input.h"
+#include "writer-agent/options.h"
+#include "writer-agent/reporter.h"
+#include "writer-agent/session.h"
+#include "writer-agent/socket_inputs.h"
+#include "writer-agent/writer_sink.h"
+
+namespace shmstate::agent {
+
+/// Becomes true with the first SIGTERM or SIGINT; the second one kills the process.
+class StopSignal final : public EventHandler {
+ public:
+  explicit StopSignal(EventLoop& loop);
+  void on_events(std::uint32_t events) override;
+  [[nodiscard]] bool has_come() const noexcept { return has_come_; }
+
+ private:
+  os::Fd fd_;
+  bool has_come_ = false;
+};
+
+class Agent {
+ public:
+  /// Attaches to the instance and opens all sources. Throws `Error`.
+  explicit Agent(const Options& options);
+
+  /// Returns the exit status.
+  int run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void open_sources();
+  void open_stdin_if_alone();
+  void listen_on_sockets_of_systemd();
+  void add_input(std::unique_ptr<Input> input);
+  void add_listener(os::Fd fd, const std::string& path);
+  void add_connection(os::Fd fd, const std::string& name);
+
+  [[nodiscard]] bool is_over() const;
+  void round();
+  void remove_ended_inputs();
+  void tick_when_due();
+  void tick();
+  void share_places();
+  void report_rejections();
+
+  void drain();
+  [[nodiscard]] bool is_drained() const;
+  void close();
+  int finish();
+  void summarise() const;
+
+  Options options_;
+  EventLoop loop_;
+  StopSignal stop_signal_{loop_};
+  Writer writer_;
+  WriterSink sink_{writer_};
+  Flusher flusher_;
+  Reporter reporter_;
+  Tally tally_;
+  Scratch scratch_;
+  std::vector<char> read_buffer_;
+  InputContext context_;
+
+  std::optional<SocketFile> socket_file_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  std::vector<std::unique_ptr<Input>> inputs_;
+  std::size_t connection_count_ = 0;
+
+  std::uint64_t rejected_reported_ = 0;
+  std::uint64_t tick_count_ = 0;
+  Clock::time_point next_tick_;
+};
+
+}  // namespace shmstate::agent

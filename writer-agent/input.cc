@@ -1,0 +1,171 @@
+#include "writer-agent/input.h"
+
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+namespace shmstate::agent {
+
+Input::Input(InputContext& context, std::string name)
+    : context_(&context),
+      name_(std::move(name)),
+      session_(context.sink, context.tally, context.scratch, context.batch_bytes_max) {}
+
+Input::~Input() {
+  context_->loop.forget(*this);
+  context_->flusher.forget(*this);
+}
+
+void Input::start() {
+  if (!is_watchable()) context_->loop.call_again(*this);
+  update_interest();
+}
+
+void Input::on_events(std::uint32_t /*events*/) {
+  send_answers();
+  take_turn();
+  send_answers();
+  end_when_done();
+  update_interest();
+}
+
+void Input::on_flushed(Status status) {
+  is_flushing_ = false;
+  answer_flush(status);
+  if (status != Status::kOk) report("flush: " + std::string(describe(status)));
+  context_->loop.call_again(*this);
+}
+
+void Input::limit_to_readable() { bytes_left_ = readable_bytes(); }
+
+bool Input::is_drained() const noexcept {
+  return has_ended_ || (held_.empty() && !is_flushing_ && (bytes_left_ == 0 || is_at_end_));
+}
+
+void Input::abandon() {
+  if (splitter_.drop_unfinished()) report("the last line is discarded: it has no newline yet");
+  end_session();
+}
+
+/// Handles what was held back, or one chunk.
+void Input::take_turn() {
+  if (has_ended_ || is_paused()) return;
+  if (held_.empty()) {
+    read_chunk();
+  } else {
+    take_held();
+  }
+}
+
+void Input::read_chunk() {
+  const std::span<char> buffer = context_->read_buffer;
+  const auto bytes_wanted = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), bytes_left_));
+  if (is_at_end_ || bytes_wanted == 0) return;
+  const ssize_t count = read_some(buffer.first(bytes_wanted));
+  if (count > 0) {
+    if (is_draining()) bytes_left_ -= static_cast<std::uint64_t>(count);
+    take({buffer.data(), static_cast<std::size_t>(count)});
+    if (is_always_ready_ || reads_until_empty()) context_->loop.call_again(*this);
+    return;
+  }
+  if (is_draining()) bytes_left_ = 0;
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (count < 0 && errno != ECONNRESET) report("cannot read: " + std::generic_category().message(errno));
+  on_end_of_stream();
+}
+
+void Input::take(std::string_view bytes) {
+  const std::size_t used = splitter_.feed(bytes, [this](const Line& line) { return handle(line); });
+  if (used == bytes.size()) return;
+  held_.assign(bytes.substr(used));
+  context_->loop.call_again(*this);
+}
+
+void Input::take_held() {
+  const std::string_view rest = std::string_view(held_).substr(held_used_);
+  held_used_ += splitter_.feed(rest, [this](const Line& line) { return handle(line); });
+  context_->loop.call_again(*this);
+  if (held_used_ < held_.size()) return;
+  held_.clear();
+  held_.shrink_to_fit();
+  held_used_ = 0;
+}
+
+/// Returns whether the next line may be handled at once.
+bool Input::handle(const Line& line) {
+  const Verdict verdict = session_.handle(line);
+  if (verdict.is_problem) context_->reporter.bad_line(name_, line.number, session_.problem());
+  if (verdict.answer == Answer::kFlushWhenReadable) {
+    const std::optional<Status> status = context_->flusher.flush(*this);
+    is_flushing_ = !status;
+    if (status) answer_flush(*status);
+  } else {
+    answer(verdict);
+  }
+  return !is_paused() && !verdict.is_ring_full;
+}
+
+void Input::finish_stream() {
+  splitter_.finish([this](const Line& line) { return handle(line); });
+  end_session();
+}
+
+void Input::end() {
+  finish_stream();
+  is_at_end_ = true;
+}
+
+void Input::start_new_stream() { splitter_ = LineSplitter{kLineBytesMax}; }
+
+void Input::end_session() {
+  if (session_.end()) report(session_.problem());
+}
+
+void Input::end_when_done() {
+  if (has_ended_ || !is_at_end_ || is_flushing_ || has_answers()) return;
+  has_ended_ = true;
+  context_->has_ended_inputs = true;
+}
+
+bool Input::is_paused() const { return is_flushing_ || (has_too_many_answers() && !is_draining()); }
+
+std::uint32_t Input::wanted_events() const {
+  if (has_ended_) return 0;
+  const bool wants_to_read = !is_at_end_ && !is_paused() && held_.empty();
+  return (wants_to_read ? std::uint32_t{EPOLLIN} : 0U) | (has_answers() ? std::uint32_t{EPOLLOUT} : 0U);
+}
+
+/// Stops watching a descriptor that nothing is wanted from: a hang-up would be reported again and again.
+void Input::update_interest() {
+  if (!is_watchable() || is_always_ready_ || !fd_.is_open()) return;
+  const std::uint32_t wanted = wanted_events();
+  if (wanted == interest_) return;
+  interest_ = wanted;
+  if (wanted == 0) {
+    context_->loop.unwatch(fd_.get());
+  } else if (!context_->loop.watch(fd_.get(), wanted, *this)) {
+    is_always_ready_ = true;
+    context_->loop.call_again(*this);
+  }
+}
+
+void Input::set_fd(os::Fd fd) {
+  if (fd_.is_open() && interest_ != 0) context_->loop.unwatch(fd_.get());
+  interest_ = 0;
+  fd_ = std::move(fd);
+}
+
+ssize_t Input::read_some(std::span<char> buffer) { return ::read(fd_.get(), buffer.data(), buffer.size()); }
+
+std::uint64_t Input::readable_bytes() const {
+  int count = 0;
+  if (::ioctl(fd_.get(), FIONREAD, &count) != 0) return 0;
+  return static_cast<std::uint64_t>(std::max(count, 0));
+}
+
+}  // namespace shmstate::agent

@@ -1,0 +1,117 @@
+// A source of lines: reads chunks, cuts them, and hands the lines to its session, one chunk a turn.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "writer-agent/event_loop.h"
+#include "writer-agent/flusher.h"
+#include "writer-agent/line_splitter.h"
+#include "writer-agent/reporter.h"
+#include "writer-agent/session.h"
+
+namespace shmstate::agent {
+
+/// What all inputs share.
+struct InputContext {
+  EventLoop& loop;
+  Flusher& flusher;
+  Reporter& reporter;
+  MutationSink& sink;
+  Tally& tally;
+  Scratch& scratch;
+  std::span<char> read_buffer;
+  std::size_t batch_bytes_max = 0;
+  bool has_ended_inputs = false;
+};
+
+class Input : public EventHandler {
+ public:
+  ~Input() override;
+
+  void start();
+  void on_events(std::uint32_t events) override;
+  /// The outcome of a `flush` line.
+  void on_flushed(Status status);
+
+  [[nodiscard]] bool has_ended() const noexcept { return has_ended_; }
+  [[nodiscard]] virtual bool is_connection() const { return false; }
+  /// Whether events say when to read; if not, the input wants a turn now and then.
+  [[nodiscard]] virtual bool is_watchable() const { return true; }
+
+  /// For shutdown: read no further than what is readable now.
+  void limit_to_readable();
+  [[nodiscard]] bool is_drained() const noexcept;
+  /// Discards a line without its newline and a batch without `commit`, and reports them.
+  void abandon();
+
+ protected:
+  Input(InputContext& context, std::string name);
+
+  /// The stream has ended: its last line needs no newline, and its batch is discarded.
+  void finish_stream();
+  /// Nothing more comes from this input.
+  void end();
+  void start_new_stream();
+  void skip_rest_of_line() { splitter_.skip_rest_of_line(); }
+  void set_fd(os::Fd fd);
+  void report(std::string_view problem) { context_->reporter.problem(name_, problem); }
+
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] InputContext& context() noexcept { return *context_; }
+  [[nodiscard]] bool is_at_end() const noexcept { return is_at_end_; }
+  [[nodiscard]] bool is_draining() const noexcept { return bytes_left_ != kUnlimited; }
+
+  /// As read(2).
+  virtual ssize_t read_some(std::span<char> buffer);
+  virtual void on_end_of_stream() = 0;
+  /// Whether to read again until nothing comes, without waiting for an event.
+  [[nodiscard]] virtual bool reads_until_empty() const { return false; }
+
+  // Only connections talk back.
+  virtual void send_answers() {}
+  virtual void answer(const Verdict& /*verdict*/) {}
+  virtual void answer_flush(Status /*status*/) {}
+  [[nodiscard]] virtual bool has_answers() const { return false; }
+  [[nodiscard]] virtual bool has_too_many_answers() const { return false; }
+
+  [[nodiscard]] const std::string& problem() const noexcept { return session_.problem(); }
+
+ private:
+  static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+
+  void take_turn();
+  void read_chunk();
+  void take(std::string_view bytes);
+  void take_held();
+  bool handle(const Line& line);
+  void end_session();
+  void end_when_done();
+  void update_interest();
+  [[nodiscard]] std::uint64_t readable_bytes() const;
+  [[nodiscard]] bool is_paused() const;
+  [[nodiscard]] std::uint32_t wanted_events() const;
+
+  InputContext* context_;
+  std::string name_;
+  os::Fd fd_;
+  std::uint32_t interest_ = 0;
+  bool is_always_ready_ = false;  // a regular file, which epoll cannot watch
+
+  Session session_;
+  LineSplitter splitter_{kLineBytesMax};
+  std::string held_;  // read, but not handled yet: a line before it made the input wait
+  std::size_t held_used_ = 0;
+
+  std::uint64_t bytes_left_ = kUnlimited;
+  bool is_flushing_ = false;
+  bool is_at_end_ = false;
+  bool has_ended_ = false;
+};
+
+}  // namespace shmstate::agent

@@ -1,0 +1,286 @@
+#include "writer-agent/line_parser.h"
+
+#include <array>
+#include <optional>
+
+#include "writer-agent/number_text.h"
+
+namespace shmstate::agent {
+namespace {
+
+/// How the bytes of a value become a typed value.
+enum class Typing : std::uint8_t { kRecognise, kBytes, kInteger, kFloat, kNumber };
+enum class Operands : std::uint8_t { kNone, kKey, kKeyValue };
+
+struct CommandSpec {
+  std::string_view name;
+  Verb verb;
+  Operands operands = Operands::kNone;
+  Typing typing = Typing::kRecognise;
+};
+
+constexpr CommandSpec kSet{"set", Verb::kSet, Operands::kKeyValue, Typing::kRecognise};
+
+constexpr std::array kCommands{
+    kSet,
+    CommandSpec{"add", Verb::kAdd, Operands::kKeyValue, Typing::kNumber},
+    CommandSpec{"del", Verb::kErase, Operands::kKey},
+    CommandSpec{"begin", Verb::kBegin},
+    CommandSpec{"commit", Verb::kCommit},
+    CommandSpec{"abort", Verb::kAbort},
+    CommandSpec{"flush", Verb::kFlush},
+    CommandSpec{"set:s", Verb::kSet, Operands::kKeyValue, Typing::kBytes},
+    CommandSpec{"set:i", Verb::kSet, Operands::kKeyValue, Typing::kInteger},
+    CommandSpec{"set:f", Verb::kSet, Operands::kKeyValue, Typing::kFloat},
+    CommandSpec{"add:i", Verb::kAdd, Operands::kKeyValue, Typing::kInteger},
+    CommandSpec{"add:f", Verb::kAdd, Operands::kKeyValue, Typing::kFloat},
+};
+
+const CommandSpec* find_command(std::string_view name) {
+  for (const CommandSpec& spec : kCommands) {
+    if (spec.name == name) return &spec;
+  }
+  return nullptr;
+}
+
+constexpr bool is_blank(char c) { return c == ' ' || c == '\t'; }
+
+constexpr int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+/// A bounded place for an operand that contains escapes, and the error when it does not fit.
+struct OperandSpace {
+  char* bytes;
+  std::size_t size;
+  LineError too_big;
+};
+
+struct Operand {
+  std::string_view bytes;
+  bool quoted = false;
+};
+
+/// Walks over the line from left to right. The first thing that is wrong sticks in `error()`.
+class Cursor {
+ public:
+  explicit Cursor(std::string_view line) : at_(line.data()), end_(line.data() + line.size()) {}
+
+  [[nodiscard]] LineError error() const { return error_; }
+  [[nodiscard]] bool at_end() const { return at_ == end_; }
+  [[nodiscard]] bool at(char c) const { return at_ != end_ && *at_ == c; }
+
+  void skip_blanks() {
+    while (at_ != end_ && is_blank(*at_)) ++at_;
+  }
+  void skip_one() { ++at_; }
+
+  /// A word that ends before a blank, a quote, or `=`.
+  std::string_view take_word() {
+    return take_while([](char c) { return !is_blank(c) && c != '"' && c != '='; });
+  }
+
+  Operand take_key(OperandSpace space) {
+    if (at('"')) return {take_quoted(space), true};
+    const std::string_view key = take_word();
+    if (at('"')) return fail(LineError::kStrayQuote);
+    if (key.size() > space.size) return fail(space.too_big);
+    return {key, false};
+  }
+
+  Operand take_value(OperandSpace space) {
+    if (at('"')) return {take_quoted(space), true};
+    const std::string_view value = take_while([](char c) { return !is_blank(c) && c != '"'; });
+    if (at('"')) return fail(LineError::kStrayQuote);
+    if (value.size() > space.size) return fail(space.too_big);
+    return {value, false};
+  }
+
+  Operand fail(LineError error) {
+    if (error_ == LineError::kNone) error_ = error;
+    return {};
+  }
+
+ private:
+  template <typename Predicate>
+  std::string_view take_while(Predicate belongs) {
+    const char* const first = at_;
+    while (at_ != end_ && belongs(*at_)) ++at_;
+    return {first, static_cast<std::size_t>(at_ - first)};
+  }
+
+  std::string_view take_quoted(OperandSpace space) {
+    skip_one();
+    const std::string_view plain = take_while([](char c) { return c != '"' && c != '\\'; });
+    if (plain.size() > space.size) return fail(space.too_big).bytes;
+    const std::string_view bytes = at('\\') ? take_escaped(plain, space) : plain;
+    if (error_ != LineError::kNone) return {};
+    if (at_end()) return fail(LineError::kOpenQuote).bytes;
+    skip_one();
+    if (!at_end() && !is_blank(*at_) && !at('=')) return fail(LineError::kTextAfterQuote).bytes;
+    return bytes;
+  }
+
+  std::string_view take_escaped(std::string_view plain, OperandSpace space) {
+    std::size_t used = plain.copy(space.bytes, plain.size());
+    while (at_ != end_ && *at_ != '"') {
+      const std::optional<char> byte = *at_ == '\\' ? take_escape() : *at_++;
+      if (!byte) return fail(LineError::kBadEscape).bytes;
+      if (used == space.size) return fail(space.too_big).bytes;
+      space.bytes[used++] = *byte;
+    }
+    return {space.bytes, used};
+  }
+
+  std::optional<char> take_escape() {
+    skip_one();
+    if (at_ == end_) return std::nullopt;
+    switch (*at_++) {
+      case 'n': return '\n';
+      case 't': return '\t';
+      case 'r': return '\r';
+      case '0': return '\0';
+      case '\\': return '\\';
+      case '"': return '"';
+      case 'x': return take_hex_byte();
+      default: return std::nullopt;
+    }
+  }
+
+  std::optional<char> take_hex_byte() {
+    if (end_ - at_ < 2) return std::nullopt;
+    const int high = hex_digit(at_[0]);
+    const int low = hex_digit(at_[1]);
+    if (high < 0 || low < 0) return std::nullopt;
+    at_ += 2;
+    return static_cast<char>(high * 16 + low);
+  }
+
+  const char* at_;
+  const char* end_;
+  LineError error_ = LineError::kNone;
+};
+
+OperandSpace key_space(Scratch& scratch) { return {scratch.key(), kKeyBytesMax, LineError::kKeyTooLong}; }
+OperandSpace value_space(Scratch& scratch) { return {scratch.value(), kValueBytesMax, LineError::kValueTooBig}; }
+
+LineError error_of(NumberKind kind, LineError not_a_number) {
+  switch (kind) {
+    case NumberKind::kIntegerOutOfRange: return LineError::kIntegerOutOfRange;
+    case NumberKind::kFloatOutOfRange: return LineError::kFloatOutOfRange;
+    case NumberKind::kNone: return not_a_number;
+    default: return LineError::kNone;
+  }
+}
+
+/// Gives the value its type; on an error, `value` is left alone.
+LineError type_value(const Operand& operand, Typing typing, ValueView& value) {
+  const std::string_view text = operand.bytes;
+  if (typing == Typing::kBytes || (typing == Typing::kRecognise && operand.quoted)) {
+    value = text;
+    return LineError::kNone;
+  }
+  const NumberText number = typing == Typing::kFloat ? recognise_float(text) : recognise_number(text);
+  if (typing == Typing::kRecognise && number.kind == NumberKind::kNone) {
+    value = text;
+    return LineError::kNone;
+  }
+  if (typing == Typing::kInteger && number.kind != NumberKind::kIntegerOutOfRange &&
+      number.kind != NumberKind::kInteger) {
+    return LineError::kNotInteger;
+  }
+  const LineError error = error_of(number.kind, LineError::kNotNumber);
+  if (error == LineError::kNone) value = number.value;
+  return error;
+}
+
+ParsedLine finish(Cursor& cursor, const Command& command) {
+  cursor.skip_blanks();
+  if (cursor.error() == LineError::kNone && !cursor.at_end()) cursor.fail(LineError::kTrailingText);
+  if (cursor.error() != LineError::kNone) return {cursor.error(), {}};
+  return {LineError::kNone, command};
+}
+
+ParsedLine parse_value(Cursor& cursor, Command command, Typing typing, Scratch& scratch) {
+  const Operand operand = cursor.take_value(value_space(scratch));
+  if (cursor.error() == LineError::kNone) cursor.fail(type_value(operand, typing, command.value));
+  return finish(cursor, command);
+}
+
+ParsedLine parse_operands(Cursor& cursor, const CommandSpec& spec, Scratch& scratch) {
+  Command command{.verb = spec.verb, .key = {}, .value = {}};
+  cursor.skip_blanks();
+  if (spec.operands == Operands::kNone) return finish(cursor, command);
+  if (cursor.at_end()) return {LineError::kKeyMissing, {}};
+  command.key = cursor.take_key(key_space(scratch)).bytes;
+  if (cursor.error() != LineError::kNone) return {cursor.error(), {}};
+  if (cursor.at('=')) return {LineError::kEqualsAfterKey, {}};
+  if (command.key.empty()) return {LineError::kKeyEmpty, {}};
+  if (spec.operands == Operands::kKey) return finish(cursor, command);
+  cursor.skip_blanks();
+  if (cursor.at_end()) return {LineError::kValueMissing, {}};
+  return parse_value(cursor, command, spec.typing, scratch);
+}
+
+ParsedLine parse_short_form(Cursor& cursor, std::string_view key, Scratch& scratch) {
+  if (!cursor.at('=')) return {LineError::kUnknownCommand, {}};
+  if (key.empty()) return {LineError::kKeyEmpty, {}};
+  if (key.size() > kKeyBytesMax) return {LineError::kKeyTooLong, {}};
+  cursor.skip_one();
+  return parse_value(cursor, {.verb = kSet.verb, .key = key, .value = {}}, kSet.typing, scratch);
+}
+
+ParsedLine parse_quoted_short_form(Cursor& cursor, Scratch& scratch) {
+  const Operand key = cursor.take_key(key_space(scratch));
+  if (cursor.error() != LineError::kNone) return {cursor.error(), {}};
+  return parse_short_form(cursor, key.bytes, scratch);
+}
+
+}  // namespace
+
+ParsedLine parse_line(std::string_view line, Scratch& scratch) noexcept {
+  Cursor cursor{line};
+  cursor.skip_blanks();
+  if (cursor.at_end() || cursor.at('#')) return {};
+  if (cursor.at('"')) return parse_quoted_short_form(cursor, scratch);
+  const std::string_view word = cursor.take_word();
+  if (cursor.at('=')) return parse_short_form(cursor, word, scratch);
+  if (cursor.at('"')) return {LineError::kStrayQuote, {}};
+  const CommandSpec* spec = find_command(word);
+  if (spec == nullptr) return {LineError::kUnknownCommand, {}};
+  return parse_operands(cursor, *spec, scratch);
+}
+
+std::string_view describe(LineError error) noexcept {
+  switch (error) {
+    case LineError::kNone: return "ok";
+    case LineError::kUnknownCommand:
+      return "unknown command; use set, add, del, begin, commit, abort, flush, or KEY=VALUE without blanks around =";
+    case LineError::kKeyMissing: return "the key is missing";
+    case LineError::kKeyEmpty: return "the key is empty; a key has at least 1 byte";
+    case LineError::kKeyTooLong: return "the key is too long; a key has at most 4096 bytes";
+    case LineError::kEqualsAfterKey:
+      return "= after the key; write KEY=VALUE without a command, or quote a key that contains =";
+    case LineError::kValueMissing: return "the value is missing; write \"\" for empty text";
+    case LineError::kValueTooBig: return "the value is too big; a value has at most 1 MiB";
+    case LineError::kNotInteger: return "the value is not an integer";
+    case LineError::kNotNumber: return "the value is not a number";
+    case LineError::kIntegerOutOfRange:
+      return "the integer does not fit 64 signed bits; set:s keeps it as text, set:f and add:f take it as a float";
+    case LineError::kFloatOutOfRange: return "the float does not fit 64 bits; set:s keeps it as text";
+    case LineError::kStrayQuote:
+      return "a double quote in an unquoted word; quote the whole key or value, with \\\" for the quote";
+    case LineError::kOpenQuote: return "the closing double quote is missing";
+    case LineError::kTextAfterQuote: return "text follows a closing double quote without a blank";
+    case LineError::kBadEscape: return "unknown escape; use \\n \\t \\r \\0 \\\\ \\\" or \\xHH";
+    case LineError::kTrailingText:
+      return "text after the end of the command; quote a key or value that contains blanks";
+    case LineError::kLineTooLong: return "the line is too long";
+  }
+  return "unknown error";
+}
+
+}  // namespace shmstate::agent

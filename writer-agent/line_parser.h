@@ -1,0 +1,76 @@
+// The line protocol: from the bytes of one line to a command, or to the reason why it is none.
+//
+//   set KEY VALUE     add KEY N     del KEY     begin / commit / abort     flush     KEY=VALUE     # comment
+//
+// A pure function of its input: any bytes are fine, nothing is allocated, and what it returns points into the line or
+// into the scratch space. docs/agent.md is the reference for people.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "shmstate/value.h"
+
+namespace shmstate::agent {
+
+enum class Verb : std::uint8_t { kNothing, kSet, kAdd, kErase, kBegin, kCommit, kAbort, kFlush };
+
+[[nodiscard]] constexpr bool is_mutation(Verb verb) noexcept {
+  return verb == Verb::kSet || verb == Verb::kAdd || verb == Verb::kErase;
+}
+
+struct Command {
+  Verb verb = Verb::kNothing;
+  std::string_view key;
+  ValueView value;  // of kSet and kAdd
+};
+
+enum class LineError : std::uint8_t {
+  kNone = 0,
+  kUnknownCommand,
+  kKeyMissing,
+  kKeyEmpty,
+  kKeyTooLong,
+  kEqualsAfterKey,
+  kValueMissing,
+  kValueTooBig,
+  kNotInteger,
+  kNotNumber,
+  kIntegerOutOfRange,
+  kFloatOutOfRange,
+  kStrayQuote,
+  kOpenQuote,
+  kTextAfterQuote,
+  kBadEscape,
+  kTrailingText,
+  kLineTooLong,
+};
+
+/// What is wrong with the line, and what to do about it.
+[[nodiscard]] std::string_view describe(LineError error) noexcept;
+
+/// A line with every byte of the longest key and the longest value escaped, and room for the command and blanks.
+inline constexpr std::size_t kLineBytesMax = 4 * (kKeyBytesMax + kValueBytesMax) + 256;
+
+/// Where keys and values that contain escapes are put together. Reused for every line.
+class Scratch {
+ public:
+  Scratch() : bytes_(std::make_unique_for_overwrite<char[]>(kKeyBytesMax + kValueBytesMax)) {}
+  [[nodiscard]] char* key() noexcept { return bytes_.get(); }
+  [[nodiscard]] char* value() noexcept { return bytes_.get() + kKeyBytesMax; }
+
+ private:
+  std::unique_ptr<char[]> bytes_;
+};
+
+struct ParsedLine {
+  LineError error = LineError::kNone;
+  Command command;  // of verb kNothing for an empty line, a comment, and an error
+};
+
+/// Parses a line without its newline. The views in the result live as long as `line`, and until `scratch` is used
+/// again.
+[[nodiscard]] ParsedLine parse_line(std::string_view line, Scratch& scratch) noexcept;
+
+}  // namespace shmstate::agent

@@ -1,0 +1,87 @@
+#include "writer-agent/number_text.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <system_error>
+
+namespace shmstate::agent {
+namespace {
+
+constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+struct Signed {
+  bool negative = false;
+  std::string_view magnitude;
+};
+
+Signed split_sign(std::string_view text) {
+  const bool has_sign = text.front() == '-' || text.front() == '+';
+  return {text.front() == '-', text.substr(has_sign ? 1 : 0)};
+}
+
+NumberText make_integer(bool negative, std::uint64_t magnitude) {
+  constexpr auto kMax = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (magnitude > kMax + (negative ? 1 : 0)) return {NumberKind::kIntegerOutOfRange, {}};
+  return {NumberKind::kInteger, static_cast<std::int64_t>(negative ? 0 - magnitude : magnitude)};
+}
+
+NumberText parse_integer(bool negative, std::string_view digits, int base) {
+  const char* end = digits.data() + digits.size();
+  std::uint64_t magnitude = 0;
+  const auto [stop, error] = std::from_chars(digits.data(), end, magnitude, base);
+  if (stop != end || error == std::errc::invalid_argument) return {};
+  if (error == std::errc::result_out_of_range) return {NumberKind::kIntegerOutOfRange, {}};
+  return make_integer(negative, magnitude);
+}
+
+NumberText parse_float(bool negative, std::string_view digits) {
+  const char* end = digits.data() + digits.size();
+  double magnitude = 0;
+  const auto [stop, error] = std::from_chars(digits.data(), end, magnitude);
+  if (stop != end || error == std::errc::invalid_argument) return {};
+  if (error == std::errc::result_out_of_range) return {NumberKind::kFloatOutOfRange, {}};
+  return {NumberKind::kFloat, negative ? -magnitude : magnitude};
+}
+
+NumberText parse_float_word(bool negative, std::string_view word) {
+  constexpr std::array<std::string_view, 2> kNan{"nan", "NaN"};
+  constexpr std::array<std::string_view, 3> kInfinity{"inf", "Inf", "Infinity"};
+  double magnitude = 0;
+  if (std::ranges::find(kNan, word) != kNan.end()) {
+    magnitude = std::numeric_limits<double>::quiet_NaN();
+  } else if (std::ranges::find(kInfinity, word) != kInfinity.end()) {
+    magnitude = std::numeric_limits<double>::infinity();
+  } else {
+    return {};
+  }
+  return {NumberKind::kFloat, std::copysign(magnitude, negative ? -1.0 : 1.0)};
+}
+
+}  // namespace
+
+NumberText recognise_number(std::string_view text) noexcept {
+  if (text.empty()) return {};
+  const auto [negative, magnitude] = split_sign(text);
+  if (magnitude.empty()) return {};
+  const char first = magnitude.front();
+  if (first == 'n' || first == 'N' || first == 'i' || first == 'I') return parse_float_word(negative, magnitude);
+  if (!is_digit(first) && first != '.') return {};
+  if (magnitude.starts_with("0x") || magnitude.starts_with("0X")) {
+    return parse_integer(negative, magnitude.substr(2), 16);
+  }
+  const NumberText integer = parse_integer(negative, magnitude, 10);
+  return integer.kind == NumberKind::kNone ? parse_float(negative, magnitude) : integer;
+}
+
+NumberText recognise_float(std::string_view text) noexcept {
+  if (text.empty()) return {};
+  const auto [negative, magnitude] = split_sign(text);
+  if (magnitude.empty()) return {};
+  if (is_digit(magnitude.front()) || magnitude.front() == '.') return parse_float(negative, magnitude);
+  return parse_float_word(negative, magnitude);
+}
+
+}  // namespace shmstate::agent

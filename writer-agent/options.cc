@@ -1,0 +1,180 @@
+#include "writer-agent/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <iostream>
+#include <map>
+
+namespace shmstate::agent {
+namespace {
+
+constexpr int kExitUsage = 2;
+
+constexpr auto kDescription =
+    "Reads mutations as lines from many sources at once and pushes them into an instance of shmstate.\n"
+    "\n"
+    "  set KEY VALUE    KEY=VALUE          add KEY N          del KEY\n"
+    "  begin ... commit (or abort)         flush              # comment\n"
+    "\n"
+    "VALUE is an integer (12, -3, 0x1f), a float (1.5, 1e3, nan, inf), or text. set:s, set:i, set:f, add:i and add:f\n"
+    "force the type. Keys and values with blanks, = or quotes go in double quotes, with \\n \\t \\r \\0 \\\\ \\\" "
+    "\\xHH;\n"
+    "what is quoted is text. The mutations between begin and commit become readable together or not at all.\n"
+    "flush waits until readers can see everything before it. A bad line is reported, counted and skipped.\n"
+    "\n"
+    "Without any source, and without sockets from systemd, it reads standard input.";
+
+constexpr auto kFooter =
+    "Durations take ns, us, ms, s, m or h (ms without a unit); sizes take KB, MB, GB.\n"
+    "Exit status: 0 when all input has ended or after SIGTERM; 1 on a failure, and with --strict after any loss; 2 for "
+    "a\n"
+    "wrong command line.";
+
+CLI::AsNumberWithUnit duration_unit() {
+  return CLI::AsNumberWithUnit(
+      std::map<std::string, double>{{"ns", 1e-6}, {"us", 1e-3}, {"ms", 1}, {"s", 1e3}, {"m", 6e4}, {"h", 3.6e6}},
+      CLI::AsNumberWithUnit::CASE_SENSITIVE, "DURATION");
+}
+
+/// The command line as CLI11 reads it; `apply` turns it into options.
+struct RawOptions {
+  double full_timeout_ms = 1000;
+  double flush_timeout_ms = 5000;
+  double attach_timeout_ms = 2000;
+  std::uint64_t ring_bytes = WriterOptions{}.ring_bytes;
+  std::string socket_mode = "0660";
+};
+
+std::string check_octal_mode(const std::string& text) {
+  const bool is_octal = !text.empty() && text.size() <= 4 && text.find_first_not_of("01234567") == std::string::npos;
+  const bool is_mode = is_octal && std::stoul(text, nullptr, 8) <= 0777;
+  return is_mode ? "" : "must be a file mode in octal, such as 0660";
+}
+
+void add_sources(CLI::App& app, Options& options, RawOptions& raw) {
+  const auto* group = "Sources";
+  app.add_flag("--stdin", options.reads_stdin, "Read standard input, beside other sources")
+      ->envname("SHMSTATE_AGENT_STDIN")
+      ->group(group);
+  app.add_option("--fifo", options.fifos, "Read a FIFO, created when missing; may be repeated")
+      ->envname("SHMSTATE_AGENT_FIFO")
+      ->type_name("PATH")
+      ->allow_extra_args(false)
+      ->group(group);
+  app.add_option("--follow", options.files, "Read what is appended to a file, by name; may be repeated")
+      ->envname("SHMSTATE_AGENT_FOLLOW")
+      ->type_name("PATH")
+      ->allow_extra_args(false)
+      ->group(group);
+  app.add_flag("--from-start", options.from_start, "Begin at the start of followed files, not at their end")
+      ->envname("SHMSTATE_AGENT_FROM_START")
+      ->group(group);
+  app.add_option("--socket", options.socket, "Listen on a Unix stream socket at this path")
+      ->envname("SHMSTATE_AGENT_SOCKET")
+      ->type_name("PATH")
+      ->group(group);
+  app.add_option("--socket-mode", raw.socket_mode, "Mode of the socket file, in octal")
+      ->envname("SHMSTATE_AGENT_SOCKET_MODE")
+      ->type_name("OCTAL")
+      ->check(check_octal_mode)
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--connections-max", options.connections_max, "Connections at a time; more of them wait")
+      ->envname("SHMSTATE_AGENT_CONNECTIONS_MAX")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{100000}))
+      ->capture_default_str()
+      ->group(group);
+  app.add_flag("--ack", options.answers_lines,
+               "Answer \"ok\" or \"error: ...\" to each line, or batch, of a connection")
+      ->envname("SHMSTATE_AGENT_ACK")
+      ->group(group);
+}
+
+void add_limits(CLI::App& app, Options& options, RawOptions& raw) {
+  const auto* group = "Limits";
+  const std::map<std::string, WhenFull> choices{{"block", WhenFull::kBlock}, {"fail", WhenFull::kFail}};
+  app.add_option("--when-full", options.writer.when_full, "When the ring is full: block, or fail at once")
+      ->envname("SHMSTATE_AGENT_WHEN_FULL")
+      ->transform(CLI::CheckedTransformer(choices))
+      ->type_name("block|fail")
+      ->default_str("block")
+      ->group(group);
+  app.add_option("--full-timeout", raw.full_timeout_ms, "How long a mutation may wait for room in the ring")
+      ->envname("SHMSTATE_AGENT_FULL_TIMEOUT")
+      ->transform(duration_unit())
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("1s")
+      ->group(group);
+  app.add_option("--flush-timeout", raw.flush_timeout_ms, "How long flush may wait, and the end of the agent, too")
+      ->envname("SHMSTATE_AGENT_FLUSH_TIMEOUT")
+      ->transform(duration_unit())
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("5s")
+      ->group(group);
+  app.add_option("--attach-timeout", raw.attach_timeout_ms, "How long the instance may take to appear")
+      ->envname("SHMSTATE_AGENT_ATTACH_TIMEOUT")
+      ->transform(duration_unit())
+      ->check(CLI::NonNegativeNumber)
+      ->default_str("2s")
+      ->group(group);
+  app.add_option("--ring-size", raw.ring_bytes, "Bytes of the ring, and so the largest batch: 64KB to 1GB")
+      ->envname("SHMSTATE_AGENT_RING_SIZE")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{64} << 10, std::uint64_t{1} << 30))
+      ->default_str("4MB")
+      ->group(group);
+  app.add_flag("--strict", options.is_strict, "Exit with status 1 when any line, batch or mutation was lost")
+      ->envname("SHMSTATE_AGENT_STRICT")
+      ->group(group);
+}
+
+void add_rest(CLI::App& app, Options& options) {
+  app.add_option("instance", options.instance, "Name of the instance, or the path of its directory")
+      ->envname("SHMSTATE_INSTANCE")
+      ->required();
+  app.add_option("--name", options.writer.name, "Name of this writer in the status of the instance")
+      ->envname("SHMSTATE_AGENT_NAME")
+      ->default_str("shmstate-writer-agent");
+  app.add_option("--log-level", options.log_level, "What to tell on standard error")
+      ->envname("SHMSTATE_AGENT_LOG_LEVEL")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->capture_default_str();
+  app.set_version_flag("--version", std::string("shmstate-writer-agent ") + SHMSTATE_VERSION);
+}
+
+std::chrono::nanoseconds milliseconds_to_ns(double duration_ms) {
+  constexpr double kDurationMsMax = 1e12;
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(duration_ms, kDurationMsMax) * 1e6));
+}
+
+void apply(const RawOptions& raw, Options& options) {
+  options.socket_mode = static_cast<unsigned>(std::stoul(raw.socket_mode, nullptr, 8));
+  options.writer.ring_bytes = raw.ring_bytes;
+  options.writer.full_timeout = milliseconds_to_ns(raw.full_timeout_ms);
+  options.writer.attach_timeout = milliseconds_to_ns(raw.attach_timeout_ms);
+  options.flush_timeout = std::chrono::ceil<std::chrono::milliseconds>(milliseconds_to_ns(raw.flush_timeout_ms));
+}
+
+}  // namespace
+
+std::optional<int> parse_options(int argc, char** argv, Options& options) {
+  CLI::App app{kDescription, "shmstate-writer-agent"};
+  RawOptions raw;
+  options.writer.name = "shmstate-writer-agent";
+  add_rest(app, options);
+  add_sources(app, options, raw);
+  add_limits(app, options, raw);
+  app.footer(kFooter);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "shmstate: " << error.what() << "; see shmstate-writer-agent --help\n";
+    return kExitUsage;
+  }
+  apply(raw, options);
+  return std::nullopt;
+}
+
+}  // namespace shmstate::agent

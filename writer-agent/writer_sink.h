@@ -1,0 +1,42 @@
+// Pushes mutations into the instance through one writer.
+#pragma once
+
+#include "shmstate/writer.h"
+#include "writer-agent/session.h"
+
+namespace shmstate::agent {
+
+class WriterSink final : public MutationSink {
+ public:
+  explicit WriterSink(Writer& writer) : writer_(&writer) {}
+
+  Status push(const Command& mutation) override { return note(apply(*writer_, mutation)); }
+  Status push_batch(const PendingBatch& pending) override {
+    Batch batch = writer_->batch();
+    pending.for_each([&](const Command& mutation) { (void)apply(batch, mutation); });  // commit returns the first error
+    return note(batch.commit());
+  }
+
+  /// The reason why the merger will never serve this ring, or kOk.
+  [[nodiscard]] Status ring_loss() const noexcept { return ring_loss_; }
+  Status note(Status status) noexcept {
+    if (status == Status::kRingRefused || status == Status::kRingQuarantined) ring_loss_ = status;
+    return status;
+  }
+
+ private:
+  template <typename Target>
+  static Status apply(Target& target, const Command& mutation) {
+    switch (mutation.verb) {
+      case Verb::kSet: return target.set(mutation.key, mutation.value);
+      case Verb::kAdd: return target.add(mutation.key, mutation.value);
+      case Verb::kErase: return target.erase(mutation.key);
+      default: return Status::kInvalidArgument;
+    }
+  }
+
+  Writer* writer_;
+  Status ring_loss_ = Status::kOk;
+};
+
+}  // namespace shmstate::agent
