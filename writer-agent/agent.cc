@@ -166,6 +166,7 @@ void Agent::tick() {
   if (++tick_count_ % kTicksPerReport != 0) return;
   reporter_.report_suppressed();
   report_rejections();
+  (void)sink_.note(writer_.flush(writer_.ticket(), kNoWait));  // is the ring still served?
 }
 
 void Agent::share_places() {
@@ -207,7 +208,7 @@ void Agent::close() {
 }
 
 int Agent::finish() {
-  const Status status = sink_.note(writer_.flush(writer_.ticket(), options_.flush_timeout));
+  const Status status = sink_.note(flusher_.wait(writer_.ticket(), options_.flush_timeout));
   reporter_.report_suppressed();
   report_rejections();
   summarise();
@@ -219,7 +220,7 @@ int Agent::finish() {
   if (status == Status::kTimeout) {
     spdlog::warn("the last mutations are not readable yet; they stay in the ring until the merger takes them");
   }
-  const bool is_clean = tally_.is_clean() && status == Status::kOk;
+  const bool is_clean = tally_.is_clean() && status == Status::kOk && writer_.counters().rejected == 0;
   return options_.is_strict && !is_clean ? kExitFailure : kExitSuccess;
 }
 

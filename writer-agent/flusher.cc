@@ -1,5 +1,7 @@
 #include "writer-agent/flusher.h"
 
+#include <utility>
+
 #include "writer-agent/input.h"
 
 namespace shmstate::agent {
@@ -12,7 +14,7 @@ constexpr std::chrono::milliseconds kMoment{1};
 std::optional<Status> Flusher::flush(Input& input) {
   const Ticket ticket = writer_->ticket();
   if (waiting_.empty()) {
-    const Status status = writer_->flush(ticket, kMoment);
+    const Status status = wait(ticket, kMoment);
     if (status != Status::kTimeout) return status;
   }
   waiting_.push_back({&input, ticket, Clock::now() + timeout_});
@@ -26,11 +28,21 @@ void Flusher::forget(const Input& input) noexcept {
 void Flusher::poll() {
   while (!waiting_.empty()) {
     const Waiting first = waiting_.front();
-    const Status status = writer_->flush(first.ticket, kMoment);
+    const Status status = wait(first.ticket, kMoment);
     if (status == Status::kTimeout && Clock::now() < first.deadline) return;
     waiting_.pop_front();
     first.input->on_flushed(status);
   }
+}
+
+/// A writer's flush also returns the first failure of a push since the last flush. That was told when it happened, and
+/// a push that timed out must not look like a flush that did: so it asks again.
+Status Flusher::wait(Ticket ticket, std::chrono::milliseconds timeout) {
+  Status status = writer_->flush(ticket, timeout);
+  if (status == Status::kTimeout) status = writer_->flush(ticket, std::chrono::nanoseconds(0));
+  if (status == Status::kTimeout || status == Status::kRingRefused || status == Status::kRingQuarantined) return status;
+  const std::uint64_t rejected = writer_->counters().rejected;
+  return std::exchange(rejected_told_, rejected) == rejected ? Status::kOk : Status::kRejected;
 }
 
 }  // namespace shmstate::agent

@@ -176,6 +176,14 @@ LineError error_of(NumberKind kind, LineError not_a_number) {
   }
 }
 
+NumberText number_of(std::string_view text, Typing typing) {
+  switch (typing) {
+    case Typing::kRecognise: return recognise_number(text);
+    case Typing::kFloat: return read_float(text);
+    default: return read_number(text);
+  }
+}
+
 /// Gives the value its type; on an error, `value` is left alone.
 LineError type_value(const Operand& operand, Typing typing, ValueView& value) {
   const std::string_view text = operand.bytes;
@@ -183,16 +191,14 @@ LineError type_value(const Operand& operand, Typing typing, ValueView& value) {
     value = text;
     return LineError::kNone;
   }
-  const NumberText number = typing == Typing::kFloat ? recognise_float(text) : recognise_number(text);
+  const NumberText number = number_of(text, typing);
   if (typing == Typing::kRecognise && number.kind == NumberKind::kNone) {
     value = text;
     return LineError::kNone;
   }
-  if (typing == Typing::kInteger && number.kind != NumberKind::kIntegerOutOfRange &&
-      number.kind != NumberKind::kInteger) {
-    return LineError::kNotInteger;
-  }
-  const LineError error = error_of(number.kind, LineError::kNotNumber);
+  if (typing == Typing::kInteger && number.kind == NumberKind::kFloat) return LineError::kNotInteger;
+  const LineError error =
+      error_of(number.kind, typing == Typing::kInteger ? LineError::kNotInteger : LineError::kNotNumber);
   if (error == LineError::kNone) value = number.value;
   return error;
 }

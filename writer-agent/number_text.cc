@@ -18,8 +18,8 @@ struct Signed {
 };
 
 Signed split_sign(std::string_view text) {
-  const bool has_sign = text.front() == '-' || text.front() == '+';
-  return {text.front() == '-', text.substr(has_sign ? 1 : 0)};
+  const bool has_sign = text.starts_with('-') || text.starts_with('+');
+  return {text.starts_with('-'), text.substr(has_sign ? 1 : 0)};
 }
 
 NumberText make_integer(bool negative, std::uint64_t magnitude) {
@@ -60,24 +60,29 @@ NumberText parse_float_word(bool negative, std::string_view word) {
   return {NumberKind::kFloat, std::copysign(magnitude, negative ? -1.0 : 1.0)};
 }
 
+bool has_needless_zeros(std::string_view digits) { return digits.size() > 1 && digits.front() == '0'; }
+
 }  // namespace
 
 NumberText recognise_number(std::string_view text) noexcept {
-  if (text.empty()) return {};
+  const bool negative = text.starts_with('-');
+  const std::string_view magnitude = text.substr(negative ? 1 : 0);
+  if (magnitude.empty() || !(is_digit(magnitude.front()) || magnitude.front() == '.')) return {};
+  const NumberText integer = parse_integer(negative, magnitude, 10);
+  if (integer.kind == NumberKind::kNone) return parse_float(negative, magnitude);
+  return has_needless_zeros(magnitude) ? NumberText{} : integer;
+}
+
+NumberText read_number(std::string_view text) noexcept {
   const auto [negative, magnitude] = split_sign(text);
-  if (magnitude.empty()) return {};
-  const char first = magnitude.front();
-  if (first == 'n' || first == 'N' || first == 'i' || first == 'I') return parse_float_word(negative, magnitude);
-  if (!is_digit(first) && first != '.') return {};
   if (magnitude.starts_with("0x") || magnitude.starts_with("0X")) {
     return parse_integer(negative, magnitude.substr(2), 16);
   }
   const NumberText integer = parse_integer(negative, magnitude, 10);
-  return integer.kind == NumberKind::kNone ? parse_float(negative, magnitude) : integer;
+  return integer.kind == NumberKind::kNone ? read_float(text) : integer;
 }
 
-NumberText recognise_float(std::string_view text) noexcept {
-  if (text.empty()) return {};
+NumberText read_float(std::string_view text) noexcept {
   const auto [negative, magnitude] = split_sign(text);
   if (magnitude.empty()) return {};
   if (is_digit(magnitude.front()) || magnitude.front() == '.') return parse_float(negative, magnitude);

@@ -1,4 +1,4 @@
-// Which text is a number: the rules by which untyped values get their type.
+// Which text is a number: the rules by which values get their type.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +21,15 @@ struct NumberText {
   ValueView value;  // of kInteger and kFloat
 };
 
-/// Integers are decimal (leading zeros mean nothing) or hexadecimal after `0x`; floats have a point or an exponent, or
-/// are `inf` or `nan` as the common languages print them. All may have a sign.
+/// What untyped text means: an integer is decimal digits without needless zeros, a float has a point or an exponent,
+/// and both may begin with a minus. Anything else is text, so that `007`, `+49`, `0x1f` and `nan` stay as they are.
 [[nodiscard]] NumberText recognise_number(std::string_view text) noexcept;
 
-/// As `recognise_number`, but a decimal integer is a float, too.
-[[nodiscard]] NumberText recognise_float(std::string_view text) noexcept;
+/// What text means where a number must stand: also leading zeros, a plus, hexadecimal after `0x`, and `nan` and `inf`
+/// as the common languages print them.
+[[nodiscard]] NumberText read_number(std::string_view text) noexcept;
+
+/// As `read_number`, but only floats, and a decimal integer is one.
+[[nodiscard]] NumberText read_float(std::string_view text) noexcept;
 
 }  // namespace shmstate::agent

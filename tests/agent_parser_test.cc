@@ -1,0 +1,514 @@
+// What the agent makes of lines, without an instance: parsing, typing, cutting, batches, limited reports.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "writer-agent/line_parser.h"
+#include "writer-agent/line_splitter.h"
+#include "writer-agent/number_text.h"
+#include "writer-agent/pending_batch.h"
+#include "writer-agent/report_limiter.h"
+#include "writer-agent/session.h"
+
+namespace shmstate::agent {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+using namespace std::string_view_literals;
+
+constexpr std::int64_t kInt64Max = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kInt64Min = std::numeric_limits<std::int64_t>::min();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+Scratch& scratch() {
+  static Scratch space;
+  return space;
+}
+
+ParsedLine parse(std::string_view line) { return parse_line(line, scratch()); }
+LineError error_of(std::string_view line) { return parse(line).error; }
+Verb verb_of(std::string_view line) { return parse(line).command.verb; }
+
+void expect_set(std::string_view line, std::string_view key, ValueView value) {
+  const ParsedLine parsed = parse(line);
+  EXPECT_EQ(parsed.error, LineError::kNone) << line << ": " << describe(parsed.error);
+  EXPECT_EQ(parsed.command.verb, Verb::kSet) << line;
+  EXPECT_EQ(parsed.command.key, key) << line;
+  EXPECT_TRUE(parsed.command.value == value) << line << " has type " << type_name(parsed.command.value.type());
+}
+
+void expect_add(std::string_view line, std::string_view key, ValueView value) {
+  const ParsedLine parsed = parse(line);
+  EXPECT_EQ(parsed.error, LineError::kNone) << line << ": " << describe(parsed.error);
+  EXPECT_EQ(parsed.command.verb, Verb::kAdd) << line;
+  EXPECT_EQ(parsed.command.key, key) << line;
+  EXPECT_TRUE(parsed.command.value == value) << line << " has type " << type_name(parsed.command.value.type());
+}
+
+TEST(LineParser, EmptyLinesAndCommentsAreNoCommands) {
+  for (const auto line : {"", "   ", "\t", "# set a 1", "  #x"}) {
+    EXPECT_EQ(error_of(line), LineError::kNone) << line;
+    EXPECT_EQ(verb_of(line), Verb::kNothing) << line;
+  }
+}
+
+TEST(LineParser, CommandsWithoutOperandsTakeNone) {
+  EXPECT_EQ(verb_of("begin"), Verb::kBegin);
+  EXPECT_EQ(verb_of(" commit "), Verb::kCommit);
+  EXPECT_EQ(verb_of("abort"), Verb::kAbort);
+  EXPECT_EQ(verb_of("flush"), Verb::kFlush);
+  EXPECT_EQ(error_of("commit now"), LineError::kTrailingText);
+}
+
+TEST(LineParser, TheLongAndTheShortFormMeanTheSame) {
+  expect_set("set pump/7/rpm 1480", "pump/7/rpm", 1480);
+  expect_set("  set\tpump/7/rpm  1480\t", "pump/7/rpm", 1480);
+  expect_set("pump/7/rpm=1480", "pump/7/rpm", 1480);
+  expect_set("set=5", "set", 5);
+  expect_set("key=", "key", "");
+  expect_set("url=http://x/?a=b", "url", "http://x/?a=b");
+  expect_set("set url http://x/?a=b", "url", "http://x/?a=b");
+}
+
+TEST(LineParser, EraseTakesAKeyAndNothingElse) {
+  const ParsedLine parsed = parse("del \"a key\"");
+  EXPECT_EQ(parsed.command.verb, Verb::kErase);
+  EXPECT_EQ(parsed.command.key, "a key");
+  EXPECT_EQ(error_of("del"), LineError::kKeyMissing);
+  EXPECT_EQ(error_of("del a b"), LineError::kTrailingText);
+}
+
+TEST(LineParser, PlainDecimalNumbersGetTheirTypeAndEverythingElseStaysText) {
+  expect_set("k=0", "k", 0);
+  expect_set("k=-3", "k", -3);
+  expect_set("k=9223372036854775807", "k", kInt64Max);
+  expect_set("k=-9223372036854775808", "k", kInt64Min);
+  expect_set("k=1.5", "k", 1.5);
+  expect_set("k=-.5", "k", -0.5);
+  expect_set("k=1e3", "k", 1000.0);
+  expect_set("k=99999999999999999999.0", "k", 1e20);
+  for (const auto text : {"007", "-007", "+5", "0x1f", "nan",  "inf", "-inf", "1_000", "1.2.3", "12abc",
+                          "-",   ".",    "-.", "1e",   "true", "1,5", "0x",   "--1",   "1e5x",  "Infinity"}) {
+    expect_set("k=" + std::string(text), "k", text);
+  }
+}
+
+TEST(LineParser, ANumberThatDoesNotFitIsAnErrorUnlessForcedToText) {
+  EXPECT_EQ(error_of("k=9223372036854775808"), LineError::kIntegerOutOfRange);
+  EXPECT_EQ(error_of("set k -9223372036854775809"), LineError::kIntegerOutOfRange);
+  EXPECT_EQ(error_of("k=99999999999999999999999999"), LineError::kIntegerOutOfRange);
+  EXPECT_EQ(error_of("set:i k 0x8000000000000000"), LineError::kIntegerOutOfRange);
+  EXPECT_EQ(error_of("add k 9223372036854775808"), LineError::kIntegerOutOfRange);
+  EXPECT_EQ(error_of("k=1e400"), LineError::kFloatOutOfRange);
+  expect_set("set:s k 9223372036854775808", "k", "9223372036854775808");
+  expect_set("set:f k 9223372036854775808", "k", 9223372036854775808.0);
+  expect_set("k=\"9223372036854775808\"", "k", "9223372036854775808");
+}
+
+TEST(LineParser, ForcedTypesAcceptEveryNotation) {
+  expect_set("set:i k 007", "k", 7);
+  expect_set("set:i k +5", "k", 5);
+  expect_set("set:i k 0x1F", "k", 31);
+  expect_set("set:i k -0x8000000000000000", "k", kInt64Min);
+  expect_set("set:i k \"12\"", "k", 12);
+  expect_set("set:f k 12", "k", 12.0);
+  expect_set("set:f k +1.5", "k", 1.5);
+  expect_set("set:f k inf", "k", kInfinity);
+  expect_set("set:f k -Infinity", "k", -kInfinity);
+  expect_set("set:s k 12", "k", "12");
+  EXPECT_TRUE(std::isnan(parse("set:f k nan").command.value.float64()));
+  EXPECT_TRUE(std::signbit(parse("set:f k -nan").command.value.float64()));
+}
+
+TEST(LineParser, ForcedTypesRefuseOtherText) {
+  for (const auto text : {"1.0", "1e3", "abc", "", "0x", "+", "nan", "+-5", "0x-5"}) {
+    EXPECT_EQ(error_of("set:i k \"" + std::string(text) + "\""), LineError::kNotInteger) << text;
+  }
+  for (const auto text : {"abc", "", "0x1f", "1.5f", "NAN", "infinite", "-", "+-1"}) {
+    EXPECT_EQ(error_of("set:f k \"" + std::string(text) + "\""), LineError::kNotNumber) << text;
+  }
+}
+
+TEST(LineParser, AddTakesNumbersInEveryNotation) {
+  expect_add("add k 1", "k", 1);
+  expect_add("add k -0x10", "k", -16);
+  expect_add("add k 2.5", "k", 2.5);
+  expect_add("add k \"5\"", "k", 5);
+  expect_add("add:i k +7", "k", 7);
+  expect_add("add:f k 7", "k", 7.0);
+  EXPECT_EQ(error_of("add k one"), LineError::kNotNumber);
+  EXPECT_EQ(error_of("add:i k 1.5"), LineError::kNotInteger);
+  EXPECT_EQ(error_of("add k"), LineError::kValueMissing);
+}
+
+TEST(LineParser, QuotesCarryAnyByte) {
+  expect_set(R"(set "a key" "two words")", "a key", "two words");
+  expect_set(R"("a=b"="c=d")", "a=b", "c=d");
+  expect_set(R"(k="")", "k", "");
+  expect_set(R"(k="\n\t\r\\\"\x41\x7f\xfF")", "k", "\n\t\r\\\"A\x7f\xff");
+  expect_set(R"("k\0"="a\0b")", "k\0"sv, "a\0b"sv);
+  expect_set("k=\xff\x01\0z"sv, "k", "\xff\x01\0z"sv);
+  expect_set("k=\"\xff\x01\0z\""sv, "k", "\xff\x01\0z"sv);
+  expect_set(R"(set "set" "#")", "set", "#");
+  expect_set(R"(k=C:\new)", "k", R"(C:\new)");
+}
+
+TEST(LineParser, WrongQuotingIsAnError) {
+  EXPECT_EQ(error_of(R"(k="open)"), LineError::kOpenQuote);
+  EXPECT_EQ(error_of(R"(set "open)"), LineError::kOpenQuote);
+  EXPECT_EQ(error_of(R"(k="open\")"), LineError::kOpenQuote);
+  EXPECT_EQ(error_of(R"(k="open\)"), LineError::kBadEscape);
+  EXPECT_EQ(error_of(R"(k="\q")"), LineError::kBadEscape);
+  EXPECT_EQ(error_of(R"(k="\x4")"), LineError::kBadEscape);
+  EXPECT_EQ(error_of(R"(k="\xg0")"), LineError::kBadEscape);
+  EXPECT_EQ(error_of(R"(k="a"b)"), LineError::kTextAfterQuote);
+  EXPECT_EQ(error_of(R"(k=a"b")"), LineError::kStrayQuote);
+  EXPECT_EQ(error_of(R"(set a"b c)"), LineError::kStrayQuote);
+  EXPECT_EQ(error_of(R"(k"=c)"), LineError::kStrayQuote);
+  EXPECT_EQ(error_of(R"(k="a" "b")"), LineError::kTrailingText);
+}
+
+TEST(LineParser, EveryOtherLineIsRefusedWithItsReason) {
+  EXPECT_EQ(error_of("st a 5"), LineError::kUnknownCommand);
+  EXPECT_EQ(error_of("SET a 5"), LineError::kUnknownCommand);
+  EXPECT_EQ(error_of("set:x a 5"), LineError::kUnknownCommand);
+  EXPECT_EQ(error_of("a = 5"), LineError::kUnknownCommand);
+  EXPECT_EQ(error_of("\"a\" 5"), LineError::kUnknownCommand);
+  EXPECT_EQ(error_of("set"), LineError::kKeyMissing);
+  EXPECT_EQ(error_of("set a"), LineError::kValueMissing);
+  EXPECT_EQ(error_of("set a=b 5"), LineError::kEqualsAfterKey);
+  EXPECT_EQ(error_of("set \"a\"=5"), LineError::kEqualsAfterKey);
+  EXPECT_EQ(error_of("=5"), LineError::kKeyEmpty);
+  EXPECT_EQ(error_of("\"\"=5"), LineError::kKeyEmpty);
+  EXPECT_EQ(error_of("set \"\" 5"), LineError::kKeyEmpty);
+  EXPECT_EQ(error_of("a=two words"), LineError::kTrailingText);
+  EXPECT_EQ(error_of("set a 5 ttl=3"), LineError::kTrailingText);
+}
+
+TEST(LineParser, KeysAndValuesUpToTheirLimitAreAcceptedAndNotAByteMore) {
+  const std::string key(kKeyBytesMax, 'k');
+  const std::string value(kValueBytesMax, 'v');
+  expect_set("set " + key + ' ' + value, key, value);
+  expect_set("\"" + key + "\"=\"" + value + '"', key, value);
+  EXPECT_EQ(error_of("set " + key + "k 5"), LineError::kKeyTooLong);
+  EXPECT_EQ(error_of(key + "k=5"), LineError::kKeyTooLong);
+  EXPECT_EQ(error_of("del \"" + key + "k\""), LineError::kKeyTooLong);
+  EXPECT_EQ(error_of("k=" + value + 'v'), LineError::kValueTooBig);
+  EXPECT_EQ(error_of("k=\"" + value + "v\""), LineError::kValueTooBig);
+}
+
+TEST(LineParser, TheLongestLineWithEverythingEscapedIsAccepted) {
+  std::string key;
+  std::string value;
+  for (std::size_t i = 0; i < kKeyBytesMax; ++i) key += "\\x6b";
+  for (std::size_t i = 0; i < kValueBytesMax; ++i) value += "\\x76";
+  const std::string line = "set:s \"" + key + "\" \"" + value + '"';
+  ASSERT_LE(line.size(), kLineBytesMax);
+  expect_set(line, std::string(kKeyBytesMax, 'k'), std::string(kValueBytesMax, 'v'));
+  EXPECT_EQ(error_of("set:s \"" + key + "\\x6b\" 1"), LineError::kKeyTooLong);
+  EXPECT_EQ(error_of("k=\"" + value + "\\x76\""), LineError::kValueTooBig);
+}
+
+unsigned seed_of_run() {
+  const char* given = std::getenv("SHMSTATE_TEST_SEED");
+  return given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
+}
+
+std::string quoted(std::string_view bytes, std::mt19937& random) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  std::string text = "\"";
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\' || c == '\n' || c == '\r' || random() % 4 == 0) {
+      text += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    } else {
+      text += c;
+    }
+  }
+  return text + '"';
+}
+
+TEST(LineParser, AnyBytesSurviveTheWayThroughQuotes) {
+  const unsigned seed = seed_of_run();
+  SCOPED_TRACE("SHMSTATE_TEST_SEED=" + std::to_string(seed));
+  std::mt19937 random(seed);
+  for (int round = 0; round < 2000; ++round) {
+    std::string key(1 + random() % 40, '\0');
+    std::string value(random() % 200, '\0');
+    for (char& c : key) c = static_cast<char>(random());
+    for (char& c : value) c = static_cast<char>(random());
+    expect_set("set " + quoted(key, random) + ' ' + quoted(value, random), key, value);
+  }
+}
+
+TEST(LineParser, AnyBytesGiveACommandWithinTheLimitsOrAnError) {
+  const unsigned seed = seed_of_run();
+  SCOPED_TRACE("SHMSTATE_TEST_SEED=" + std::to_string(seed));
+  std::mt19937 random(seed);
+  const std::vector<std::string_view> pieces{"set",   "add", "del",  ":i",  ":f",  ":s", " ", "\t",
+                                             "=",     "\"",  "\\",   "\\x", "\\0", "k",  "1", "-",
+                                             ".",     "e",   "0x",   "nan", "inf", "#",  "+", "9223372036854775808",
+                                             "begin", "\r",  "\0"sv, "\xff"};
+  for (int round = 0; round < 50000; ++round) {
+    std::string line;
+    for (std::size_t left = random() % 12; left > 0; --left) line += pieces[random() % pieces.size()];
+    const ParsedLine parsed = parse(line);
+    if (parsed.error != LineError::kNone) {
+      EXPECT_EQ(parsed.command.verb, Verb::kNothing) << line;
+      EXPECT_FALSE(describe(parsed.error).empty()) << line;
+    } else if (is_mutation(parsed.command.verb)) {
+      EXPECT_FALSE(parsed.command.key.empty()) << line;
+      EXPECT_EQ(parsed.command.value.type() == Type::kNone || parsed.command.verb == Verb::kErase,
+                parsed.command.verb == Verb::kErase)
+          << line;
+    }
+  }
+}
+
+// --- cutting a stream into lines
+
+std::vector<std::string> lines_of(LineSplitter& splitter, const std::vector<std::string_view>& chunks, bool finish) {
+  std::vector<std::string> lines;
+  const auto keep = [&](const Line& line) {
+    lines.push_back(std::to_string(line.number) + (line.is_too_long ? "!" : ":" + std::string(line.text)));
+    return true;
+  };
+  for (const std::string_view chunk : chunks) EXPECT_EQ(splitter.feed(chunk, keep), chunk.size());
+  if (finish) splitter.finish(keep);
+  return lines;
+}
+
+TEST(LineSplitter, LinesAreTheSameHoweverTheStreamIsChunked) {
+  const std::string_view stream = "one\r\n\ntwo\nthree\r\r\nfour";
+  for (std::size_t step = 1; step <= stream.size(); ++step) {
+    std::vector<std::string_view> chunks;
+    for (std::size_t at = 0; at < stream.size(); at += step) chunks.push_back(stream.substr(at, step));
+    LineSplitter splitter(100);
+    EXPECT_THAT(lines_of(splitter, chunks, true), ElementsAre("1:one", "2:", "3:two", "4:three\r", "5:four")) << step;
+  }
+}
+
+TEST(LineSplitter, ATooLongLineIsToldOnceAndSkippedToItsNewline) {
+  for (const std::vector<std::string_view>& chunks :
+       {std::vector{"0123456789a\nok\n"sv}, {"01234", "56789", "a", "bc\nok\n"}, {"0123456789a", "\nok\n"}}) {
+    LineSplitter splitter(10);
+    EXPECT_THAT(lines_of(splitter, chunks, true), ElementsAre("1!", "2:ok"));
+  }
+}
+
+TEST(LineSplitter, ALineOfExactlyTheLimitIsWhole) {
+  LineSplitter splitter(10);
+  EXPECT_THAT(lines_of(splitter, {"0123456789\n", "01234", "56789\n"}, true),
+              ElementsAre("1:0123456789", "2:0123456789"));
+}
+
+TEST(LineSplitter, TheRestOfAChunkIsLeftWhenALineSaysStop) {
+  LineSplitter splitter(100);
+  std::vector<std::string> lines;
+  const auto stop_at_b = [&](const Line& line) {
+    lines.emplace_back(line.text);
+    return line.text != "b";
+  };
+  EXPECT_EQ(splitter.feed("a\nb\nc\nd", stop_at_b), 4U);
+  EXPECT_EQ(splitter.feed("c\nd", stop_at_b), 3U);
+  splitter.finish(stop_at_b);
+  EXPECT_THAT(lines, ElementsAre("a", "b", "c", "d"));
+}
+
+TEST(LineSplitter, AnUnfinishedLineCanBeDropped) {
+  LineSplitter splitter(100);
+  EXPECT_THAT(lines_of(splitter, {"a\nhal"}, false), ElementsAre("1:a"));
+  EXPECT_TRUE(splitter.drop_unfinished());
+  EXPECT_FALSE(splitter.drop_unfinished());
+  EXPECT_THAT(lines_of(splitter, {"b\n"}, true), ElementsAre("2:b"));
+}
+
+TEST(LineSplitter, AStreamEnteredInTheMiddleOfALineBeginsWithTheNextOne) {
+  LineSplitter splitter(100);
+  splitter.skip_rest_of_line();
+  EXPECT_THAT(lines_of(splitter, {"f of it\nwhole\n"}, true), ElementsAre("1:whole"));
+}
+
+// --- what a session does with lines
+
+std::string text_of(const Command& command) {
+  const std::string verb = command.verb == Verb::kSet ? "set " : command.verb == Verb::kAdd ? "add " : "del ";
+  std::string value;
+  if (command.value.type() == Type::kInt64) value = " " + std::to_string(command.value.int64());
+  if (command.value.type() == Type::kFloat64) value = " f" + std::to_string(command.value.float64());
+  if (command.value.type() == Type::kBytes) value = " '" + std::string(command.value.bytes()) + "'";
+  return verb + std::string(command.key) + value;
+}
+
+class RecordingSink final : public MutationSink {
+ public:
+  Status push(const Command& mutation) override {
+    if (answer == Status::kOk) pushed.push_back(text_of(mutation));
+    return answer;
+  }
+  Status push_batch(const PendingBatch& batch) override {
+    std::string text;
+    batch.for_each([&](const Command& mutation) { text += (text.empty() ? "" : "; ") + text_of(mutation); });
+    if (answer == Status::kOk) pushed.push_back("[" + text + "]");
+    return answer;
+  }
+
+  Status answer = Status::kOk;
+  std::vector<std::string> pushed;
+};
+
+class SessionTest : public ::testing::Test {
+ protected:
+  Verdict say(std::string_view text) { return session_.handle({text, ++line_number_, false}); }
+  void say_all(const std::vector<std::string_view>& lines) {
+    for (const std::string_view line : lines) say(line);
+  }
+
+  RecordingSink sink_;
+  Tally tally_;
+  Session session_{sink_, tally_, scratch(), 200};
+  std::uint64_t line_number_ = 0;
+};
+
+TEST_F(SessionTest, MutationsArePushedInOrderAndAnswered) {
+  EXPECT_EQ(say("set a 1").answer, Answer::kOk);
+  EXPECT_EQ(say("# nothing").answer, Answer::kNone);
+  EXPECT_EQ(say("add a 2.5").answer, Answer::kOk);
+  EXPECT_EQ(say("del a").answer, Answer::kOk);
+  EXPECT_THAT(sink_.pushed, ElementsAre("set a 1", "add a f2.500000", "del a"));
+  EXPECT_EQ(tally_.lines, 4U);
+  EXPECT_EQ(tally_.mutations, 3U);
+  EXPECT_TRUE(tally_.is_clean());
+}
+
+TEST_F(SessionTest, ABadLineIsCountedAndTheNextOneWorks) {
+  const Verdict verdict = say("nonsense");
+  EXPECT_TRUE(verdict.is_problem);
+  EXPECT_EQ(verdict.answer, Answer::kError);
+  EXPECT_THAT(session_.problem(), StartsWith("unknown command"));
+  EXPECT_EQ(say("a=1").answer, Answer::kOk);
+  EXPECT_EQ(tally_.bad_lines, 1U);
+  EXPECT_THAT(sink_.pushed, ElementsAre("set a 1"));
+}
+
+TEST_F(SessionTest, ATooLongLineIsABadLine) {
+  EXPECT_TRUE(session_.handle({"", 1, true}).is_problem);
+  EXPECT_EQ(session_.problem(), "the line is too long");
+  EXPECT_EQ(tally_.bad_lines, 1U);
+}
+
+TEST_F(SessionTest, ABatchIsPushedAsAWholeByItsCommitAndAnsweredOnce) {
+  EXPECT_EQ(say("begin").answer, Answer::kNone);
+  EXPECT_EQ(say("set a 1").answer, Answer::kNone);
+  EXPECT_EQ(say("b=text").answer, Answer::kNone);
+  EXPECT_EQ(say("del c").answer, Answer::kNone);
+  EXPECT_THAT(sink_.pushed, IsEmpty());
+  EXPECT_EQ(say("commit").answer, Answer::kOk);
+  EXPECT_THAT(sink_.pushed, ElementsAre("[set a 1; set b 'text'; del c]"));
+  EXPECT_EQ(tally_.mutations, 3U);
+  EXPECT_EQ(tally_.batches, 1U);
+  say("a=2");
+  EXPECT_EQ(sink_.pushed.back(), "set a 2");
+}
+
+TEST_F(SessionTest, AnAbortedBatchLeavesNothingBehind) {
+  say_all({"begin", "a=1"});
+  EXPECT_EQ(say("abort").answer, Answer::kOk);
+  say_all({"begin", "b=2", "commit"});
+  EXPECT_THAT(sink_.pushed, ElementsAre("[set b 2]"));
+  EXPECT_TRUE(tally_.is_clean());
+}
+
+TEST_F(SessionTest, ABadLineDiscardsItsWholeBatchAndTheCommitTellsWhy) {
+  say_all({"begin", "a=1"});
+  const Verdict bad = say("a=two words");
+  EXPECT_TRUE(bad.is_problem);
+  EXPECT_EQ(bad.answer, Answer::kNone);
+  say("b=2");
+  EXPECT_EQ(say("commit").answer, Answer::kError);
+  EXPECT_THAT(session_.problem(), StartsWith("the batch is discarded: line 3: text after the end"));
+  EXPECT_THAT(sink_.pushed, IsEmpty());
+  EXPECT_EQ(tally_.bad_lines, 1U);
+  EXPECT_EQ(tally_.discarded_batches, 1U);
+  say_all({"begin", "c=3", "commit"});
+  EXPECT_THAT(sink_.pushed, ElementsAre("[set c 3]"));
+}
+
+TEST_F(SessionTest, BatchCommandsInTheWrongPlaceAreBadLines) {
+  EXPECT_EQ(say("commit").answer, Answer::kError);
+  EXPECT_EQ(say("abort").answer, Answer::kError);
+  say_all({"begin", "a=1", "begin", "commit"});
+  EXPECT_THAT(session_.problem(), HasSubstr("begin inside a batch"));
+  EXPECT_THAT(sink_.pushed, IsEmpty());
+  EXPECT_EQ(tally_.bad_lines, 3U);
+}
+
+TEST_F(SessionTest, FlushWaitsOutsideABatchAndIsRefusedInsideOne) {
+  EXPECT_EQ(say("flush").answer, Answer::kFlushWhenReadable);
+  say("begin");
+  EXPECT_EQ(say("flush").answer, Answer::kFlushError);
+  EXPECT_EQ(say("commit").answer, Answer::kError);
+}
+
+TEST_F(SessionTest, ABatchThatIsOpenAtTheEndIsDiscardedAndTold) {
+  EXPECT_FALSE(session_.end());
+  say_all({"begin", "a=1"});
+  EXPECT_TRUE(session_.end());
+  EXPECT_THAT(session_.problem(), HasSubstr("begun in line 1"));
+  EXPECT_FALSE(session_.end());
+  EXPECT_THAT(sink_.pushed, IsEmpty());
+  EXPECT_EQ(tally_.discarded_batches, 1U);
+}
+
+TEST_F(SessionTest, ABatchBiggerThanTheRingIsRefusedBeforeItTakesMemory) {
+  say("begin");
+  const std::string line = "key=\"" + std::string(150, 'v') + '"';
+  EXPECT_FALSE(say(line).is_problem);
+  EXPECT_TRUE(say(line).is_problem);
+  EXPECT_THAT(session_.problem(), HasSubstr("bigger than the ring"));
+  EXPECT_EQ(say("commit").answer, Answer::kError);
+  EXPECT_THAT(sink_.pushed, IsEmpty());
+}
+
+TEST_F(SessionTest, WhatTheRingRefusesIsCountedByMutation) {
+  sink_.answer = Status::kTimeout;
+  const Verdict verdict = say("a=1");
+  EXPECT_TRUE(verdict.is_ring_full);
+  EXPECT_EQ(verdict.answer, Answer::kError);
+  EXPECT_THAT(session_.problem(), StartsWith("refused: the ring is full"));
+  say_all({"begin", "a=1", "b=2"});
+  EXPECT_TRUE(say("commit").is_ring_full);
+  EXPECT_EQ(tally_.refused_mutations, 3U);
+  EXPECT_EQ(tally_.mutations, 0U);
+  sink_.answer = Status::kOk;
+  say("c=3");
+  EXPECT_THAT(sink_.pushed, ElementsAre("set c 3"));
+}
+
+// --- limited reports
+
+TEST(ReportLimiter, WritesSoManyASecondAndCountsTheOthers) {
+  ReportLimiter limiter(3);
+  const auto start = std::chrono::steady_clock::now();
+  int written = 0;
+  for (int i = 0; i < 10; ++i) written += limiter.allow(start + std::chrono::milliseconds(i)) ? 1 : 0;
+  EXPECT_EQ(written, 3);
+  EXPECT_EQ(limiter.take_suppressed(), 7U);
+  EXPECT_EQ(limiter.suppressed(), 0U);
+  EXPECT_TRUE(limiter.allow(start + std::chrono::seconds(1)));
+}
+
+}  // namespace
+}  // namespace shmstate::agent
