@@ -1,0 +1,204 @@
+// Looking keys up in a buffer, for readers and for the merger. Nothing that is loaded from the buffer is trusted: the
+// merger may be writing it (the caller validates the stamp afterwards), and a damaged file must not crash a reader. So
+// every offset is bounded by the committed size, every loop by a constant, and every load is an acquire.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "core/hash.h"
+#include "core/layout.h"
+#include "core/slot.h"
+#include "core/words.h"
+
+namespace shmstate {
+
+/// A key with its hash, as lookups want it.
+struct Key {
+  std::string_view bytes;
+  std::uint64_t hash = 0;
+};
+
+/// The tags of a group, loaded as two words.
+class TagWords {
+ public:
+  explicit TagWords(const layout::TagGroup& group) noexcept {
+    const auto* words = reinterpret_cast<const std::uint64_t*>(&group);
+    low_ = load_word(words, std::memory_order_acquire);
+    high_ = load_word(words + 1, std::memory_order_acquire);
+  }
+
+  /// A bit for each of the 15 slots whose tag is `tag`.
+  [[nodiscard]] std::uint32_t match(std::uint8_t tag) const noexcept {
+#if defined(__SSE2__)
+    const __m128i tags = _mm_set_epi64x(static_cast<long long>(high_), static_cast<long long>(low_));
+    const __m128i equal = _mm_cmpeq_epi8(tags, _mm_set1_epi8(static_cast<char>(tag)));
+    return static_cast<std::uint32_t>(_mm_movemask_epi8(equal)) & kSlotBits;
+#else
+    return (match_word(low_, tag) | match_word(high_, tag) << 8) & kSlotBits;
+#endif
+  }
+  [[nodiscard]] std::uint32_t occupied() const noexcept { return ~match(0) & kSlotBits; }
+  [[nodiscard]] std::uint8_t overflow_count() const noexcept { return static_cast<std::uint8_t>(high_ >> 56); }
+
+ private:
+  static constexpr std::uint32_t kSlotBits = (1U << layout::kGroupSlots) - 1;
+
+  // Exact zero-byte search (Hacker's Delight 6-1), then one bit from each byte.
+  [[nodiscard]] static std::uint32_t match_word(std::uint64_t word, std::uint8_t tag) noexcept {
+    constexpr std::uint64_t kLow7 = 0x7f7f'7f7f'7f7f'7f7f;
+    const std::uint64_t x = word ^ (0x0101'0101'0101'0101 * tag);
+    const std::uint64_t zero = ~(((x & kLow7) + kLow7) | x | kLow7);
+    return static_cast<std::uint32_t>((zero >> 7) * 0x0102'0408'1020'4080 >> 56);
+  }
+
+  std::uint64_t low_;
+  std::uint64_t high_;
+};
+
+/// Where an entry lies.
+struct Location {
+  std::uint64_t page = 0;   // of its segment
+  std::uint32_t slot = 0;   // in the segment
+};
+
+class BufferView {
+ public:
+  /// A buffer of at most `pages_max` mapped pages.
+  BufferView(const std::byte* base, std::uint64_t pages_max) noexcept : base_(base), pages_max_(pages_max) {}
+
+  [[nodiscard]] std::uint64_t header_word(std::size_t offset) const noexcept {
+    return load_word(reinterpret_cast<const std::uint64_t*>(base_ + offset), std::memory_order_acquire);
+  }
+  [[nodiscard]] std::uint64_t entry_count() const noexcept {
+    return header_word(offsetof(layout::BufferHeader, entry_count));
+  }
+  [[nodiscard]] std::uint64_t published_ns() const noexcept {
+    return header_word(offsetof(layout::BufferHeader, published_ns));
+  }
+  /// Pages that are committed, and so may be touched.
+  [[nodiscard]] std::uint64_t page_count() const noexcept {
+    const std::uint64_t pages = header_word(offsetof(layout::BufferHeader, page_count));
+    return pages < pages_max_ ? pages : pages_max_;
+  }
+
+  // ---- the directory
+
+  [[nodiscard]] unsigned directory_depth() const noexcept {
+    return static_cast<unsigned>(header_word(offsetof(layout::BufferHeader, directory)) & 0xff);
+  }
+  /// The page of the segment that a directory entry names; nothing when that is out of bounds.
+  [[nodiscard]] std::optional<std::uint64_t> segment_page(std::uint32_t index, std::uint64_t pages) const noexcept {
+    const std::uint64_t directory = header_word(offsetof(layout::BufferHeader, directory));
+    const std::uint64_t end = pages * layout::kPageBytes;
+    const std::uint64_t offset = (directory >> 8) * layout::kPageBytes + std::uint64_t{index / 2} * kWord;
+    if (directory >> 8 >= pages || offset >= end) return std::nullopt;
+    const auto* const two_entries = reinterpret_cast<const std::uint64_t*>(base_ + offset);
+    const std::uint64_t page = load_word(two_entries, std::memory_order_acquire) >> (index % 2 * 32) & 0xffff'ffff;
+    return page < pages ? std::optional(page) : std::nullopt;
+  }
+  /// Precondition: page < page_count().
+  [[nodiscard]] const layout::Segment& segment(std::uint64_t page) const noexcept {
+    return *reinterpret_cast<const layout::Segment*>(base_ + page * layout::kPageBytes);
+  }
+
+  // ---- entries
+
+  enum class Found : std::uint8_t { kYes, kNo, kDamaged };
+
+  /// Finds a key's slot. kDamaged also when the merger is just writing this buffer.
+  [[nodiscard]] Found find(const Key& key, Location& location, SlotHead& head) const noexcept {
+    const std::uint64_t pages = page_count();
+    const unsigned depth = directory_depth();
+    if (depth > layout::kDirectoryLog2Max) return Found::kDamaged;
+    const std::optional<std::uint64_t> page = segment_page(directory_index(key.hash, depth), pages);
+    if (!page) return Found::kDamaged;
+    location.page = *page;
+    return find_in_segment(key, pages, location, head);
+  }
+
+  /// The slot's head; its `type` is kNone when the slot is free, or not sane.
+  [[nodiscard]] static SlotHead head_of(const layout::Slot& slot) noexcept {
+    const SlotHead head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
+    return head.is_sane() ? head : SlotHead{};
+  }
+  [[nodiscard]] static std::uint64_t changed_epoch(const layout::Slot& slot) noexcept {
+    return load_word(&slot.changed_epoch, std::memory_order_acquire);
+  }
+
+  /// The words of an entry's value or key; null when they are out of bounds.
+  [[nodiscard]] const std::uint64_t* value_words(const layout::Slot& slot, const SlotHead& head) const noexcept {
+    return head.has(SlotHead::kValueInHeap) ? heap_words(slot.words[0], head.value_bytes) : slot.words;
+  }
+  [[nodiscard]] const std::uint64_t* key_words(const layout::Slot& slot, const SlotHead& head) const noexcept {
+    const std::uint64_t* const words = slot.words + head.key_word();
+    return head.has(SlotHead::kKeyInHeap) ? heap_words(*words, head.key_bytes) : words;
+  }
+
+ private:
+  [[nodiscard]] Found find_in_segment(const Key& key, std::uint64_t pages, Location& location,
+                                      SlotHead& head) const noexcept {
+    const layout::Segment& here = segment(location.page);
+    const std::uint8_t tag = tag_of(key.hash);
+    std::uint32_t group = home_group(key.hash);
+    for (std::size_t probes = 0; probes < layout::kSegmentGroups; ++probes) {
+      const TagWords tags(here.groups[group]);
+      for (std::uint32_t match = tags.match(tag); match != 0; match &= match - 1) {
+        const auto slot = static_cast<std::uint32_t>(group * layout::kGroupSlots) +
+                          static_cast<std::uint32_t>(std::countr_zero(match));
+        if (!holds_key(here.slots[slot], key, pages, head)) continue;
+        location.slot = slot;
+        return Found::kYes;
+      }
+      if (tags.overflow_count() == 0) return Found::kNo;
+      if (++group == layout::kSegmentGroups) group = 0;
+    }
+    return Found::kNo;
+  }
+
+  [[nodiscard]] bool holds_key(const layout::Slot& slot, const Key& key, std::uint64_t pages,
+                               SlotHead& head) const noexcept {
+    const SlotHead candidate = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
+    if (candidate.key_bytes != key.bytes.size() || !candidate.is_sane()) return false;
+    const std::uint64_t* words = slot.words + candidate.key_word();
+    if (candidate.has(SlotHead::kKeyInHeap)) {
+      if (load_word(words + 1, std::memory_order_acquire) != key.hash) return false;
+      words = heap_words_below(pages, *words, candidate.key_bytes);
+      if (words == nullptr) return false;
+    }
+    if (!equal_words(words, key.bytes)) return false;
+    head = candidate;
+    return true;
+  }
+
+  [[nodiscard]] static bool equal_words(const std::uint64_t* words, std::string_view bytes) noexcept {
+    const std::size_t whole = bytes.size() / kWord;
+    for (std::size_t i = 0; i < whole; ++i) {
+      if (load_word(words + i, std::memory_order_acquire) != unaligned_word(bytes.data() + i * kWord)) return false;
+    }
+    return bytes.size() % kWord == 0 || load_word(words + whole, std::memory_order_acquire) == tail_word(bytes);
+  }
+
+  [[nodiscard]] const std::uint64_t* heap_words(const std::uint64_t& reference, std::size_t bytes) const noexcept {
+    return heap_words_below(page_count(), reference, bytes);
+  }
+  [[nodiscard]] const std::uint64_t* heap_words_below(std::uint64_t pages, const std::uint64_t& reference,
+                                                      std::size_t bytes) const noexcept {
+    const std::uint64_t offset = load_word(&reference, std::memory_order_acquire);
+    const std::uint64_t end = pages * layout::kPageBytes;
+    if (offset % kWord != 0 || offset >= end || padded(bytes) > end - offset) return nullptr;
+    return reinterpret_cast<const std::uint64_t*>(base_ + offset);
+  }
+
+  const std::byte* base_;
+  std::uint64_t pages_max_;
+};
+
+}  // namespace shmstate

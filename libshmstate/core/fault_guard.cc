@@ -1,0 +1,83 @@
+#include "core/fault_guard.h"
+
+#include <sys/mman.h>
+
+#include <array>
+#include <atomic>
+#include <csignal>
+#include <cstdint>
+#include <mutex>
+
+#include "shmstate/status.h"
+
+namespace shmstate {
+namespace {
+
+struct Range {
+  std::atomic<std::uintptr_t> begin{0};  // zero: free
+  std::atomic<std::size_t> bytes{0};
+  std::atomic<bool> has_faulted{false};
+};
+
+std::array<Range, 8192> ranges;
+std::atomic<int> ranges_used{0};  // beyond this place, none was ever used
+struct sigaction previous_action;
+
+void on_bus_error(int signal, siginfo_t* info, void* context) {
+  const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+  const int used = ranges_used.load(std::memory_order_acquire);
+  for (int i = 0; i < used; ++i) {
+    Range& range = ranges[static_cast<std::size_t>(i)];
+    const std::uintptr_t begin = range.begin.load(std::memory_order_acquire);
+    const std::size_t bytes = range.bytes.load(std::memory_order_relaxed);
+    if (begin == 0 || address < begin || address - begin >= bytes) continue;
+    void* const zeros = ::mmap(reinterpret_cast<void*>(begin), bytes, PROT_READ | PROT_WRITE,
+                               MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (zeros == MAP_FAILED) break;
+    range.has_faulted.store(true, std::memory_order_release);
+    return;
+  }
+  if ((previous_action.sa_flags & SA_SIGINFO) != 0) return previous_action.sa_sigaction(signal, info, context);
+  if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
+    return previous_action.sa_handler(signal);
+  }
+  std::signal(SIGBUS, SIG_DFL);  // the access is repeated and kills us, as it should
+}
+
+void install_handler() {
+  struct sigaction action {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGBUS, &action, &previous_action);
+}
+
+}  // namespace
+
+FaultGuard::FaultGuard(void* address, std::size_t bytes) {
+  static std::once_flag installed;
+  std::call_once(installed, install_handler);
+  static std::mutex registration;
+  const std::lock_guard lock(registration);
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    Range& range = ranges[i];
+    if (range.begin.load(std::memory_order_relaxed) != 0) continue;
+    range.has_faulted.store(false, std::memory_order_relaxed);
+    range.bytes.store(bytes, std::memory_order_relaxed);
+    range.begin.store(reinterpret_cast<std::uintptr_t>(address), std::memory_order_release);
+    place_ = static_cast<int>(i);
+    if (place_ >= ranges_used.load(std::memory_order_relaxed)) ranges_used.store(place_ + 1, std::memory_order_release);
+    return;
+  }
+  throw Error(Status::kNoMemory, "shmstate: too many guarded mappings in this process");
+}
+
+FaultGuard::~FaultGuard() {
+  if (place_ >= 0) ranges[static_cast<std::size_t>(place_)].begin.store(0, std::memory_order_release);
+}
+
+bool FaultGuard::has_faulted() const noexcept {
+  return place_ >= 0 && ranges[static_cast<std::size_t>(place_)].has_faulted.load(std::memory_order_acquire);
+}
+
+}  // namespace shmstate

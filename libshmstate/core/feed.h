@@ -1,0 +1,73 @@
+// The change feed: one record for each key that changed in an epoch, in a ring of fixed-size records.
+//
+// It lies outside the buffers, in a single copy, and is only appended to. A record that names a slot is enough for a
+// changed key, because the key stands in the snapshot; an entry that a split moves is named again at its new place; an
+// erased key is spelled out. Before records are overwritten, `feed_reserved` says so, so a reader that finds it beyond
+// its position after reading knows that it read too late.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string_view>
+
+#include "core/instance_owner.h"
+#include "core/layout.h"
+#include "core/words.h"
+
+namespace shmstate {
+
+enum class FeedKind : std::uint8_t {
+  kChanged = 1,  // body: page << 16 | slot
+  kMoved = 2,    // body: page << 16 | slot; the entry changed earlier, and lies here now
+  kErased = 3,   // detail: EraseReason; body: bytes of the key, which follows
+  kKey = 4,      // body: 8 bytes of the key
+};
+
+enum class EraseReason : std::uint8_t { kErase = 0, kExpiry = 1, kOwnerGone = 2 };
+
+class Feed {
+ public:
+  explicit Feed(InstanceOwner& owner)
+      : owner_(owner), records_(owner.feed()), mask_(owner.geometry().feed_record_count - 1) {}
+
+  /// What a merger that died had reserved beyond `end` may be overwritten already.
+  void start_from(std::uint64_t end) noexcept {
+    end_ = end;
+    reserved_ = std::max(end, owner_.heartbeat().feed_reserved.load(std::memory_order_relaxed));
+  }
+  /// The number of records ever written.
+  [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
+
+  void changed(std::uint64_t epoch, std::uint64_t page, std::uint32_t slot) {
+    append(epoch, FeedKind::kChanged, 0, page << 16 | slot);
+  }
+  void moved(std::uint64_t epoch, std::uint64_t page, std::uint32_t slot) {
+    append(epoch, FeedKind::kMoved, 0, page << 16 | slot);
+  }
+  void erased(std::uint64_t epoch, EraseReason reason, std::string_view key) {
+    append(epoch, FeedKind::kErased, static_cast<std::uint8_t>(reason), key.size());
+    for_each_word(key, [&](std::size_t, std::uint64_t word) { append(epoch, FeedKind::kKey, 0, word); });
+  }
+
+ private:
+  static constexpr std::uint64_t kReserveStep = 16;
+
+  void append(std::uint64_t epoch, FeedKind kind, std::uint8_t detail, std::uint64_t body) {
+    if (end_ == reserved_) {
+      reserved_ += kReserveStep;
+      owner_.heartbeat().feed_reserved.store(reserved_, std::memory_order_relaxed);  // ordered by the stores below
+    }
+    layout::FeedRecord& record = records_[end_++ & mask_];
+    const std::uint64_t head = epoch << 12 | static_cast<std::uint64_t>(kind) << 8 | detail;
+    store_word(&record.head, head, std::memory_order_release);
+    store_word(&record.body, body, std::memory_order_release);
+  }
+
+  InstanceOwner& owner_;
+  layout::FeedRecord* records_;
+  std::uint64_t mask_;
+  std::uint64_t end_ = 0;
+  std::uint64_t reserved_ = 0;
+};
+
+}  // namespace shmstate

@@ -1,0 +1,156 @@
+#include "core/instance.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+#include "core/words.h"
+
+namespace shmstate {
+namespace {
+
+namespace fs = std::filesystem;
+using layout::kPageBytes;
+
+constexpr auto kPollInterval = std::chrono::milliseconds(2);
+
+[[noreturn]] void throw_damaged(const fs::path& instance, const std::string& reason) {
+  throw Error(Status::kDamaged, "shmstate: " + quoted(instance) + ": " + reason +
+                                    "; stop its merger, remove the directory and start the merger again");
+}
+
+// Whether `count` elements of `bytes` each lie within `limit` from `offset`, without overflow.
+bool fits(std::uint64_t offset, std::uint64_t count, std::uint64_t bytes, std::uint64_t limit) {
+  return offset <= limit && count <= (limit - offset) / bytes;
+}
+
+std::string version_text(std::uint32_t major, std::uint32_t minor) {
+  return std::to_string(major) + "." + std::to_string(minor);
+}
+
+}  // namespace
+
+std::vector<fs::path> instance_roots() {
+  if (const char* root = std::getenv("SHMSTATE_ROOT"); root != nullptr && *root != '\0') return {root};
+  return {"/run/shmstate", "/dev/shm/shmstate-" + std::to_string(::geteuid())};
+}
+
+fs::path instance_path(std::string_view name) {
+  if (name.find('/') != std::string_view::npos) {
+    fs::path path = fs::path(name).lexically_normal();
+    return path.filename().empty() ? path.parent_path() : path;
+  }
+  if (name.empty() || name.front() == '.' || name.size() > 200) {
+    throw Error(Status::kInvalidArgument, "shmstate: instance \"" + std::string(name) +
+                                              "\": a name has 1 to 200 characters and does not begin with a dot");
+  }
+  const std::vector<fs::path> roots = instance_roots();
+  for (const fs::path& root : roots) {
+    std::error_code ignored;
+    if (fs::exists(root / name, ignored)) return root / name;
+  }
+  return roots.back() / name;
+}
+
+std::string quoted(const fs::path& instance) {
+  return "instance \"" + instance.filename().string() + "\" (" + instance.string() + ")";
+}
+
+bool leads_to(const fs::path& path, const os::Fd& fd) noexcept {
+  const std::optional<os::FileInfo> mine = os::file_info(fd.get());
+  const os::Fd there = os::open_file(path, O_RDONLY);
+  const std::optional<os::FileInfo> now = there.is_open() ? os::file_info(there.get()) : std::nullopt;
+  return mine && now && mine->inode == now->inode && mine->device == now->device;
+}
+
+Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes, const fs::path& instance) {
+  if (identity.layout_major != layout::kLayoutMajor ||
+      (identity.required_features & ~layout::kRequiredFeatures) != 0) {
+    throw Error(Status::kVersionMismatch,
+                "shmstate: " + quoted(instance) + ": has layout " +
+                    version_text(identity.layout_major, identity.layout_minor) + ", this program reads layout " +
+                    version_text(layout::kLayoutMajor, layout::kLayoutMinor) +
+                    "; install the same shmstate version for merger, writers and readers");
+  }
+  const Geometry g{.instance_id = identity.instance_id,
+                   .hash_seed = identity.hash_seed,
+                   .control_bytes = identity.control_bytes,
+                   .snapshot_bytes = identity.snapshot_bytes,
+                   .buffer_offset = identity.buffer_offset,
+                   .buffer_stride = identity.buffer_stride,
+                   .buffer_count = identity.buffer_count,
+                   .ring_count_max = identity.ring_count_max,
+                   .first_page = identity.first_page,
+                   .statistic_count = identity.statistic_count,
+                   .feed_offset = identity.feed_offset,
+                   .feed_record_count = identity.feed_record_count,
+                   .statistic_offset = identity.statistic_offset,
+                   .value_offset = identity.value_offset,
+                   .ring_table_offset = identity.ring_table_offset};
+  if (g.control_bytes > control_file_bytes) throw_damaged(instance, "control is truncated");
+  const std::uint64_t cursor_end = layout::kCursorOffset + std::uint64_t{g.ring_count_max} * sizeof(layout::RingCursor);
+  const bool sound =
+      g.buffer_count >= layout::kBuffersMin && g.buffer_count <= layout::kBuffersMax && g.ring_count_max >= 1 &&
+      g.ring_count_max <= layout::kRingsMax && g.buffer_stride % kPageBytes == 0 && g.buffer_offset % kPageBytes == 0 &&
+      g.first_page * kPageBytes >= cursor_end && g.first_page < g.pages_max() &&
+      fits(g.buffer_offset, g.buffer_count, g.buffer_stride, g.snapshot_bytes) &&
+      g.feed_record_count >= 1 && (g.feed_record_count & (g.feed_record_count - 1)) == 0 &&
+      g.feed_offset % layout::kLine == 0 &&
+      fits(g.feed_offset, g.feed_record_count, sizeof(layout::FeedRecord), g.buffer_offset) &&
+      g.statistic_offset % layout::kLine == 0 && g.value_offset % layout::kLine == 0 &&
+      g.ring_table_offset % layout::kLine == 0 &&
+      fits(g.statistic_offset, g.statistic_count, sizeof(layout::StatisticName), g.control_bytes) &&
+      fits(g.value_offset, g.statistic_count, sizeof(std::uint64_t), g.control_bytes) &&
+      fits(g.ring_table_offset, g.ring_count_max, sizeof(layout::RingStatus), g.control_bytes);
+  if (!sound) throw_damaged(instance, "control describes an impossible layout");
+  return g;
+}
+
+Control::Control(fs::path instance, std::chrono::nanoseconds timeout) : path_(std::move(instance)) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  std::optional<Error> why;
+  while (!try_open(why)) {
+    if (std::chrono::steady_clock::now() >= deadline) throw *why;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+bool Control::try_open(std::optional<Error>& why) {
+  fd_ = os::open_file(path_ / "control", O_RDONLY);
+  if (!fd_.is_open()) {
+    if (errno == ENOENT || errno == ENOTDIR) {
+      why.emplace(Status::kNoInstance, "shmstate: " + quoted(path_) + ": does not exist; start its merger: " +
+                                           "shmstate-merger --instance " + path_.string());
+      return false;
+    }
+    if (errno == EACCES || errno == EPERM) {
+      throw Error(Status::kNoPermission, "shmstate: " + quoted(path_) + ": permission denied for " +
+                                             (path_ / "control").string() +
+                                             "; readers and writers must belong to the group that owns it");
+    }
+    os::throw_errno("cannot open " + (path_ / "control").string(), errno);
+  }
+  const std::optional<os::FileInfo> info = os::file_info(fd_.get());
+  const auto not_ready = [&] {
+    why.emplace(Status::kNotReady, "shmstate: " + quoted(path_) +
+                                       ": its creation has not finished; start its merger, which begins again");
+    return false;
+  };
+  if (!info || info->bytes < sizeof(layout::ControlHeader)) return not_ready();
+  const std::size_t bytes = static_cast<std::size_t>(info->bytes);
+  if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
+  Mapping mapping(fd_, Access::kReadOnly, 0, bytes, (path_ / "control").string());
+  const auto& header = *reinterpret_cast<const layout::ControlHeader*>(mapping.data());
+  const std::uint64_t magic = header.identity.magic.load(std::memory_order_acquire);  // pair: identity.magic
+  if (magic == 0) return not_ready();
+  if (magic != layout::kControlMagic) throw_damaged(path_, "control is not a shmstate file");
+  geometry_ = check_identity(header.identity, bytes, path_);
+  mapping_ = std::move(mapping);
+  return true;
+}
+
+}  // namespace shmstate

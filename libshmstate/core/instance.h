@@ -1,0 +1,92 @@
+// Finding, checking and mapping an instance's files, for everybody but the merger that creates them.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/layout.h"
+#include "core/mapping.h"
+#include "core/os.h"
+
+namespace shmstate {
+
+/// Bytes of files under an instance directory that are locked to tell who lives (see os::try_lock).
+inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger; of a ring: its writer
+inline constexpr std::uint64_t kPinByte = 0;     // of `snapshot`: buffer b is byte kPinByte + b
+inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes now
+
+/// The directory of an instance. A name with a slash is a path; otherwise it is looked for in $SHMSTATE_ROOT if set,
+/// else in /run/shmstate and then in the user's own /dev/shm/shmstate-<uid>. Throws `Error` for an impossible name.
+[[nodiscard]] std::filesystem::path instance_path(std::string_view name);
+
+/// The directories in which instances may lie, in that order.
+[[nodiscard]] std::vector<std::filesystem::path> instance_roots();
+
+/// "instance "plant"", for messages.
+[[nodiscard]] std::string quoted(const std::filesystem::path& instance);
+
+/// Whether `path` still leads to the file that `fd` has open.
+[[nodiscard]] bool leads_to(const std::filesystem::path& path, const os::Fd& fd) noexcept;
+
+/// The constant part of `control`, copied and checked once, so that nothing that changes later is trusted.
+struct Geometry {
+  layout::Id instance_id{};
+  std::uint64_t hash_seed = 0;
+  std::uint64_t control_bytes = 0;
+  std::uint64_t snapshot_bytes = 0;
+  std::uint64_t buffer_offset = 0;
+  std::uint64_t buffer_stride = 0;
+  std::uint32_t buffer_count = 0;
+  std::uint32_t ring_count_max = 0;
+  std::uint32_t first_page = 0;
+  std::uint32_t statistic_count = 0;
+  std::uint64_t feed_offset = 0;
+  std::uint64_t feed_record_count = 0;
+  std::uint64_t statistic_offset = 0;
+  std::uint64_t value_offset = 0;
+  std::uint64_t ring_table_offset = 0;
+
+  /// Pages that a buffer may have at most.
+  [[nodiscard]] std::uint64_t pages_max() const noexcept { return buffer_stride / layout::kPageBytes; }
+};
+
+/// Checks an identity against this build and the sizes of its files. Throws `Error` (kVersionMismatch, kDamaged).
+[[nodiscard]] Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes,
+                                      const std::filesystem::path& instance);
+
+/// `control`, mapped read-only, of an instance that is completely created.
+class Control {
+ public:
+  /// Waits at most `timeout` for the instance to appear. Throws `Error`.
+  Control(std::filesystem::path instance, std::chrono::nanoseconds timeout);
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
+  [[nodiscard]] const layout::Publication& publication() const noexcept { return header().publication; }
+  [[nodiscard]] const layout::Heartbeat& heartbeat() const noexcept { return header().heartbeat; }
+  [[nodiscard]] const layout::Identity& identity() const noexcept { return header().identity; }
+  [[nodiscard]] const std::byte* data() const noexcept { return mapping_.data(); }
+
+  /// Asks the kernel whether a merger holds its lock.
+  [[nodiscard]] bool merger_running() const noexcept { return os::is_locked(fd_.get(), kLifeByte); }
+  /// Whether the directory still leads to these files.
+  [[nodiscard]] bool is_current() const noexcept { return leads_to(path_ / "control", fd_); }
+
+ private:
+  [[nodiscard]] const layout::ControlHeader& header() const noexcept {
+    return *reinterpret_cast<const layout::ControlHeader*>(mapping_.data());
+  }
+  /// Empty when the instance is not ready yet, with the reason in `why`.
+  [[nodiscard]] bool try_open(std::optional<Error>& why);
+
+  std::filesystem::path path_;
+  os::Fd fd_;
+  Mapping mapping_;
+  Geometry geometry_;
+};
+
+}  // namespace shmstate

@@ -1,0 +1,250 @@
+#include "core/instance_owner.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "core/words.h"
+
+namespace shmstate {
+namespace {
+
+namespace fs = std::filesystem;
+using layout::kPageBytes;
+
+constexpr std::uint64_t kMemoryLimitDefaultMax = std::uint64_t{8} << 30;
+constexpr std::uint64_t kBufferAlignment = std::uint64_t{2} << 20;  // a huge page
+constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
+
+void check_options(const InstanceOptions& options) {
+  const auto refuse = [](const std::string& what) { throw Error(Status::kInvalidArgument, "shmstate: " + what); };
+  if (options.buffer_count < layout::kBuffersMin || options.buffer_count > layout::kBuffersMax) {
+    refuse("the number of buffers must be 2 to 8, not " + std::to_string(options.buffer_count));
+  }
+  if (options.ring_count_max < 1 || options.ring_count_max > layout::kRingsMax) {
+    refuse("the maximum number of rings must be 1 to 4096, not " + std::to_string(options.ring_count_max));
+  }
+  if (!std::has_single_bit(options.feed_record_count) || options.feed_record_count < 64) {
+    refuse("the number of feed records must be a power of two of at least 64, not " +
+           std::to_string(options.feed_record_count));
+  }
+  if (options.memory_limit_bytes != 0 && options.memory_limit_bytes < options.buffer_count * kBufferBytesMin) {
+    refuse("the memory limit must be at least 2 MiB for each buffer, not " +
+           std::to_string(options.memory_limit_bytes) + " bytes");
+  }
+}
+
+std::uint64_t memory_limit(const InstanceOptions& options, const fs::path& path) {
+  if (options.memory_limit_bytes != 0) return options.memory_limit_bytes;
+  struct statvfs space {};
+  const std::uint64_t total =
+      ::statvfs(path.c_str(), &space) == 0 ? std::uint64_t{space.f_blocks} * space.f_frsize : kMemoryLimitDefaultMax;
+  return std::clamp(total, options.buffer_count * kBufferBytesMin, kMemoryLimitDefaultMax);
+}
+
+// Where everything lies in files of a new instance.
+Geometry plan(const InstanceOptions& options, const fs::path& path) {
+  Geometry g;
+  os::random_bytes(g.instance_id.data(), g.instance_id.size());
+  os::random_bytes(&g.hash_seed, sizeof g.hash_seed);
+  g.buffer_count = options.buffer_count;
+  g.ring_count_max = options.ring_count_max;
+  g.statistic_count = static_cast<std::uint32_t>(Stat::kCount);
+  g.feed_record_count = options.feed_record_count;
+  g.feed_offset = 0;
+  g.buffer_offset = round_up(g.feed_record_count * sizeof(layout::FeedRecord), kBufferAlignment);
+  g.buffer_stride = memory_limit(options, path) / g.buffer_count / kBufferAlignment * kBufferAlignment;
+  g.snapshot_bytes = g.buffer_offset + g.buffer_count * g.buffer_stride;
+  const std::uint64_t cursors = std::uint64_t{g.ring_count_max} * sizeof(layout::RingCursor);
+  g.first_page = static_cast<std::uint32_t>(round_up(layout::kCursorOffset + cursors, kPageBytes) / kPageBytes);
+  g.statistic_offset = round_up(sizeof(layout::ControlHeader), layout::kLine);
+  g.value_offset = g.statistic_offset + g.statistic_count * sizeof(layout::StatisticName);
+  g.ring_table_offset = round_up(g.value_offset + g.statistic_count * sizeof(std::uint64_t), layout::kLine);
+  g.control_bytes = round_up(g.ring_table_offset + g.ring_count_max * sizeof(layout::RingStatus), 4096);
+  return g;
+}
+
+void write_identity(layout::Identity& identity, const Geometry& g) {
+  identity.layout_major = layout::kLayoutMajor;
+  identity.layout_minor = layout::kLayoutMinor;
+  identity.required_features = layout::kRequiredFeatures;
+  identity.optional_features = layout::kOptionalFeatures;
+  identity.control_bytes = g.control_bytes;
+  identity.snapshot_bytes = g.snapshot_bytes;
+  identity.instance_id = g.instance_id;
+  identity.boot_id = os::boot_id();
+  identity.hash_seed = g.hash_seed;
+  identity.created_ns = os::realtime_ns();
+  identity.buffer_offset = g.buffer_offset;
+  identity.buffer_stride = g.buffer_stride;
+  identity.buffer_count = g.buffer_count;
+  identity.ring_count_max = g.ring_count_max;
+  identity.first_page = g.first_page;
+  identity.statistic_count = g.statistic_count;
+  identity.feed_offset = g.feed_offset;
+  identity.feed_record_count = g.feed_record_count;
+  identity.statistic_offset = g.statistic_offset;
+  identity.value_offset = g.value_offset;
+  identity.ring_table_offset = g.ring_table_offset;
+}
+
+void write_descriptions(layout::StatisticName* names) {
+  for (const StatDescription& description : kStatDescriptions) {
+    description.name.copy(names->name, sizeof names->name - 1);
+    description.unit.copy(names->unit, sizeof names->unit - 1);
+    description.meaning.copy(names->meaning, sizeof names->meaning - 1);
+    ++names;
+  }
+}
+
+os::Fd open_or_throw(const fs::path& path, int flags, unsigned mode) {
+  os::Fd fd = os::open_file(path, flags, mode);
+  if (!fd.is_open()) os::throw_errno("cannot open " + path.string(), errno);
+  return fd;
+}
+
+void commit_or_throw(const os::Fd& fd, const fs::path& path, std::uint64_t offset, std::uint64_t bytes) {
+  if (const int error_number = os::commit(fd.get(), offset, bytes); error_number != 0) {
+    os::throw_errno(path.string() + ": cannot commit " + std::to_string(bytes) +
+                        " bytes; make the file system larger or lower the memory limit",
+                    error_number);
+  }
+}
+
+void make_directory(const fs::path& path, unsigned mode) {
+  if (::mkdir(path.c_str(), mode) == 0) {
+    if (::chmod(path.c_str(), mode) != 0) os::throw_errno("cannot chmod " + path.string(), errno);  // umask
+  } else if (errno != EEXIST) {
+    os::throw_errno("cannot create " + path.string(), errno);
+  }
+}
+
+// Read bits for group and others follow the directory's; the owner may write.
+unsigned file_mode(unsigned directory_mode) { return 0600 | (directory_mode & 0044); }
+
+}  // namespace
+
+InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : path_(std::move(path)) {
+  check_options(options);
+  open_directory(options.directory_mode);
+  lock_control(options.directory_mode);
+  is_resumed_ = can_resume();
+  if (!is_resumed_) create(options);
+  open_doorbell(options.directory_mode);
+  heartbeat().merger_pid.store(static_cast<std::uint32_t>(::getpid()), std::memory_order_relaxed);
+  heartbeat().started_ns.store(os::now_ns(), std::memory_order_relaxed);
+  heartbeat().retired.store(0, std::memory_order_relaxed);
+}
+
+void InstanceOwner::open_directory(unsigned mode) {
+  const fs::path root = path_.parent_path();
+  if (!root.empty() && !fs::exists(root)) make_directory(root, 0755);
+  struct stat info {};
+  if (!root.empty() && root.filename().string().starts_with("shmstate-") && ::stat(root.c_str(), &info) == 0 &&
+      info.st_uid != ::geteuid()) {
+    throw Error(Status::kNoPermission, "shmstate: " + root.string() + " belongs to user " +
+                                           std::to_string(info.st_uid) + "; remove it or choose another directory");
+  }
+  make_directory(path_, mode);
+  // Set-group-ID: ring files belong to our group; sticky: a writer cannot remove another writer's ring.
+  make_directory(rings_path(), 03000 | (mode & 0770) | ((mode & 0050) != 0 ? 0020U : 0U));
+}
+
+void InstanceOwner::lock_control(unsigned mode) {
+  control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, file_mode(mode));
+  if (os::try_lock(control_.get(), kLifeByte, true)) return;
+  std::string who = "another process";
+  layout::ControlHeader other{};
+  if (::pread(control_.get(), &other, sizeof other, 0) == sizeof other) {
+    who = "process " + std::to_string(other.heartbeat.merger_pid.load(std::memory_order_relaxed));
+  }
+  throw Error(Status::kAlreadyRunning, "shmstate: " + quoted(path_) + ": its merger is already running as " + who +
+                                           "; stop that one first");
+}
+
+bool InstanceOwner::can_resume() {
+  const std::optional<os::FileInfo> info = os::file_info(control_.get());
+  if (!info || info->bytes < sizeof(layout::ControlHeader)) return false;
+  control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
+  const std::uint64_t magic = header().identity.magic.load(std::memory_order_acquire);
+  if (magic != layout::kControlMagic) {
+    if (magic == 0) return false;  // its creator died on the way
+    throw Error(Status::kDamaged, "shmstate: " + (path_ / "control").string() +
+                                      " is not a shmstate file; choose another directory or remove it");
+  }
+  if (header().identity.boot_id != os::boot_id()) return false;  // nothing in it survived that boot
+  geometry_ = check_identity(header().identity, info->bytes, path_);
+  snapshot_ = open_or_throw(path_ / "snapshot", O_RDWR | O_NOFOLLOW, 0);
+  const std::optional<os::FileInfo> snapshot_info = os::file_info(snapshot_.get());
+  if (!snapshot_info || snapshot_info->bytes < geometry_.snapshot_bytes) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) + ": snapshot is truncated; remove the directory");
+  }
+  snapshot_mapping_ =
+      Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes), "snapshot");
+  return true;
+}
+
+void InstanceOwner::create(const InstanceOptions& options) {
+  control_mapping_ = Mapping();
+  geometry_ = plan(options, path_);
+  const fs::path control_path = path_ / "control";
+  const fs::path snapshot_path = path_ / "snapshot";
+  // From here to the last line, a crash leaves a control file without magic, and the next start begins again. The
+  // snapshot is a new file: somebody may still have the old one mapped.
+  if (::ftruncate(control_.get(), 0) != 0) os::throw_errno("cannot truncate " + control_path.string(), errno);
+  ::unlink(snapshot_path.c_str());
+  snapshot_ = open_or_throw(snapshot_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, file_mode(options.directory_mode));
+  std::error_code ignored;
+  for (const fs::directory_entry& ring : fs::directory_iterator(rings_path())) fs::remove(ring, ignored);
+
+  const auto set_size = [](const os::Fd& fd, const fs::path& path, std::uint64_t bytes) {
+    if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) os::throw_errno("cannot size " + path.string(), errno);
+  };
+  set_size(control_, control_path, geometry_.control_bytes);
+  commit_or_throw(control_, control_path, 0, geometry_.control_bytes);
+  set_size(snapshot_, snapshot_path, geometry_.snapshot_bytes);
+  commit_or_throw(snapshot_, snapshot_path, geometry_.feed_offset,
+                  geometry_.feed_record_count * sizeof(layout::FeedRecord));
+
+  control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.control_bytes),
+                             control_path.string());
+  snapshot_mapping_ = Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes),
+                              snapshot_path.string());
+  write_identity(header().identity, geometry_);
+  write_descriptions(reinterpret_cast<layout::StatisticName*>(control_mapping_.data() + geometry_.statistic_offset));
+}
+
+void InstanceOwner::open_doorbell(unsigned mode) {
+  const fs::path path = path_ / "doorbell";
+  doorbell_ = open_or_throw(path, O_RDWR | O_CREAT | O_NOFOLLOW, file_mode(mode) | (mode & 0050 ? 0060 : 0));
+  if (::fchmod(doorbell_.get(), 0600 | ((mode & 0050) != 0 ? 0060U : 0U)) != 0) {
+    os::throw_errno("cannot chmod " + path.string(), errno);
+  }
+  const std::size_t bytes = round_up(sizeof(layout::Doorbell), 4096);
+  if (::ftruncate(doorbell_.get(), static_cast<off_t>(bytes)) != 0) {
+    os::throw_errno("cannot size " + path.string(), errno);
+  }
+  commit_or_throw(doorbell_, path, 0, bytes);
+  doorbell_mapping_ = Mapping(doorbell_, Access::kReadWrite, 0, bytes, path.string());
+}
+
+int InstanceOwner::commit_pages(std::uint64_t first, std::uint64_t end) noexcept {
+  const std::uint64_t bytes = (end - first) * kPageBytes;
+  for (std::uint32_t b = 0; b < geometry_.buffer_count; ++b) {
+    const std::uint64_t offset = geometry_.buffer_offset + b * geometry_.buffer_stride + first * kPageBytes;
+    if (const int error_number = os::commit(snapshot_.get(), offset, bytes); error_number != 0) return error_number;
+#ifdef MADV_POPULATE_WRITE  // one call is several times cheaper than a fault for each page; failing costs nothing
+    ::madvise(snapshot_mapping_.data() + offset, bytes, MADV_POPULATE_WRITE);
+#endif
+  }
+  return 0;
+}
+
+}  // namespace shmstate

@@ -1,0 +1,89 @@
+// Creating, resuming and owning an instance: what the merger does with the files before its first step.
+#pragma once
+
+#include <array>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "core/instance.h"
+#include "core/layout.h"
+#include "core/mapping.h"
+#include "core/os.h"
+#include "core/statistics.h"
+
+namespace shmstate {
+
+struct InstanceOptions {
+  std::uint32_t buffer_count = 2;         ///< 2 to 8
+  std::uint64_t memory_limit_bytes = 0;   ///< for all buffers together; 0: what the file system has, at most 8 GiB
+  std::uint32_t ring_count_max = 1024;    ///< 1 to 4,096
+  std::uint64_t feed_record_count = std::uint64_t{1} << 18;  ///< a power of two; 16 bytes each
+  unsigned directory_mode = 0750;         ///< of the instance's directory; its files follow
+};
+
+/// An instance that this process serves. Holding it holds the merger's lock.
+class InstanceOwner {
+ public:
+  /// Creates the instance, or resumes it when its files are those of a merger that ended, however it ended. What an
+  /// existing instance was created with stays; the options then only matter if it has to be created anew.
+  /// Throws `Error` (kAlreadyRunning, kNoPermission, kNoMemory, kVersionMismatch, kInvalidArgument, kSystem).
+  InstanceOwner(std::filesystem::path path, const InstanceOptions& options);
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] std::filesystem::path rings_path() const { return path_ / "rings"; }
+  [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
+  /// Whether a snapshot was found that must be taken over.
+  [[nodiscard]] bool is_resumed() const noexcept { return is_resumed_; }
+
+  [[nodiscard]] layout::Publication& publication() noexcept { return header().publication; }
+  [[nodiscard]] layout::Heartbeat& heartbeat() noexcept { return header().heartbeat; }
+  [[nodiscard]] layout::Doorbell& doorbell() noexcept {
+    return *reinterpret_cast<layout::Doorbell*>(doorbell_mapping_.data());
+  }
+  [[nodiscard]] layout::RingStatus& ring_status(std::size_t index) noexcept {
+    return reinterpret_cast<layout::RingStatus*>(control_mapping_.data() + geometry_.ring_table_offset)[index];
+  }
+  [[nodiscard]] Shared<std::uint64_t>& statistic(Stat stat) noexcept {
+    return reinterpret_cast<Shared<std::uint64_t>*>(control_mapping_.data() +
+                                                    geometry_.value_offset)[static_cast<std::size_t>(stat)];
+  }
+  [[nodiscard]] std::byte* buffer(std::uint32_t index) noexcept {
+    return snapshot_mapping_.data() + geometry_.buffer_offset + index * geometry_.buffer_stride;
+  }
+  [[nodiscard]] layout::FeedRecord* feed() noexcept {
+    return reinterpret_cast<layout::FeedRecord*>(snapshot_mapping_.data() + geometry_.feed_offset);
+  }
+  [[nodiscard]] int snapshot_fd() const noexcept { return snapshot_.get(); }
+
+  /// Commits pages [first, end) of every buffer. Returns 0 or ENOSPC.
+  [[nodiscard]] int commit_pages(std::uint64_t first, std::uint64_t end) noexcept;
+  /// Whether the directory still leads to these files.
+  [[nodiscard]] bool is_current() const noexcept { return leads_to(path_ / "control", control_); }
+  /// Lets others attach: called once the first snapshot is published.
+  void announce() noexcept {
+    header().identity.magic.store(layout::kControlMagic, std::memory_order_release);  // pair: identity.magic
+  }
+
+ private:
+  [[nodiscard]] layout::ControlHeader& header() noexcept {
+    return *reinterpret_cast<layout::ControlHeader*>(control_mapping_.data());
+  }
+  void open_directory(unsigned mode);
+  void lock_control(unsigned mode);
+  [[nodiscard]] bool can_resume();
+  void create(const InstanceOptions& options);
+  void open_doorbell(unsigned mode);
+
+  std::filesystem::path path_;
+  os::Fd control_;
+  os::Fd snapshot_;
+  os::Fd doorbell_;
+  Mapping control_mapping_;
+  Mapping snapshot_mapping_;
+  Mapping doorbell_mapping_;
+  Geometry geometry_;
+  bool is_resumed_ = false;
+};
+
+}  // namespace shmstate

@@ -1,0 +1,528 @@
+#include "core/merge_engine.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+namespace shmstate {
+namespace {
+
+namespace fs = std::filesystem;
+using layout::Reject;
+
+constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statistics, liveness of some rings
+constexpr std::uint64_t kSearchIntervalNs = 1'000'000'000;  // for ring files whose writer could not tell us
+constexpr std::uint64_t kWakeIntervalNs = 50'000;           // readers are woken at most so often
+constexpr std::size_t kRingsPerRound = 64;
+
+// Who pins which buffer: asked of the kernel, never of the readers.
+class SnapshotLocks {
+ public:
+  explicit SnapshotLocks(int fd) : fd_(fd) {}
+  [[nodiscard]] bool is_pinned(std::uint32_t buffer) const noexcept { return os::is_locked(fd_, kPinByte + buffer); }
+
+ private:
+  int fd_;
+};
+
+const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
+  return reinterpret_cast<const std::uint32_t*>(word.address());  // little-endian
+}
+
+}  // namespace
+
+struct MergeEngine::ServedRing {
+  ServedRing(RingFile ring_file, std::uint32_t ring_index, std::uint64_t cursor)
+      : file(std::move(ring_file)),
+        index(ring_index),
+        consumer(file.header(), file.data_bytes(), cursor),
+        published_cursor(cursor),
+        goal(cursor) {}
+
+  RingFile file;
+  std::uint32_t index;
+  RingConsumer<layout::RingHeader> consumer;
+  std::uint64_t published_cursor;  // where head is
+  std::uint64_t goal;              // the tail when the goals were set
+  bool is_abandoned = false;
+  bool is_quarantined = false;
+};
+
+// ---- start
+
+MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
+                         std::function<void(const MergeEvent&)> on_event, std::uint64_t now_ns)
+    : owner_(owner),
+      options_(options),
+      on_event_(std::move(on_event)),
+      now_ns_(now_ns),
+      replicas_(owner),
+      pages_(owner.geometry().first_page, owner.geometry().pages_max(),
+             [this](std::uint64_t first, std::uint64_t end) {
+               if (owner_.commit_pages(first, end) != 0) {
+                 ++commit_failures_;
+                 return false;
+               }
+               replicas_.store(replicas_.header().page_count, end);
+               return true;
+             }),
+      feed_(owner),
+      table_(replicas_, pages_, feed_, owner.geometry().hash_seed, owner.geometry().pages_max()),
+      is_index_used_(owner.geometry().ring_count_max, false),
+      long_keys_(kGroupRecords * kKeyBytesMax) {
+  for (std::size_t i = 0; i < owner.geometry().ring_count_max; ++i) {
+    owner.ring_status(i).ring_id.store(0, std::memory_order_relaxed);
+  }
+  if (owner.is_resumed()) {
+    resume();
+  } else {
+    create();
+  }
+}
+
+MergeEngine::~MergeEngine() = default;
+
+void MergeEngine::create() {
+  const auto refuse = [this] {
+    throw Error(Status::kNoMemory, "shmstate: " + quoted(owner_.path()) +
+                                       ": no memory for an empty table; make the file system larger or raise the limit");
+  };
+  if (owner_.commit_pages(0, owner_.geometry().first_page) != 0) refuse();
+  replicas_.start_from(0);
+  replicas_.begin_writing(0);
+  replicas_.store(replicas_.header().epoch, std::uint64_t{1});
+  replicas_.store(replicas_.header().page_count, std::uint64_t{owner_.geometry().first_page});
+  if (!table_.create()) refuse();
+  is_back_claimed_ = true;
+  is_dirty_ = true;
+  publish();
+  owner_.announce();
+}
+
+void MergeEngine::resume() {
+  const auto refuse = [this](const std::string& why) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(owner_.path()) + ": " + why +
+                                      "; remove the directory to begin with an empty state");
+  };
+  current_ = current_version(owner_.publication());
+  if (current_.epoch == 0 || current_.buffer >= owner_.geometry().buffer_count ||
+      !is_intact(owner_.publication(), current_)) {
+    refuse("no buffer holds the current epoch");
+  }
+  const std::byte* const buffer = owner_.buffer(current_.buffer);
+  const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
+  if (header.page_count < owner_.geometry().first_page || header.page_count > owner_.geometry().pages_max()) {
+    refuse("the current buffer has an impossible size");
+  }
+  pages_.start_from(header.page_count);
+  feed_.start_from(header.feed_end);
+  replicas_.start_from(current_.buffer);
+  if (!table_.resume(buffer)) refuse("the table of the current buffer is damaged");
+  resume_rings();
+}
+
+// Cursors whose ring has no file any more belong to rings that were finished; they are dropped by the next publish.
+void MergeEngine::resume_rings() {
+  const auto* const cursors =
+      reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset);
+  std::vector<std::uint32_t> orphans;
+  for (std::uint32_t i = 0; i < owner_.geometry().ring_count_max; ++i) {
+    if (cursors[i].ring_id == 0) continue;
+    std::optional<RingFile> file =
+        RingFile::open(owner_.rings_path(), cursors[i].ring_id, owner_.geometry().instance_id);
+    if (!file) {
+      orphans.push_back(i);
+      continue;
+    }
+    is_index_used_[i] = true;
+    rings_.push_back(std::make_unique<ServedRing>(std::move(*file), i, cursors[i].cursor));
+    ServedRing& ring = *rings_.back();
+    ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed),
+                                     std::memory_order_relaxed);
+    if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));  // died before moving it
+    ++rings_seen_;
+  }
+  if (orphans.empty()) return;
+  const bool can_drop = claim_back_buffer();
+  for (const std::uint32_t i : orphans) {
+    is_index_used_[i] = !can_drop;  // pinned: their places stay taken
+    if (!can_drop) continue;
+    replicas_.store(replicas_.at<layout::RingCursor>(layout::kCursorOffset)[i].ring_id, std::uint64_t{0});
+    is_dirty_ = true;
+  }
+}
+
+// ---- one turn
+
+MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
+  now_ns_ = now_ns;
+  if (turn_began_ns_ != 0) {
+    turn_ns_max_ = std::max(turn_ns_max_, now_ns - turn_began_ns_);
+    turn_ns_total_ += now_ns - turn_began_ns_;
+    turn_began_ns_ = 0;
+  }
+  owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);
+  if (now_ns >= next_round_ns_) round();
+  if (!is_back_claimed_ && !claim_back_buffer()) return has_work() ? Progress::kStalled : Progress::kIdle;
+
+  look_for_rings();
+  drain_rings();
+  const bool worked = is_dirty_;
+  if (worked) {
+    turn_began_ns_ = now_ns;
+    publish();
+    release_heads();
+  }
+  if (open_goals_ == 0) owner_.heartbeat().current_as_of_ns.store(goal_ns_, std::memory_order_relaxed);
+  wake_readers();
+  if (worked) claim_back_buffer();
+  return worked ? Progress::kWorked : Progress::kIdle;
+}
+
+bool MergeEngine::has_work() const noexcept {
+  if (is_wake_owed_ || owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
+  return std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) {
+    return !ring->is_quarantined && ring->consumer.tail() != ring->consumer.cursor();
+  });
+}
+
+// Prefers the buffer that lacks least. Overrides pins only when work has waited for the maximum pin time.
+bool MergeEngine::claim_back_buffer() {
+  SnapshotLocks locks(owner_.snapshot_fd());
+  const auto pin_time_max = static_cast<std::uint64_t>(options_.pin_time_max.count());
+  const bool force = pin_time_max != 0 && stalled_since_ns_ != 0 && now_ns_ - stalled_since_ns_ >= pin_time_max;
+  std::uint32_t tried = 1U << current_.buffer;
+  while (const std::optional<std::uint32_t> buffer = newest_buffer_except(tried)) {
+    tried |= 1U << *buffer;
+    if (!try_claim(owner_.publication(), locks, *buffer, force)) continue;
+    if (force) {
+      ++pins_expired_;
+      report(MergeEvent::Kind::kPinExpired, 0, "buffer " + std::to_string(*buffer));
+    }
+    end_stall();
+    lines_copied_ += replicas_.begin_writing(*buffer);
+    replicas_.store(replicas_.header().epoch, current_.epoch + 1);
+    is_back_claimed_ = true;
+    return true;
+  }
+  if (stalled_since_ns_ == 0 && has_work()) {
+    stalled_since_ns_ = now_ns_;
+    ++stall_count_;
+  }
+  return false;
+}
+
+std::optional<std::uint32_t> MergeEngine::newest_buffer_except(std::uint32_t excluded) const noexcept {
+  const auto epoch_of = [this](std::uint32_t buffer) {
+    return owner_.publication().stamps[buffer].load(std::memory_order_relaxed);
+  };
+  std::optional<std::uint32_t> newest;
+  for (std::uint32_t b = 0; b < owner_.geometry().buffer_count; ++b) {
+    if ((excluded >> b & 1) == 0 && (!newest || epoch_of(b) > epoch_of(*newest))) newest = b;
+  }
+  return newest;
+}
+
+void MergeEngine::end_stall() noexcept {
+  if (stalled_since_ns_ == 0) return;
+  const std::uint64_t stalled_ns = now_ns_ - stalled_since_ns_;
+  stall_ns_total_ += stalled_ns;
+  stall_ns_max_ = std::max(stall_ns_max_, stalled_ns);
+  stalled_since_ns_ = 0;
+}
+
+void MergeEngine::drain_rings() {
+  const bool sets_goals = open_goals_ == 0;
+  if (sets_goals) goal_ns_ = now_ns_;
+  for (const auto& ring : rings_) {
+    if (ring->is_quarantined) continue;
+    if (sets_goals) {
+      ring->goal = ring->consumer.tail();
+      if (ring->goal > ring->consumer.cursor()) ++open_goals_;
+    }
+    const bool was_open = ring->consumer.cursor() < ring->goal;
+    drain(*ring);
+    if (ring->is_quarantined) ring->goal = ring->consumer.cursor();
+    if (was_open && ring->consumer.cursor() >= ring->goal) --open_goals_;
+  }
+}
+
+// Takes what one ring holds, group by group, until its quota is used up and no batch is open.
+void MergeEngine::drain(ServedRing& ring) {
+  const std::uint64_t tail = ring.consumer.tail();
+  const std::uint64_t begin = ring.consumer.cursor();
+  if (tail == begin) return;
+  if (!ring.consumer.is_sane(tail)) return quarantine(ring, "its tail is impossible");
+  const std::uint64_t quota_end = begin + ring.file.data_bytes() / 4;
+  std::uint64_t position = begin;
+  std::uint64_t applied = 0;
+  bool is_malformed = false;
+  while (position < tail && !is_malformed) {
+    std::uint64_t end = position;
+    const std::size_t count = stage(ring, position, tail, quota_end, end, is_malformed);
+    if (ring.file.has_faulted()) return quarantine(ring, "its file was truncated");
+    for (std::size_t i = 0; i < count; ++i) applied += apply(ring, staged_[i]) ? 1 : 0;
+    position = end;
+    const bool batch_is_open = count > 0 && (staged_[count - 1].record.flags & kBatchContinues) != 0;
+    if (batch_is_open && position == tail) is_malformed = true;  // its end was never pushed
+    if (!batch_is_open && position >= quota_end) break;
+  }
+  ring.consumer.advance(position - begin);
+  layout::RingCursor& cursor = cursor_of(ring);
+  replicas_.store(cursor.cursor, position);
+  replicas_.store(cursor.applied_count, cursor.applied_count + applied);
+  applied_count_ += applied;
+  is_dirty_ = true;
+  if (is_malformed) quarantine(ring, "its bytes at " + std::to_string(position) + " are no mutation");
+}
+
+// Memory latency is what merging costs. So a group of records is decoded and hashed while the caches fetch the tags,
+// then the tags are matched while the caches fetch the slots; when `apply` comes, both are near.
+std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
+                               std::uint64_t& end, bool& is_malformed) {
+  const std::uint64_t seed = owner_.geometry().hash_seed;
+  std::size_t count = 0;
+  while (count < kGroupRecords && position < tail) {
+    Staged& staged = staged_[count];
+    if (!parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), staged.record)) {
+      is_malformed = true;
+      break;
+    }
+    const std::size_t key_bytes = staged.record.key_bytes;
+    char* const copy = key_bytes <= sizeof staged.short_key ? reinterpret_cast<char*>(staged.short_key.data())
+                                                            : long_keys_.data() + count * kKeyBytesMax;
+    std::memcpy(copy, staged.record.key, padded(key_bytes));  // the hash must be that of the bytes that are stored
+    staged.key.bytes = {copy, key_bytes};
+    staged.key.hash = hash_key(staged.key.bytes, seed);
+    table_.prefetch_tags(staged.key.hash);
+    position += staged.record.bytes;
+    ++count;
+    if (position >= quota_end && (staged.record.flags & kBatchContinues) == 0) break;
+  }
+  for (std::size_t i = 0; i < count; ++i) table_.prefetch_slot(staged_[i].key.hash);
+  end = position;
+  return count;
+}
+
+bool MergeEngine::apply(ServedRing& ring, const Staged& staged) {
+  const RecordView& record = staged.record;
+  NewValue value{.type = record.type, .number = 0, .bytes = {}};
+  if (record.type == Type::kBytes) {
+    value.bytes = {reinterpret_cast<const char*>(record.value), record.value_bytes};
+  } else if (record.type != Type::kNone) {
+    value.number = load_word(record.value, std::memory_order_relaxed);
+  }
+  const std::uint64_t epoch = current_.epoch + 1;
+  std::optional<Reject> reject;
+  switch (record.operation) {
+    case Operation::kSet: reject = table_.set(staged.key, value, epoch); break;
+    case Operation::kAdd: reject = table_.add(staged.key, value, epoch); break;
+    case Operation::kErase: table_.erase(staged.key, epoch, EraseReason::kErase); break;
+  }
+  if (!reject) return true;
+  std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(*reject)];
+  replicas_.store(count, count + 1);
+  ++rejected_count_;
+  return false;
+}
+
+void MergeEngine::publish() {
+  layout::BufferHeader& header = replicas_.header();
+  replicas_.store(header.published_ns, now_ns_);
+  replicas_.store(header.entry_count, table_.entry_count());
+  replicas_.store(header.feed_end, feed_.end());
+  replicas_.store(header.heap_bytes, table_.heap().used_bytes());
+  current_ = {.epoch = current_.epoch + 1, .buffer = replicas_.back_index()};
+  publish_version(owner_.publication(), current_);
+  replicas_.published();
+  is_back_claimed_ = false;
+  is_dirty_ = false;
+  is_wake_owed_ = true;
+  ++publish_count_;
+}
+
+// What is published may be forgotten by the writers.
+void MergeEngine::release_heads() {
+  const auto* const cursors =
+      reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset);
+  for (const auto& ring : rings_) {
+    if (ring->published_cursor == ring->consumer.cursor()) continue;
+    ring->published_cursor = ring->consumer.cursor();
+    layout::RingHeader& header = ring->file.header();
+    const layout::RingCursor& cursor = cursors[ring->index];
+    header.applied_count.store(cursor.applied_count, std::memory_order_relaxed);
+    for (std::size_t reason = 0; reason < layout::kRejectCount; ++reason) {
+      if (header.rejected[reason].load(std::memory_order_relaxed) == cursor.rejected[reason]) continue;
+      header.rejected[reason].store(cursor.rejected[reason], std::memory_order_relaxed);
+    }
+    if (ring->consumer.release()) os::futex_wake_all(low_half(header.head));
+  }
+}
+
+// Readers cannot announce that they wait, so they are woken for every publish, but not for each of a flood.
+void MergeEngine::wake_readers() {
+  if (!is_wake_owed_ || now_ns_ - last_wake_ns_ < kWakeIntervalNs) return;
+  os::futex_wake_all(low_half(owner_.publication().epoch_word));
+  last_wake_ns_ = now_ns_;
+  is_wake_owed_ = false;
+}
+
+// ---- rings
+
+layout::RingCursor& MergeEngine::cursor_of(const ServedRing& ring) noexcept {
+  return replicas_.at<layout::RingCursor>(layout::kCursorOffset)[ring.index];
+}
+
+void MergeEngine::look_for_rings() {
+  const std::uint32_t registrations = owner_.doorbell().registrations.load(std::memory_order_acquire);
+  if (registrations == registrations_seen_ && !must_look_for_rings_) return;
+  registrations_seen_ = registrations;
+  must_look_for_rings_ = false;
+  std::error_code error;
+  for (fs::directory_iterator entry(owner_.rings_path(), error), end; !error && entry != end; entry.increment(error)) {
+    const std::optional<std::uint64_t> id = ring_id_of(entry->path().filename().string());
+    if (!id) continue;
+    const bool is_served =
+        std::any_of(rings_.begin(), rings_.end(), [&](const auto& ring) { return ring->file.id() == *id; });
+    if (is_served) continue;
+    try {
+      std::optional<RingFile> file = RingFile::open(owner_.rings_path(), *id, owner_.geometry().instance_id);
+      if (file && serve(std::move(*file))) continue;
+      report(MergeEvent::Kind::kRingRefused, *id, file ? "the maximum number of rings is reached" : "not a ring");
+    } catch (const Error& problem) {  // no address space, no descriptors: others go on
+      report(MergeEvent::Kind::kRingRefused, *id, problem.what());
+    }
+    ++rings_refused_;
+  }
+}
+
+bool MergeEngine::serve(RingFile file) {
+  const auto free = std::find(is_index_used_.begin(), is_index_used_.end(), false);
+  const bool has_place = free != is_index_used_.end();
+  file.header().verdict.store(
+      static_cast<std::uint32_t>(has_place ? layout::RingVerdict::kServed : layout::RingVerdict::kRefused),
+      std::memory_order_release);
+  if (!has_place) return false;
+  *free = true;
+  const auto index = static_cast<std::uint32_t>(free - is_index_used_.begin());
+  rings_.push_back(std::make_unique<ServedRing>(std::move(file), index, 0));
+  const ServedRing& ring = *rings_.back();
+  layout::RingCursor& cursor = cursor_of(ring);
+  replicas_.store(cursor.ring_id, ring.file.id());
+  replicas_.store(cursor.cursor, std::uint64_t{0});
+  replicas_.store(cursor.applied_count, std::uint64_t{0});
+  for (std::uint64_t& rejected : cursor.rejected) replicas_.store(rejected, std::uint64_t{0});
+  is_dirty_ = true;
+  ++rings_seen_;
+  report(MergeEvent::Kind::kRingServed, ring.file.id(), ring.file.header().name);
+  return true;
+}
+
+void MergeEngine::quarantine(ServedRing& ring, const std::string& why) {
+  ring.is_quarantined = true;
+  ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kQuarantined),
+                                   std::memory_order_release);
+  os::futex_wake_all(low_half(ring.file.header().head));
+  ++rings_quarantined_;
+  report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), why);
+}
+
+// Precondition: nothing of the ring is unpublished, and the back buffer is claimed. The file goes first (invariant 5).
+void MergeEngine::finish(ServedRing& ring) {
+  const std::uint64_t id = ring.file.id();
+  std::error_code ignored;
+  fs::remove(owner_.rings_path() / ring_name(id), ignored);
+  replicas_.store(cursor_of(ring).ring_id, std::uint64_t{0});
+  is_dirty_ = true;
+  is_index_used_[ring.index] = false;
+  owner_.ring_status(ring.index).ring_id.store(0, std::memory_order_relaxed);
+  owner_.ring_status(ring.index).state.store(static_cast<std::uint32_t>(layout::RingState::kFree),
+                                             std::memory_order_relaxed);
+  if (ring.consumer.cursor() < ring.goal) --open_goals_;
+  std::erase_if(rings_, [&](const auto& other) { return other.get() == &ring; });
+  must_look_for_rings_ = true;  // a refused one may take its place
+  report(MergeEvent::Kind::kRingFinished, id, "");
+}
+
+// ---- the slow round
+
+void MergeEngine::round() {
+  next_round_ns_ = now_ns_ + kRoundIntervalNs;
+  if (is_back_claimed_ || claim_back_buffer()) inspect_some_rings();
+  if (now_ns_ >= next_search_ns_) {
+    next_search_ns_ = now_ns_ + kSearchIntervalNs;
+    must_look_for_rings_ = true;
+    is_current_ = owner_.is_current();
+    if (!is_current_) {
+      owner_.heartbeat().retired.store(1, std::memory_order_release);
+      report(MergeEvent::Kind::kInstanceGone, 0, owner_.path().string());
+    }
+  }
+  write_statistics();
+}
+
+void MergeEngine::inspect_some_rings() {
+  for (std::size_t n = std::min(rings_.size(), kRingsPerRound); n > 0 && !rings_.empty(); --n) {
+    next_inspected_ = (next_inspected_ + 1) % rings_.size();
+    inspect(*rings_[next_inspected_]);
+  }
+}
+
+void MergeEngine::inspect(ServedRing& ring) {
+  const std::uint64_t tail = ring.consumer.tail();
+  if (ring.is_abandoned && (ring.is_quarantined || tail == ring.published_cursor)) return finish(ring);
+  ring.is_abandoned = ring.file.is_abandoned();  // asked before the tail is looked at again: what follows is final
+  const layout::RingHeader& header = ring.file.header();
+  const layout::RingCursor& cursor = cursor_of(ring);
+  layout::RingStatus& status = owner_.ring_status(ring.index);
+  std::uint64_t rejected = 0;
+  for (const std::uint64_t count : cursor.rejected) rejected += count;
+  status.owner_pid = header.owner_pid;
+  status.owner_uid = header.owner_uid;
+  status.ring_bytes = ring.file.data_bytes();
+  std::memcpy(status.name, header.name, sizeof status.name);
+  status.name[sizeof status.name - 1] = '\0';
+  status.tail.store(tail, std::memory_order_relaxed);
+  status.head.store(ring.published_cursor, std::memory_order_relaxed);
+  status.applied_count.store(cursor.applied_count, std::memory_order_relaxed);
+  status.rejected_count.store(rejected, std::memory_order_relaxed);
+  const auto state = ring.is_quarantined ? layout::RingState::kQuarantined
+                     : ring.is_abandoned ? layout::RingState::kFinished
+                                         : layout::RingState::kLive;
+  status.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
+  status.ring_id.store(ring.file.id(), std::memory_order_release);
+}
+
+void MergeEngine::write_statistics() {
+  const auto write = [this](Stat stat, std::uint64_t value) {
+    owner_.statistic(stat).store(value, std::memory_order_relaxed);
+  };
+  write(Stat::kMutationsApplied, applied_count_);
+  write(Stat::kMutationsRejected, rejected_count_);
+  write(Stat::kPublishes, publish_count_);
+  write(Stat::kTurnDurationMax, turn_ns_max_);
+  write(Stat::kTurnDurationTotal, turn_ns_total_);
+  write(Stat::kLinesCopied, lines_copied_);
+  write(Stat::kRingsLive, rings_.size());
+  write(Stat::kRingsSeen, rings_seen_);
+  write(Stat::kRingsQuarantined, rings_quarantined_);
+  write(Stat::kRingsRefused, rings_refused_);
+  write(Stat::kPinStalls, stall_count_);
+  write(Stat::kPinStallTotal, stall_ns_total_);
+  write(Stat::kPinStallMax, stall_ns_max_);
+  write(Stat::kPinsExpired, pins_expired_);
+  write(Stat::kEntries, table_.entry_count());
+  write(Stat::kSegments, table_.segment_count());
+  write(Stat::kSegmentSplits, table_.split_count());
+  write(Stat::kPagesCommitted, pages_.committed());
+  write(Stat::kPagesFree, pages_.free_count());
+  write(Stat::kHeapBytes, table_.heap().used_bytes());
+  write(Stat::kSleeps, sleep_count_);
+  write(Stat::kCommitFailures, commit_failures_);
+}
+
+void MergeEngine::report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const {
+  if (on_event_) on_event_({.kind = kind, .ring_id = ring_id, .detail = std::move(detail)});
+}
+
+}  // namespace shmstate

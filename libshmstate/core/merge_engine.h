@@ -1,0 +1,181 @@
+// The merge engine: drains the rings, applies mutations to the back buffer, publishes it, catches the next one up.
+//
+// A plain object: it never waits and never looks at a clock; whoever calls `step` decides when and says what time it
+// is. It writes shared memory and asks the kernel who lives. Invariants:
+//
+//   1 Only the back buffer is written, and only while its stamp is kWriting.
+//   2 A buffer holds, for every ring, the effect of exactly the bytes before its cursor; cursor and state become
+//     visible in the one store of the epoch word.
+//   3 A ring's head moves only after the publish of its cursor: what a crash forgets is still in the ring.
+//   4 A publish never falls between two records of one batch.
+//   5 A finished ring's file is removed before its cursor is dropped: no ring can be taken for a new one.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/feed.h"
+#include "core/instance_owner.h"
+#include "core/page_allocator.h"
+#include "core/publish.h"
+#include "core/record.h"
+#include "core/replica.h"
+#include "core/ring.h"
+#include "core/ring_file.h"
+#include "core/table.h"
+
+namespace shmstate {
+
+struct MergeOptions {
+  std::chrono::nanoseconds publish_interval = std::chrono::milliseconds(1);  ///< at most so long between publishes
+  std::chrono::nanoseconds pin_time_max = std::chrono::seconds(5);  ///< then a buffer is taken back; zero: never
+};
+
+/// Something worth a line in a log.
+struct MergeEvent {
+  enum class Kind : std::uint8_t {
+    kRingServed,
+    kRingFinished,
+    kRingQuarantined,
+    kRingRefused,
+    kPinExpired,
+    kNoMemory,
+    kInstanceGone,
+  };
+  Kind kind;
+  std::uint64_t ring_id = 0;
+  std::string detail;
+};
+
+class MergeEngine {
+ public:
+  /// Takes over the instance's snapshot, or publishes an empty first one. Throws `Error` (kDamaged, kNoMemory).
+  MergeEngine(InstanceOwner& owner, const MergeOptions& options, std::function<void(const MergeEvent&)> on_event,
+              std::uint64_t now_ns);
+  ~MergeEngine();
+  MergeEngine(const MergeEngine&) = delete;
+  MergeEngine& operator=(const MergeEngine&) = delete;
+
+  enum class Progress : std::uint8_t {
+    kIdle,     ///< nothing to do
+    kWorked,   ///< mutations were applied and published
+    kStalled,  ///< there is work, but readers pin every buffer that could be written
+  };
+  /// One turn: takes what the rings hold (at most a quarter of each ring's size) and publishes it.
+  Progress step(std::uint64_t now_ns);
+
+  /// Whether `step` would find something. Cheap; for going to sleep safely.
+  [[nodiscard]] bool has_work() const noexcept;
+  /// When `step` must be called at the latest, even without work.
+  [[nodiscard]] std::uint64_t deadline_ns() const noexcept { return next_round_ns_; }
+  /// False once the directory no longer leads to this instance's files: nobody new can attach, so end.
+  [[nodiscard]] bool is_current() const noexcept { return is_current_; }
+
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return current_.epoch; }
+  [[nodiscard]] std::uint64_t ring_count() const noexcept { return rings_.size(); }
+  [[nodiscard]] std::uint64_t applied_count() const noexcept { return applied_count_; }
+  [[nodiscard]] const Table& table() const noexcept { return table_; }
+  void set_options(const MergeOptions& options) noexcept { options_ = options; }
+  void count_sleep() noexcept { ++sleep_count_; }
+  /// Brings the statistics in `control` up to date; `step` does so ten times a second.
+  void write_statistics();
+
+ private:
+  static constexpr std::size_t kGroupRecords = 64;
+
+  struct ServedRing;
+  /// A record on its way through the stages, with a private copy of its key.
+  struct Staged {
+    RecordView record;
+    Key key;
+    std::array<std::uint64_t, 8> short_key;
+  };
+
+  // Start
+  void create();
+  void resume();
+  void resume_rings();
+
+  // One turn
+  bool claim_back_buffer();
+  [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
+  void end_stall() noexcept;
+  void drain_rings();
+  void drain(ServedRing& ring);
+  [[nodiscard]] std::size_t stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
+                                  std::uint64_t& end, bool& is_malformed);
+  bool apply(ServedRing& ring, const Staged& staged);
+  void publish();
+  void release_heads();
+  void wake_readers();
+
+  // Rings
+  void look_for_rings();
+  bool serve(RingFile file);
+  void finish(ServedRing& ring);
+  void quarantine(ServedRing& ring, const std::string& why);
+  [[nodiscard]] layout::RingCursor& cursor_of(const ServedRing& ring) noexcept;
+
+  // The slow round
+  void round();
+  void inspect_some_rings();
+  void inspect(ServedRing& ring);
+  void report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const;
+
+  InstanceOwner& owner_;
+  MergeOptions options_;
+  std::function<void(const MergeEvent&)> on_event_;
+  std::uint64_t now_ns_;
+
+  Replicas replicas_;
+  PageAllocator pages_;
+  Feed feed_;
+  Table table_;
+
+  Version current_;
+  bool is_back_claimed_ = false;
+  bool is_dirty_ = false;          // the back buffer differs from the current one
+  std::uint64_t turn_began_ns_ = 0;  // of a turn that worked, until the next turn tells how long it took
+  std::uint64_t stalled_since_ns_ = 0;
+  std::uint64_t goal_ns_ = 0;      // when the goals of the rings were set
+  std::size_t open_goals_ = 0;     // rings that have not reached theirs
+
+  std::vector<std::unique_ptr<ServedRing>> rings_;
+  std::vector<bool> is_index_used_;
+  std::size_t next_inspected_ = 0;
+  std::uint32_t registrations_seen_ = 0;
+  bool must_look_for_rings_ = true;
+
+  std::array<Staged, kGroupRecords> staged_;
+  std::vector<char> long_keys_;
+
+  std::uint64_t next_round_ns_ = 0;
+  std::uint64_t next_search_ns_ = 0;
+  std::uint64_t last_wake_ns_ = 0;
+  bool is_wake_owed_ = false;
+  bool is_current_ = true;
+
+  std::uint64_t applied_count_ = 0;
+  std::uint64_t rejected_count_ = 0;
+  std::uint64_t publish_count_ = 0;
+  std::uint64_t turn_ns_max_ = 0;
+  std::uint64_t turn_ns_total_ = 0;
+  std::uint64_t lines_copied_ = 0;
+  std::uint64_t rings_seen_ = 0;
+  std::uint64_t rings_quarantined_ = 0;
+  std::uint64_t rings_refused_ = 0;
+  std::uint64_t stall_count_ = 0;
+  std::uint64_t stall_ns_total_ = 0;
+  std::uint64_t stall_ns_max_ = 0;
+  std::uint64_t pins_expired_ = 0;
+  std::uint64_t commit_failures_ = 0;
+  std::uint64_t sleep_count_ = 0;
+};
+
+}  // namespace shmstate

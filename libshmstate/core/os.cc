@@ -1,0 +1,191 @@
+#include "core/os.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <ctime>
+#include <fstream>
+#include <system_error>
+
+#if defined(__SANITIZE_THREAD__)
+#define SHMSTATE_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SHMSTATE_TSAN 1
+#endif
+#endif
+#ifdef SHMSTATE_TSAN
+extern "C" void __tsan_acquire(void* address);
+extern "C" void __tsan_release(void* address);
+#endif
+
+namespace shmstate::os {
+namespace {
+
+// The kernel orders everybody who touches one file's locks; ThreadSanitizer cannot see that, so it is told.
+void kernel_orders_lock_holders() {
+#ifdef SHMSTATE_TSAN
+  static char all_locks;
+  __tsan_acquire(&all_locks);
+  __tsan_release(&all_locks);
+#endif
+}
+
+int lock_command(int fd, int command, short type, std::uint64_t byte, short* found = nullptr) noexcept {
+  struct flock request {};
+  request.l_type = type;
+  request.l_whence = SEEK_SET;
+  request.l_start = static_cast<off_t>(byte);
+  request.l_len = 1;
+  kernel_orders_lock_holders();
+  int result = 0;
+  do {
+    result = ::fcntl(fd, command, &request);
+  } while (result != 0 && errno == EINTR);
+  const int error_number = errno;
+  kernel_orders_lock_holders();
+  if (found != nullptr) *found = request.l_type;
+  return result == 0 ? 0 : error_number;
+}
+
+Status status_of(int error_number) noexcept {
+  switch (error_number) {
+    case EACCES:
+    case EPERM:
+    case EROFS: return Status::kNoPermission;
+    case ENOENT:
+    case ENOTDIR: return Status::kNoInstance;
+    case ENOSPC:
+    case ENOMEM:
+    case EDQUOT: return Status::kNoMemory;
+    default: return Status::kSystem;
+  }
+}
+
+std::uint64_t clock_ns(clockid_t clock) noexcept {
+  timespec time{};
+  ::clock_gettime(clock, &time);
+  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(time.tv_nsec);
+}
+
+}  // namespace
+
+Fd::~Fd() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void throw_errno(const std::string& what, int error_number) {
+  throw Error(status_of(error_number), "shmstate: " + what + ": " + std::generic_category().message(error_number));
+}
+
+Fd open_file(const std::filesystem::path& path, int flags, unsigned mode) noexcept {
+  return Fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
+}
+
+std::optional<FileInfo> file_info(int fd) noexcept {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return std::nullopt;
+  return FileInfo{.bytes = static_cast<std::uint64_t>(info.st_size),
+                  .committed_bytes = static_cast<std::uint64_t>(info.st_blocks) * 512,
+                  .inode = info.st_ino,
+                  .device = info.st_dev,
+                  .link_count = static_cast<std::uint32_t>(info.st_nlink),
+                  .uid = info.st_uid};
+}
+
+int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept {
+  int result = 0;
+  do {  // KEEP_SIZE: the file has its size; a range beyond it would be a bug, not a wish
+    result = ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : errno;
+}
+
+void populate(const std::byte* address, std::size_t bytes) noexcept {
+#ifdef MADV_POPULATE_READ
+  ::madvise(const_cast<std::byte*>(address), bytes, MADV_POPULATE_READ);  // changes the page tables, not the bytes
+#else
+  static_cast<void>(address), static_cast<void>(bytes);
+#endif
+}
+
+int give_name(int fd, const std::filesystem::path& path) noexcept {
+  const std::string nameless = "/proc/self/fd/" + std::to_string(fd);
+  return ::linkat(AT_FDCWD, nameless.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+}
+
+bool try_lock(int fd, std::uint64_t byte, bool exclusive) noexcept {
+  return lock_command(fd, F_OFD_SETLK, static_cast<short>(exclusive ? F_WRLCK : F_RDLCK), byte) == 0;
+}
+
+void unlock(int fd, std::uint64_t byte) noexcept { lock_command(fd, F_OFD_SETLK, F_UNLCK, byte); }
+
+int lock(int fd, std::uint64_t byte) noexcept { return lock_command(fd, F_OFD_SETLKW, F_WRLCK, byte); }
+
+bool is_locked(int fd, std::uint64_t byte) noexcept {
+  short found = F_UNLCK;
+  return lock_command(fd, F_OFD_GETLK, F_WRLCK, byte, &found) != 0 || found != F_UNLCK;
+}
+
+void futex_wait(const std::uint32_t* word, std::uint32_t expected, std::chrono::nanoseconds timeout) noexcept {
+  if (timeout <= std::chrono::nanoseconds::zero()) return;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
+  const timespec relative{.tv_sec = static_cast<time_t>(seconds.count()),
+                          .tv_nsec = static_cast<long>((timeout - seconds).count())};
+  ::syscall(SYS_futex, word, FUTEX_WAIT, expected, &relative, nullptr, 0);
+}
+
+void futex_wake_all(const std::uint32_t* word) noexcept {
+  ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+bool register_fence() noexcept {
+  return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
+}
+
+bool fence_all_processes() noexcept { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0; }
+
+std::uint64_t now_ns() noexcept { return clock_ns(CLOCK_BOOTTIME); }
+std::uint64_t realtime_ns() noexcept { return clock_ns(CLOCK_REALTIME); }
+
+std::array<std::uint8_t, 16> boot_id() {
+  std::string text;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> text;
+  std::array<std::uint8_t, 16> id{};
+  std::size_t digits = 0;
+  for (const char c : text) {
+    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (digit < 0 || digits == 2 * id.size()) continue;
+    std::uint8_t& byte = id.at(digits++ / 2);
+    byte = static_cast<std::uint8_t>(byte << 4 | digit);
+  }
+  return id;
+}
+
+void random_bytes(void* data, std::size_t bytes) {
+  auto* out = static_cast<std::uint8_t*>(data);
+  while (bytes > 0) {
+    const ssize_t got = ::getrandom(out, bytes, 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_errno("getrandom", errno);
+    out += got;
+    bytes -= static_cast<std::size_t>(got);
+  }
+}
+
+std::string program_name() {
+  std::string name;
+  std::getline(std::ifstream("/proc/self/comm"), name);
+  return name;
+}
+
+}  // namespace shmstate::os

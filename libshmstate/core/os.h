@@ -1,0 +1,96 @@
+// System calls that the standard library lacks, one thin function each. Everything here is Linux.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "shmstate/status.h"
+
+namespace shmstate::os {
+
+/// An owned file descriptor.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) noexcept : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Fd();
+  [[nodiscard]] int get() const noexcept { return fd_; }
+  [[nodiscard]] bool is_open() const noexcept { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+/// Throws `Error`: "shmstate: <what>: <text of errno>", with the status that fits errno.
+[[noreturn]] void throw_errno(const std::string& what, int error_number);
+
+/// Opens a file with O_CLOEXEC; `flags` and `mode` as for open(2). An Fd that is not open on failure, with errno set.
+[[nodiscard]] Fd open_file(const std::filesystem::path& path, int flags, unsigned mode = 0) noexcept;
+
+struct FileInfo {
+  std::uint64_t bytes;            // apparent size
+  std::uint64_t committed_bytes;  // memory that it takes
+  std::uint64_t inode;
+  std::uint64_t device;
+  std::uint32_t link_count;
+  std::uint32_t uid;
+};
+[[nodiscard]] std::optional<FileInfo> file_info(int fd) noexcept;
+
+/// Reserves memory for a range of a file. Returns 0 or an errno value (ENOSPC).
+[[nodiscard]] int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept;
+
+/// Maps the pages of a range now instead of at their first access; failing does no harm.
+void populate(const std::byte* address, std::size_t bytes) noexcept;
+
+/// Gives a nameless file (O_TMPFILE) a name. Returns 0 or an errno value (EEXIST).
+[[nodiscard]] int give_name(int fd, const std::filesystem::path& path) noexcept;
+
+/// Locks on one byte of a file that belong to the open file description and vanish with it.
+/// `try_lock` needs a descriptor open for writing when exclusive; it returns false when somebody else holds the lock.
+[[nodiscard]] bool try_lock(int fd, std::uint64_t byte, bool exclusive) noexcept;
+void unlock(int fd, std::uint64_t byte) noexcept;
+/// Waits for an exclusive lock. Returns 0 or an errno value.
+[[nodiscard]] int lock(int fd, std::uint64_t byte) noexcept;
+/// Whether another open file description holds any lock on that byte; true also when the kernel cannot tell.
+[[nodiscard]] bool is_locked(int fd, std::uint64_t byte) noexcept;
+
+/// Sleeps while `*word == expected`, at most `timeout`; may return early for no reason. Works on read-only mappings and
+/// across processes.
+void futex_wait(const std::uint32_t* word, std::uint32_t expected, std::chrono::nanoseconds timeout) noexcept;
+void futex_wake_all(const std::uint32_t* word) noexcept;
+
+/// Tells the processor that this is a spinning loop.
+inline void relax() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Makes this process a target of `fence_all_processes`. Returns false when the kernel cannot.
+bool register_fence() noexcept;
+/// Makes every running thread of every registered process pass a full memory barrier; false when the kernel cannot.
+bool fence_all_processes() noexcept;
+
+/// Nanoseconds since boot, CLOCK_BOOTTIME: the one clock of shared memory.
+[[nodiscard]] std::uint64_t now_ns() noexcept;
+[[nodiscard]] std::uint64_t realtime_ns() noexcept;
+[[nodiscard]] std::array<std::uint8_t, 16> boot_id();
+void random_bytes(void* data, std::size_t bytes);
+[[nodiscard]] std::string program_name();
+
+}  // namespace shmstate::os

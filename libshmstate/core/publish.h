@@ -1,0 +1,85 @@
+// The publish protocol: which buffer is current, and whether what was read from it was whole.
+//
+//   merger                                              reader
+//   1 choose a back buffer b that no reader pins        1 w = epoch word (acquire); b = buffer of w
+//   2 stamp[b] = kWriting                               2 read, every load an acquire, every offset bounds-checked
+//   3 check again that no reader pins b                 3 if stamp[b] != epoch of w: start again
+//   4 catch up, apply; every store a release
+//   5 stamp[b] = e + 1 (release)
+//   6 epoch word = (e + 1, b) (release)
+//   7 move the heads of the rings (release)
+//
+// Why step 3 of the reader suffices: if a load in step 2 saw anything that the merger stored in its step 4, that load
+// acquired that release store, and with it step 2 of the merger came before; so the reader's later load of the stamp
+// sees kWriting, or a later epoch. The order lies on the accesses, not on fences.
+//
+// Templates, so that a model checker can run exactly this code on its own atomics: `P` has `epoch_word` and `stamps[]`
+// with load and store; `Locks` asks or takes the kernel's locks on the byte of a buffer.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/layout.h"
+
+namespace shmstate {
+
+/// One buffer at one epoch.
+struct Version {
+  std::uint64_t epoch = 0;
+  std::uint32_t buffer = 0;
+
+  [[nodiscard]] static constexpr Version unpack(std::uint64_t word) noexcept {
+    return {.epoch = word >> layout::kBufferBits,
+            .buffer = static_cast<std::uint32_t>(word & (layout::kBuffersMax - 1))};
+  }
+  [[nodiscard]] constexpr std::uint64_t pack() const noexcept { return epoch << layout::kBufferBits | buffer; }
+};
+
+// ---- reader
+
+template <typename P>
+[[nodiscard]] Version current_version(const P& publication) noexcept {
+  return Version::unpack(publication.epoch_word.load(std::memory_order_acquire));  // pair: epoch_word
+}
+
+/// True when everything loaded (with acquire) from that buffer since `current_version` belongs to that epoch.
+template <typename P>
+[[nodiscard]] bool is_intact(const P& publication, Version version) noexcept {
+  return publication.stamps[version.buffer].load(std::memory_order_acquire) == version.epoch;  // pair: stamp
+}
+
+/// Tries once to pin the current buffer. On success the merger will not write it before `locks.unpin`.
+template <typename P, typename Locks>
+[[nodiscard]] bool try_pin(const P& publication, Locks& locks, Version& version) {
+  version = current_version(publication);
+  if (!locks.pin(version.buffer)) return false;
+  if (is_intact(publication, version)) return true;
+  locks.unpin(version.buffer);  // the merger claimed it before it could see the pin
+  return false;
+}
+
+// ---- merger
+
+/// Steps 1 to 3. The kernel's lock list orders the pin of a reader and the question of the merger: either the merger
+/// sees the pin here, or the reader sees kWriting after it. With `force`, pins are overridden.
+template <typename P, typename Locks>
+[[nodiscard]] bool try_claim(P& publication, Locks& locks, std::uint32_t buffer, bool force) {
+  if (!force && locks.is_pinned(buffer)) return false;
+  const std::uint64_t before = publication.stamps[buffer].load(std::memory_order_relaxed);
+  publication.stamps[buffer].store(layout::kWriting, std::memory_order_relaxed);  // pair: stamp; ordered by step 4
+  if (!force && locks.is_pinned(buffer)) {
+    publication.stamps[buffer].store(before, std::memory_order_relaxed);  // nothing was written: still that epoch
+    return false;
+  }
+  return true;
+}
+
+/// Steps 5 and 6.
+template <typename P>
+void publish_version(P& publication, Version version) noexcept {
+  publication.stamps[version.buffer].store(version.epoch, std::memory_order_release);  // pair: stamp
+  publication.epoch_word.store(version.pack(), std::memory_order_release);             // pair: epoch_word
+}
+
+}  // namespace shmstate

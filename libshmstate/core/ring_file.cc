@@ -1,0 +1,113 @@
+#include "core/ring_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "core/instance.h"
+
+namespace shmstate {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kNameDigits = 16;
+constexpr unsigned kRingMode = 0660;  // its writer, and by the directory's group the merger
+
+void write_header(layout::RingHeader& header, std::uint64_t id, const RingFile::Description& description) {
+  header.magic = layout::kRingMagic;
+  header.layout_major = layout::kLayoutMajor;
+  header.layout_minor = layout::kLayoutMinor;
+  header.ring_id = id;
+  header.data_bytes = description.data_bytes;
+  header.instance_id = description.instance_id;
+  header.owner_pid = static_cast<std::uint32_t>(::getpid());
+  header.owner_uid = ::geteuid();
+  header.flags = description.flags;
+  description.name.copy(header.name, sizeof header.name - 1);
+  header.created_ns = os::realtime_ns();
+}
+
+os::Fd create_nameless(const fs::path& rings) {
+  os::Fd fd = os::open_file(rings, O_TMPFILE | O_RDWR, kRingMode);
+  if (fd.is_open()) return fd;
+  if (errno == EACCES || errno == EPERM) {
+    throw Error(Status::kNoPermission, "shmstate: may not create a ring in " + rings.string() +
+                                           "; writers must belong to the group that owns it");
+  }
+  os::throw_errno("cannot create a ring in " + rings.string(), errno);
+}
+
+}  // namespace
+
+std::string ring_name(std::uint64_t id) {
+  std::string name(kNameDigits, '0');
+  for (auto digit = name.rbegin(); digit != name.rend(); ++digit, id >>= 4) *digit = "0123456789abcdef"[id & 0xf];
+  return name;
+}
+
+std::optional<std::uint64_t> ring_id_of(const std::string& name) {
+  std::uint64_t id = 0;
+  const char* const end = name.data() + name.size();
+  if (name.size() != kNameDigits || std::from_chars(name.data(), end, id, 16).ptr != end) return std::nullopt;
+  return id != 0 && ring_name(id) == name ? std::optional(id) : std::nullopt;
+}
+
+RingFile::RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what)
+    : fd_(std::move(fd)),
+      mapping_(fd_, layout::kRingHeaderBytes, static_cast<std::size_t>(data_bytes), what),
+      id_(id),
+      data_bytes_(data_bytes) {}
+
+RingFile RingFile::create(const fs::path& rings, const Description& description) {
+  os::Fd fd = create_nameless(rings);
+  if (::fchmod(fd.get(), kRingMode) != 0) os::throw_errno("cannot chmod a ring in " + rings.string(), errno);
+  if (!os::try_lock(fd.get(), kLifeByte, true)) os::throw_errno("cannot lock a ring in " + rings.string(), errno);
+  const std::uint64_t bytes = layout::kRingHeaderBytes + description.data_bytes;
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+    os::throw_errno("cannot size a ring in " + rings.string(), errno);
+  }
+  if (const int error_number = os::commit(fd.get(), 0, layout::kRingHeaderBytes); error_number != 0) {
+    os::throw_errno("no memory for a ring in " + rings.string() + "; make the file system larger", error_number);
+  }
+  for (;;) {
+    std::uint64_t id = 0;
+    os::random_bytes(&id, sizeof id);
+    if (id == 0) continue;
+    const fs::path path = rings / ring_name(id);
+    RingFile ring(std::move(fd), id, description.data_bytes, path.string());
+    write_header(ring.header(), id, description);
+    const int error_number = os::give_name(ring.fd(), path);
+    if (error_number == 0) return ring;
+    if (error_number != EEXIST) os::throw_errno("cannot create " + path.string(), error_number);
+    fd = std::move(ring.fd_);
+  }
+}
+
+std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, const layout::Id& instance_id) {
+  os::Fd fd = os::open_file(rings / ring_name(id), O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  layout::RingHeader header{};
+  struct stat info {};
+  if (!fd.is_open() || ::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
+      ::pread(fd.get(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) {
+    return std::nullopt;
+  }
+  const bool sound = header.magic == layout::kRingMagic && header.layout_major == layout::kLayoutMajor &&
+                     header.ring_id == id && header.instance_id == instance_id &&
+                     std::has_single_bit(header.data_bytes) && header.data_bytes >= kRingBytesMin &&
+                     header.data_bytes <= kRingBytesMax &&
+                     static_cast<std::uint64_t>(info.st_size) == layout::kRingHeaderBytes + header.data_bytes;
+  if (!sound) return std::nullopt;
+  RingFile ring(std::move(fd), id, header.data_bytes, ring_name(id));
+  ring.guard_ = FaultGuard(ring.mapping_.header(), ring.mapping_.size());
+  return ring;
+}
+
+bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }
+
+}  // namespace shmstate

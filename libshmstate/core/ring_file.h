@@ -1,0 +1,65 @@
+// A ring's file: its name, how a writer creates it, how the merger opens and checks it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/fault_guard.h"
+#include "core/layout.h"
+#include "core/mapping.h"
+#include "core/os.h"
+
+namespace shmstate {
+
+inline constexpr std::uint64_t kRingBytesMin = std::uint64_t{64} << 10;
+inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
+
+/// 16 hex digits, and back; nothing for any other name.
+[[nodiscard]] std::string ring_name(std::uint64_t id);
+[[nodiscard]] std::optional<std::uint64_t> ring_id_of(const std::string& name);
+
+class RingFile {
+ public:
+  struct Description {
+    std::uint64_t data_bytes;  // a power of two
+    std::uint32_t flags;
+    std::string name;
+    layout::Id instance_id;
+  };
+  /// For a writer: creates the file without a name, locks it, fills it, then gives it its name, so that nobody ever
+  /// sees half a ring. Throws `Error`.
+  static RingFile create(const std::filesystem::path& rings, const Description& description);
+
+  /// For the merger: opens and checks a ring that somebody created; nothing if it is not one of this instance.
+  static std::optional<RingFile> open(const std::filesystem::path& rings, std::uint64_t id,
+                                      const layout::Id& instance_id);
+
+  [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
+  [[nodiscard]] std::uint64_t data_bytes() const noexcept { return data_bytes_; }
+  [[nodiscard]] layout::RingHeader& header() const noexcept {
+    return *reinterpret_cast<layout::RingHeader*>(mapping_.header());
+  }
+  /// Where a position of the stream lies; `data_bytes()` bytes are contiguous from there.
+  [[nodiscard]] std::byte* at(std::uint64_t position) const noexcept {
+    return mapping_.data() + (position & (data_bytes_ - 1));
+  }
+  /// Whether the file disappeared under the mapping (merger only).
+  [[nodiscard]] bool has_faulted() const noexcept { return guard_.has_faulted(); }
+  /// Whether the writer's process has gone (merger only). A system call.
+  [[nodiscard]] bool is_abandoned() const noexcept;
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
+ private:
+  RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what);
+
+  os::Fd fd_;
+  MirroredMapping mapping_;
+  FaultGuard guard_;
+  std::uint64_t id_;
+  std::uint64_t data_bytes_;
+};
+
+}  // namespace shmstate

@@ -1,0 +1,87 @@
+// How an entry lies in its slot: the head word, and which of the six words hold what.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/layout.h"
+#include "core/words.h"
+#include "shmstate/value.h"
+
+namespace shmstate {
+
+inline constexpr std::size_t kSlotWords = 6;
+
+/// A slot type beyond `Type`: a versioned erase that is remembered for a while; readers see no entry.
+inline constexpr Type kTombstone = static_cast<Type>(4);
+
+/// The first word of a slot, unpacked.
+struct SlotHead {
+  enum Flag : std::uint8_t { kKeyInHeap = 1, kValueInHeap = 2, kHasExpiry = 4, kHasVersion = 8 };
+
+  std::uint16_t key_bytes = 0;
+  std::uint16_t owner = 0;  // ephemeral: index of the owner's ring + 1
+  std::uint32_t value_bytes = 0;
+  std::uint8_t flags = 0;
+  Type type = Type::kNone;
+
+  [[nodiscard]] static constexpr SlotHead unpack(std::uint64_t word) noexcept {
+    return {.key_bytes = static_cast<std::uint16_t>(word),
+            .owner = static_cast<std::uint16_t>(word >> 16),
+            .value_bytes = static_cast<std::uint32_t>(word >> 32) & ((1U << 22) - 1),
+            .flags = static_cast<std::uint8_t>(word >> 54 & 0x3f),
+            .type = static_cast<Type>(word >> 60)};
+  }
+  [[nodiscard]] constexpr std::uint64_t pack() const noexcept {
+    return std::uint64_t{key_bytes} | std::uint64_t{owner} << 16 | std::uint64_t{value_bytes} << 32 |
+           std::uint64_t{flags} << 54 | static_cast<std::uint64_t>(type) << 60;
+  }
+
+  [[nodiscard]] constexpr bool has(Flag flag) const noexcept { return (flags & flag) != 0; }
+
+  // Which words hold what.
+  [[nodiscard]] constexpr std::size_t value_words() const noexcept {
+    return has(kValueInHeap) ? 1 : words_of(value_bytes);
+  }
+  [[nodiscard]] constexpr std::size_t key_word() const noexcept { return value_words(); }
+  [[nodiscard]] constexpr std::size_t key_words() const noexcept { return has(kKeyInHeap) ? 2 : words_of(key_bytes); }
+  [[nodiscard]] constexpr std::size_t optional_words() const noexcept {
+    return (has(kHasExpiry) ? 1U : 0U) + (has(kHasVersion) ? 1U : 0U);
+  }
+  [[nodiscard]] constexpr std::size_t expiry_word() const noexcept { return kSlotWords - 1; }
+  [[nodiscard]] constexpr std::size_t version_word() const noexcept { return kSlotWords - optional_words(); }
+
+  /// False for a head that no writer of this layout makes; everything else stays within the slot.
+  [[nodiscard]] constexpr bool is_sane() const noexcept {
+    return key_bytes >= 1 && key_bytes <= kKeyBytesMax && value_bytes <= kValueBytesMax && type >= Type::kInt64 &&
+           type <= kTombstone && value_words() + key_words() + optional_words() <= kSlotWords &&
+           (type == Type::kBytes || type == kTombstone || (value_bytes == kWord && !has(kValueInHeap)));
+  }
+
+  /// Decides what goes inline: the value first, then the key; what does not fit lies in the heap.
+  constexpr void place() noexcept {
+    const std::size_t room = kSlotWords - optional_words();
+    const std::size_t key = words_of(key_bytes);
+    const std::size_t value = words_of(value_bytes);
+    flags &= static_cast<std::uint8_t>(~(kKeyInHeap | kValueInHeap));
+    if (value + key <= room) return;
+    if (value > 1 && 1 + key <= room) {
+      flags |= kValueInHeap;
+    } else {
+      flags |= kKeyInHeap;
+      if (value + 2 > room) flags |= kValueInHeap;
+    }
+  }
+};
+
+static_assert(kValueBytesMax < (1U << 22) && kKeyBytesMax < (1U << 16));
+
+/// The bytes that a heap block takes: whole lines, in steps of at most a quarter, so that every size belongs to one of
+/// few classes and a block can be used again by another value of about its size.
+[[nodiscard]] constexpr std::size_t heap_block_bytes(std::size_t bytes) noexcept {
+  std::size_t step = layout::kLine;
+  while (bytes > 8 * step) step *= 2;
+  return round_up(bytes == 0 ? 1 : bytes, step);
+}
+
+}  // namespace shmstate

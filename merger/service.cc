@@ -1,0 +1,103 @@
+#include "service.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+#include <systemd/sd-daemon.h>
+
+#include <algorithm>
+
+#include "core/os.h"
+
+namespace shmstate {
+namespace {
+
+using std::chrono::nanoseconds;
+
+constexpr auto kStallNap = std::chrono::microseconds(20);      // between looks at readers' pins
+constexpr auto kUnfencedSleepMax = std::chrono::milliseconds(1);  // where the kernel has no membarrier
+constexpr auto kDrainTimeMax = std::chrono::seconds(5);
+
+void log_event(const MergeEvent& event) {
+  using Kind = MergeEvent::Kind;
+  switch (event.kind) {
+    case Kind::kRingServed: spdlog::debug("ring {:016x} of {}: served", event.ring_id, event.detail); break;
+    case Kind::kRingFinished: spdlog::debug("ring {:016x}: finished and removed", event.ring_id); break;
+    case Kind::kRingQuarantined: spdlog::error("ring {:016x}: quarantined: {}", event.ring_id, event.detail); break;
+    case Kind::kRingRefused: spdlog::warn("ring {:016x}: refused: {}", event.ring_id, event.detail); break;
+    case Kind::kPinExpired: spdlog::warn("{}: taken back from readers after the maximum pin time", event.detail); break;
+    case Kind::kNoMemory: spdlog::error("no memory: {}", event.detail); break;
+    case Kind::kInstanceGone: spdlog::error("{}: the directory was removed or replaced", event.detail); break;
+  }
+}
+
+}  // namespace
+
+Service::Service(const ServiceOptions& options)
+    : options_(options),
+      owner_(options.instance, options.files),
+      engine_(owner_, options.merge, log_event, os::now_ns()) {
+  ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+  spdlog::info("{} {} at epoch {}: {} entries, {} rings", owner_.is_resumed() ? "resumed" : "created",
+               owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count());
+  sd_notify(0, "READY=1");
+}
+
+bool Service::run(const std::atomic<bool>& stop) {
+  std::uint64_t idle_since_ns = 0;
+  while (!stop.load(std::memory_order_relaxed) && engine_.is_current()) {
+    const std::uint64_t now_ns = os::now_ns();
+    const MergeEngine::Progress progress = engine_.step(now_ns);
+    if (progress == MergeEngine::Progress::kWorked) {
+      idle_since_ns = 0;
+    } else if (progress == MergeEngine::Progress::kStalled) {
+      os::futex_wait(owner_.doorbell().asleep.address(), 0, kStallNap);
+    } else if (idle_since_ns == 0) {
+      idle_since_ns = now_ns;
+    } else if (now_ns - idle_since_ns < static_cast<std::uint64_t>(options_.spin_time.count())) {
+      os::relax();
+    } else {
+      sleep();
+      idle_since_ns = 0;
+    }
+  }
+  sd_notify(0, "STOPPING=1");
+  if (!engine_.is_current()) return false;
+  drain();
+  spdlog::info("stopped at epoch {}: {} mutations applied", engine_.epoch(), engine_.applied_count());
+  if (options_.remove_at_exit) remove_files();
+  return true;
+}
+
+// Writers only ring the doorbell when they see `asleep`. The barrier in all processes makes sure that a writer which did
+// not see it has made its push visible to the look that follows.
+void Service::sleep() {
+  Shared<std::uint32_t>& asleep = owner_.doorbell().asleep;
+  asleep.store(1, std::memory_order_seq_cst);
+  const bool fenced = os::fence_all_processes();
+  const std::uint64_t now_ns = os::now_ns();
+  const std::uint64_t deadline_ns = engine_.deadline_ns();
+  if (!engine_.has_work() && now_ns < deadline_ns) {
+    const nanoseconds until(deadline_ns - now_ns);
+    engine_.count_sleep();
+    os::futex_wait(asleep.address(), 1, fenced ? until : std::min<nanoseconds>(until, kUnfencedSleepMax));
+  }
+  asleep.store(0, std::memory_order_relaxed);
+}
+
+void Service::drain() {
+  const std::uint64_t end_ns = os::now_ns() + static_cast<std::uint64_t>(nanoseconds(kDrainTimeMax).count());
+  std::uint64_t now_ns = os::now_ns();
+  for (; now_ns < end_ns; now_ns = os::now_ns()) {
+    if (engine_.step(now_ns) == MergeEngine::Progress::kIdle && !engine_.has_work()) break;
+  }
+  if (now_ns >= end_ns) spdlog::warn("stopped although rings are not empty; the next start goes on with them");
+  engine_.write_statistics();
+}
+
+void Service::remove_files() {
+  std::error_code error;
+  std::filesystem::remove_all(owner_.path(), error);
+  if (error) spdlog::warn("cannot remove {}: {}", owner_.path().string(), error.message());
+}
+
+}  // namespace shmstate
