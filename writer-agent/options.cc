@@ -1,5 +1,7 @@
 #include "writer-agent/options.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <iostream>
@@ -9,6 +11,9 @@ namespace shmstate::agent {
 namespace {
 
 constexpr int kExitUsage = 2;
+constexpr double kDurationMax = 1e6;  // seconds
+constexpr auto kSources = "Sources";
+constexpr auto kLimits = "Limits";
 
 constexpr auto kDescription =
     "Reads mutations as lines from many sources at once and pushes them into an instance of shmstate.\n"
@@ -23,27 +28,40 @@ constexpr auto kDescription =
     "together or not at all; a bad line among them discards them all.\n"
     "flush waits until readers can see everything before it. A bad line is reported, counted and skipped.\n"
     "\n"
-    "Without any source, and without sockets from systemd, it reads standard input.";
+    "Without any source, and without sockets from systemd, it reads standard input.\n";
 
 constexpr auto kFooter =
-    "Durations take ns, us, ms, s, m or h (ms without a unit); sizes take KB, MB, GB.\n"
+    "Durations take ns, us, ms, s, min or h (seconds without a unit); sizes take KB, MB or GB, in powers of 1024.\n"
     "Exit status: 0 when all input has ended or after SIGTERM; 1 on a failure, and with --strict after any loss; 2 for "
     "a\n"
     "wrong command line.";
 
-CLI::AsNumberWithUnit duration_unit() {
-  return CLI::AsNumberWithUnit(
-      std::map<std::string, double>{{"ns", 1e-6}, {"us", 1e-3}, {"ms", 1}, {"s", 1e3}, {"m", 6e4}, {"h", 3.6e6}},
-      CLI::AsNumberWithUnit::CASE_SENSITIVE, "DURATION");
+/// A validator that does not show in --help, where the type name says what is meant.
+CLI::Validator unseen(CLI::Validator validator) { return validator.description(""); }
+
+CLI::Validator duration_unit() {
+  return unseen(CLI::AsNumberWithUnit(
+      std::map<std::string, double>{{"ns", 1e-9}, {"us", 1e-6}, {"ms", 1e-3}, {"s", 1}, {"min", 60}, {"h", 3600}},
+      CLI::AsNumberWithUnit::CASE_SENSITIVE));
+}
+
+CLI::Option* add_duration(CLI::App& app, const std::string& name, double& duration_s, const std::string& meaning) {
+  return app.add_option(name, duration_s, meaning)
+      ->transform(duration_unit())
+      ->check(unseen(CLI::Range(0.0, kDurationMax)))
+      ->type_name("DURATION")
+      ->default_str(fmt::format("{}s", duration_s))
+      ->group(kLimits);
 }
 
 /// The command line as CLI11 reads it; `apply` turns it into options.
 struct RawOptions {
-  double full_timeout_ms = 1000;
-  double flush_timeout_ms = 5000;
-  double attach_timeout_ms = 2000;
+  double full_timeout_s = 1;
+  double flush_timeout_s = 5;
+  double attach_timeout_s = 2;
   std::uint64_t ring_bytes = WriterOptions{}.ring_bytes;
   std::string socket_mode = "0660";
+  std::string when_full = "block";
 };
 
 std::string check_octal_mode(const std::string& text) {
@@ -53,107 +71,96 @@ std::string check_octal_mode(const std::string& text) {
 }
 
 void add_sources(CLI::App& app, Options& options, RawOptions& raw) {
-  const auto* group = "Sources";
   app.add_flag("--stdin", options.reads_stdin, "Read standard input, beside other sources")
       ->envname("SHMSTATE_AGENT_STDIN")
-      ->group(group);
+      ->group(kSources);
   app.add_option("--fifo", options.fifos, "Read a FIFO, created when missing; may be repeated")
       ->envname("SHMSTATE_AGENT_FIFO")
       ->type_name("PATH")
       ->allow_extra_args(false)
-      ->group(group);
+      ->group(kSources);
   app.add_option("--follow", options.files, "Read what is appended to a file, by name; may be repeated")
       ->envname("SHMSTATE_AGENT_FOLLOW")
       ->type_name("PATH")
       ->allow_extra_args(false)
-      ->group(group);
+      ->group(kSources);
   app.add_flag("--from-start", options.from_start, "Begin at the start of followed files, not at their end")
       ->envname("SHMSTATE_AGENT_FROM_START")
-      ->group(group);
+      ->group(kSources);
   app.add_option("--socket", options.socket, "Listen on a Unix stream socket at this path")
       ->envname("SHMSTATE_AGENT_SOCKET")
       ->type_name("PATH")
-      ->group(group);
+      ->group(kSources);
   app.add_option("--socket-mode", raw.socket_mode, "Mode of the socket file, in octal")
       ->envname("SHMSTATE_AGENT_SOCKET_MODE")
       ->type_name("OCTAL")
       ->check(check_octal_mode)
       ->capture_default_str()
-      ->group(group);
+      ->group(kSources);
   app.add_option("--connections-max", options.connections_max, "Connections at a time; more of them wait")
       ->envname("SHMSTATE_AGENT_CONNECTIONS_MAX")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{100000}))
+      ->check(unseen(CLI::Range(std::size_t{1}, std::size_t{100000})))
+      ->type_name("N")
       ->capture_default_str()
-      ->group(group);
+      ->group(kSources);
   app.add_flag("--ack", options.answers_lines,
                "Answer \"ok\" or \"error: ...\" to each line, or batch, of a connection")
       ->envname("SHMSTATE_AGENT_ACK")
-      ->group(group);
+      ->group(kSources);
 }
 
 void add_limits(CLI::App& app, Options& options, RawOptions& raw) {
-  const auto* group = "Limits";
-  const std::map<std::string, WhenFull> choices{{"block", WhenFull::kBlock}, {"fail", WhenFull::kFail}};
-  app.add_option("--when-full", options.writer.when_full, "When the ring is full: block, or fail at once")
+  app.add_option("--when-full", raw.when_full, "When the ring is full: block, or fail at once")
       ->envname("SHMSTATE_AGENT_WHEN_FULL")
-      ->transform(CLI::CheckedTransformer(choices))
+      ->check(unseen(CLI::IsMember({"block", "fail"})))
       ->type_name("block|fail")
-      ->default_str("block")
-      ->group(group);
-  app.add_option("--full-timeout", raw.full_timeout_ms, "How long a mutation may wait for room in the ring")
-      ->envname("SHMSTATE_AGENT_FULL_TIMEOUT")
-      ->transform(duration_unit())
-      ->check(CLI::NonNegativeNumber)
-      ->default_str("1s")
-      ->group(group);
-  app.add_option("--flush-timeout", raw.flush_timeout_ms, "How long flush may wait, and the end of the agent, too")
-      ->envname("SHMSTATE_AGENT_FLUSH_TIMEOUT")
-      ->transform(duration_unit())
-      ->check(CLI::NonNegativeNumber)
-      ->default_str("5s")
-      ->group(group);
-  app.add_option("--attach-timeout", raw.attach_timeout_ms, "How long the instance may take to appear")
-      ->envname("SHMSTATE_AGENT_ATTACH_TIMEOUT")
-      ->transform(duration_unit())
-      ->check(CLI::NonNegativeNumber)
-      ->default_str("2s")
-      ->group(group);
+      ->capture_default_str()
+      ->group(kLimits);
+  add_duration(app, "--full-timeout", raw.full_timeout_s, "How long a mutation may wait for room in the ring")
+      ->envname("SHMSTATE_AGENT_FULL_TIMEOUT");
+  add_duration(app, "--flush-timeout", raw.flush_timeout_s, "How long flush may wait, and the agent when it stops")
+      ->envname("SHMSTATE_AGENT_FLUSH_TIMEOUT");
+  add_duration(app, "--attach-timeout", raw.attach_timeout_s, "How long the instance may take to appear")
+      ->envname("SHMSTATE_AGENT_ATTACH_TIMEOUT");
   app.add_option("--ring-size", raw.ring_bytes, "Bytes of the ring, and so the largest batch: 64KB to 1GB")
       ->envname("SHMSTATE_AGENT_RING_SIZE")
-      ->transform(CLI::AsSizeValue(false))
-      ->check(CLI::Range(std::uint64_t{64} << 10, std::uint64_t{1} << 30))
+      ->transform(unseen(CLI::AsSizeValue(false)))
+      ->check(unseen(CLI::Range(std::uint64_t{64} << 10, std::uint64_t{1} << 30)))
+      ->type_name("SIZE")
       ->default_str("4MB")
-      ->group(group);
+      ->group(kLimits);
   app.add_flag("--strict", options.is_strict, "Exit with status 1 when any line, batch or mutation was lost")
       ->envname("SHMSTATE_AGENT_STRICT")
-      ->group(group);
+      ->group(kLimits);
 }
 
 void add_rest(CLI::App& app, Options& options) {
-  app.add_option("instance", options.instance, "Name of the instance, or the path of its directory")
+  app.add_option("-i,--instance,instance", options.instance, "Name of the instance, or the path of its directory")
       ->envname("SHMSTATE_INSTANCE")
-      ->required();
+      ->type_name("NAME");
   app.add_option("--name", options.writer.name, "Name of this writer in the status of the instance")
       ->envname("SHMSTATE_AGENT_NAME")
-      ->default_str("shmstate-writer-agent");
-  app.add_option("--log-level", options.log_level, "What to tell on standard error")
-      ->envname("SHMSTATE_AGENT_LOG_LEVEL")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  app.add_option("--log-level", options.log_level, "How much to tell on standard error")
+      ->envname("SHMSTATE_LOG_LEVEL")
+      ->check(unseen(CLI::IsMember({"debug", "info", "warn", "error", "off"})))
+      ->type_name("debug|info|warn|error|off")
       ->capture_default_str();
   app.set_version_flag("--version", std::string("shmstate-writer-agent ") + SHMSTATE_VERSION);
 }
 
-std::chrono::nanoseconds milliseconds_to_ns(double duration_ms) {
-  constexpr double kDurationMsMax = 1e12;
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(std::min(duration_ms, kDurationMsMax) * 1e6));
+std::chrono::nanoseconds seconds_to_ns(double duration_s) {
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(duration_s * 1e9));
 }
 
 void apply(const RawOptions& raw, Options& options) {
   options.socket_mode = static_cast<unsigned>(std::stoul(raw.socket_mode, nullptr, 8));
+  options.writer.when_full = raw.when_full == "fail" ? WhenFull::kFail : WhenFull::kBlock;
   options.writer.ring_bytes = raw.ring_bytes;
-  options.writer.full_timeout = milliseconds_to_ns(raw.full_timeout_ms);
-  options.writer.attach_timeout = milliseconds_to_ns(raw.attach_timeout_ms);
-  options.flush_timeout = std::chrono::ceil<std::chrono::milliseconds>(milliseconds_to_ns(raw.flush_timeout_ms));
+  options.writer.full_timeout = seconds_to_ns(raw.full_timeout_s);
+  options.writer.attach_timeout = seconds_to_ns(raw.attach_timeout_s);
+  options.flush_timeout = std::chrono::ceil<std::chrono::milliseconds>(seconds_to_ns(raw.flush_timeout_s));
 }
 
 }  // namespace
@@ -172,6 +179,10 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
     std::cerr << "shmstate: " << error.what() << "; see shmstate-writer-agent --help\n";
+    return kExitUsage;
+  }
+  if (options.instance.empty()) {
+    std::cerr << "shmstate: no instance given; name one, as in shmstate-writer-agent plant, or set SHMSTATE_INSTANCE\n";
     return kExitUsage;
   }
   apply(raw, options);
