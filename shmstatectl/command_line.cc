@@ -20,7 +20,7 @@ const std::map<std::string, Type> kTypeNames = {
 // Strings come out of the parser with their mark; every string option is declared here, so that none keeps it.
 template <typename T>
 CLI::Option* add_text(CLI::App& app, const std::string& name, T& target, const std::string& description) {
-  return app.add_option(name, target, description)->transform([](std::string text) { return unmarked(text); });
+  return app.add_option(name, target, description)->transform([](const std::string& text) { return unmarked(text); });
 }
 
 void add_duration(CLI::App& app, const std::string& name, std::chrono::nanoseconds& target,

@@ -48,6 +48,7 @@ int parse(std::vector<std::string> arguments) {
   ran_with = {};
   arguments.insert(arguments.begin(), "shmstatectl");
   std::vector<char*> argv;
+  argv.reserve(arguments.size());
   for (std::string& argument : arguments) argv.push_back(argument.data());
   return run_command_line(static_cast<int>(argv.size()), argv.data());
 }
@@ -191,11 +192,9 @@ TEST(CtlText, EscapesWhatATerminalActsUpon) {
             "plain text, \xC3\xA4, \xE2\x82\xAC, \xF0\x9F\x98\x80");
   EXPECT_EQ(escaped("\x1B[31m"), "\\x1b[31m");
   EXPECT_EQ(escaped(std::string_view("a\0b\n\t\r\x7F", 7)), "a\\x00b\\n\\t\\r\\x7f");
-  EXPECT_EQ(escaped("\xC2\x9B"
-                    "31m"),
-            "\\xc2\\x9b31m");                             // a control character in two bytes
-  EXPECT_EQ(escaped("\x9B"), "\\x9b");                    // and in one, outside UTF-8
-  EXPECT_EQ(escaped("\xE2\x80\xAE"), "\\xe2\\x80\\xae");  // turns the text around
+  EXPECT_EQ(escaped("\xC2\x9B[31m"), "\\xc2\\x9b[31m");  // a control character in two bytes
+  EXPECT_EQ(escaped("\x9B"), "\\x9b");                   // and in one, outside UTF-8
+  EXPECT_EQ(escaped("\xE2\x80\xAE-\xE2\x80\xAC"), "\\xe2\\x80\\xae-\\xe2\\x80\\xac");  // turns the text around
   EXPECT_EQ(escaped("C:\\n"), "C:\\\\n");
   EXPECT_EQ(printable("C:\\n\n"), "C:\\n\\n");
   for (int byte = 0; byte < 256; ++byte) {
@@ -272,9 +271,7 @@ TEST(CtlJson, SaysWhatChanged) {
 
 InstanceInfo some_instance() {
   InstanceInfo info;
-  info.path =
-      "/run/shmstate/pl\x1B"
-      "ant";
+  info.path = "/run/shmstate/\x1B[mplant";
   info.id = "00112233445566778899aabbccddeeff";
   info.merger_pid = 4711;
   info.merger_silence = 4200ms;
@@ -297,8 +294,8 @@ InstanceInfo some_instance() {
 TEST(CtlStatus, ShowsEverythingHarmlessly) {
   const std::string text = status_text(some_instance(), true);
   for (const char* part :
-       {"pl\\x1bant", "not running, silent for 4.2 s (was pid 4711)", "being written", "00000000000000ab", "pump\\x1b",
-        "3.0 KiB", "publish_latency_ns_max", "1.5 us", "The longest publish."})
+       {"\\x1b[mplant", "not running, silent for 4.2 s (was pid 4711)", "being written", "00000000000000ab",
+        "pump\\x1b", "3.0 KiB", "publish_latency_ns_max", "1.5 us", "The longest publish."})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   EXPECT_EQ(text.find('\x1B'), std::string::npos);
   EXPECT_EQ(status_text(some_instance(), false).find("The longest publish."), std::string::npos);

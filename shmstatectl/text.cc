@@ -21,7 +21,8 @@ struct Unit {
 constexpr std::array<Unit, 6> kDurationUnits = {
     {{"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"min", 60e9}, {"h", 3600e9}}};
 
-constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::int64_t kSecond = 1'000'000'000;  // ns
+constexpr std::int64_t kHour = 3600 * kSecond;
 
 std::size_t announced_bytes(unsigned char lead) noexcept {
   if (lead < 0x80) return 1;
@@ -125,14 +126,14 @@ std::string in_quotes(std::string_view bytes) { return '"' + escaped(bytes) + '"
 
 std::string format_duration(nanoseconds duration) {
   const std::int64_t ns = duration.count();
-  const double value = static_cast<double>(ns);
+  const auto value = static_cast<double>(ns);
   if (ns < 1'000) return fmt::format("{} ns", ns);
   if (ns < 1'000'000) return fmt::format("{:.1f} us", value / 1e3);
   if (ns < kSecond) return fmt::format("{:.1f} ms", value / 1e6);
   if (ns < 60 * kSecond) return fmt::format("{:.1f} s", value / 1e9);
-  if (ns < 3600 * kSecond) return two_units(ns / kSecond, 60, "min", "s");
-  if (ns < 24 * 3600 * kSecond) return two_units(ns / (60 * kSecond), 60, "h", "min");
-  return two_units(ns / (3600 * kSecond), 24, "d", "h");
+  if (ns < kHour) return two_units(ns / kSecond, 60, "min", "s");
+  if (ns < 24 * kHour) return two_units(ns / (60 * kSecond), 60, "h", "min");
+  return two_units(ns / kHour, 24, "d", "h");
 }
 
 std::string format_bytes(std::uint64_t bytes) {
@@ -154,8 +155,8 @@ std::optional<nanoseconds> parse_duration(std::string_view text) {
   text.remove_prefix(static_cast<std::size_t>(end - text.data()));
   text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
   const std::string_view name = text.empty() ? "s" : text;
-  const auto unit = std::find_if(kDurationUnits.begin(), kDurationUnits.end(),
-                                 [name](const Unit& candidate) { return candidate.name == name; });
+  const auto* const unit = std::find_if(kDurationUnits.begin(), kDurationUnits.end(),
+                                        [name](const Unit& candidate) { return candidate.name == name; });
   constexpr double kLongest = 1e18;  // ns, some thirty years; more would not fit
   if (unit == kDurationUnits.end() || number * unit->ns > kLongest) return std::nullopt;
   return nanoseconds(std::llround(number * unit->ns));

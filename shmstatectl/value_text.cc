@@ -26,7 +26,7 @@ bool looks_like_float(std::string_view text) {
   const std::string_view digits = text.substr(text.starts_with('-') ? 1 : 0);
   if (digits.empty() || !(is_digit(digits[0]) || digits[0] == '.')) return false;
   if (digits.find_first_of(".eE") == std::string_view::npos) return false;
-  double ignored;
+  double ignored = 0;
   return std::from_chars(text.data(), text.data() + text.size(), ignored).ptr == text.data() + text.size();
 }
 
@@ -48,7 +48,7 @@ Type recognised_type(std::string_view text) {
 
 std::string float_text(double value) {
   std::array<char, 32> buffer;
-  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value).ptr;
+  const char* const end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value).ptr;
   std::string text(buffer.data(), end);
   if (text.find_first_not_of("-0123456789") == std::string::npos) text += ".0";
   return text;
