@@ -26,7 +26,9 @@ std::string list_in_quotes(const std::vector<std::string>& names) {
 std::string resolve_instance(const std::string& asked) {
   if (!asked.empty()) return asked;
   const std::vector<std::string> present = list_instances();
-  if (present.empty()) throw Error(Status::kNoInstance, "there is no instance; start shmstate-merger, or give -i PATH");
+  if (present.empty())
+    throw Error(Status::kNoInstance,
+                "there is no instance that you may see; start shmstate-merger, or name one with -i");
   if (present.size() == 1) return present.front();
   throw UsageError(fmt::format("there are {} instances: {}; choose one with -i or $SHMSTATE_INSTANCE", present.size(),
                                list_in_quotes(present)));

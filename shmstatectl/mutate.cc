@@ -69,9 +69,19 @@ Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
   return outcome;
 }
 
+std::string_view push_remedy(Status status) {
+  switch (status) {
+    case Status::kValueTooBig:
+    case Status::kMutationTooBig: return "choose a smaller value, or several keys";
+    case Status::kNoMemory: return "the file system of the instance is full: erase keys, or give it more room";
+    default: return "see shmstatectl status";
+  }
+}
+
 std::string rejection_text(Status reason) {
   switch (reason) {
-    case Status::kWrongType: return "the key holds another type; look with get --json, or erase the key first";
+    case Status::kWrongType:
+      return "the key holds another type; look with get --json, choose --type, or erase the key first";
     case Status::kOutOfRange: return "the sum overflows; set the key to a smaller number first";
     case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
     default: return "see the counters in shmstatectl status";
@@ -114,8 +124,10 @@ ExitCode push_and_wait(const Options& options, const Push& push) {
   check_key(options.key);
   Writer writer = open_writer(resolve_instance(options.instance));
   const Status pushed = push(writer);
-  if (pushed != Status::kOk)
-    throw Error(pushed, fmt::format("{}not pushed: {}", subject_of(options, writer), describe(pushed)));
+  if (pushed != Status::kOk) {
+    const std::string subject = subject_of(options, writer);
+    throw Error(pushed, fmt::format("{}not pushed: {}; {}", subject, describe(pushed), push_remedy(pushed)));
+  }
   const Outcome outcome = wait_until_merged(writer, options.timeout);
   if (options.json) fmt::print("{}", json_document(json_of(outcome, options, writer.path())));
   if (outcome.status != Status::kOk) report(subject_of(options, writer) + outcome_text(outcome, options.timeout));

@@ -1,0 +1,447 @@
+// shmstatectl as people and scripts run it, beside a merger that comes and goes.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "shmstate/writer.h"
+
+namespace shmstate {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+constexpr auto kPatience = 60s;  // how long something may take before a test gives up on it
+constexpr uid_t kNobody = 65534;
+
+[[nodiscard]] bool eventually(const std::function<bool()>& holds) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (!holds()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(2ms);
+  }
+  return true;
+}
+
+/// A nameless file in memory: what a program reads, or where its output goes.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::string_view text = {}) : fd_(::memfd_create("stream", MFD_CLOEXEC)) {
+    if (::write(fd_, text.data(), text.size()) != static_cast<ssize_t>(text.size())) std::abort();
+    ::lseek(fd_, 0, SEEK_SET);
+  }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  ~MemoryFile() { ::close(fd_); }
+
+  [[nodiscard]] int fd() const { return fd_; }
+  [[nodiscard]] std::string text() const {
+    std::string text(static_cast<std::size_t>(fs::file_size("/proc/self/fd/" + std::to_string(fd_))), '\0');
+    const ssize_t bytes = ::pread(fd_, text.data(), text.size(), 0);
+    text.resize(bytes < 0 ? 0 : static_cast<std::size_t>(bytes));
+    return text;
+  }
+
+ private:
+  int fd_;
+};
+
+/// A running program; killed when the test is over.
+class Process {
+ public:
+  using Setup = std::function<void()>;  // in the child, before the program starts
+
+  explicit Process(const std::vector<std::string>& arguments, std::string_view input = {}, const Setup& setup = {})
+      : input_(input), pid_(::fork()) {
+    if (pid_ == 0) run(arguments, setup);
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  ~Process() {
+    if (pid_ <= 0 || code_) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  void signal(int number) const { ::kill(pid_, number); }
+  [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] std::string out() const { return output_.text(); }
+  [[nodiscard]] std::string err() const { return errors_.text(); }
+
+  /// The exit code; negative after a signal.
+  int wait() {
+    int status = 0;
+    if (!eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; })) return -1000;
+    code_ = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    return *code_;
+  }
+
+ private:
+  [[noreturn]] void run(const std::vector<std::string>& arguments, const Setup& setup) const {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::dup2(input_.fd(), STDIN_FILENO);
+    ::dup2(output_.fd(), STDOUT_FILENO);
+    ::dup2(errors_.fd(), STDERR_FILENO);
+    std::vector<char*> argv;
+    argv.reserve(arguments.size() + 1);
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    if (setup) setup();
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+
+  MemoryFile input_;
+  MemoryFile output_;
+  MemoryFile errors_;
+  pid_t pid_;
+  std::optional<int> code_;
+};
+
+struct Result {
+  int code = 0;
+  std::string out;
+  std::string err;
+};
+
+Result result_of(Process& process) {
+  const int code = process.wait();
+  return {code, process.out(), process.err()};
+}
+
+using Arguments = std::vector<std::string>;
+
+class CtlProcess : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = "/dev/shm/shmstate-ctl-test-XXXXXX";
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    root_ = name;
+    ::setenv("SHMSTATE_ROOT", root_.c_str(), 1);
+    ::unsetenv("SHMSTATE_INSTANCE");
+    start_merger();
+  }
+  void TearDown() override {
+    merger_.reset();
+    fs::remove_all(root_);
+  }
+
+  void start_merger(const std::string& instance = "plant") {
+    merger_.emplace(Arguments{SHMSTATE_MERGER_PATH, "-i", (root_ / instance).string(), "--memory-limit", "64m"});
+    ASSERT_TRUE(eventually([&] { return ctl({"-i", instance, "set", "ready", "1"}).code == 0; })) << merger_->err();
+    ASSERT_EQ(ctl({"-i", instance, "del", "ready"}).code, 0);
+  }
+  void stop_merger() {
+    merger_->signal(SIGTERM);
+    ASSERT_EQ(merger_->wait(), 0) << merger_->err();
+  }
+
+  static Arguments command(const Arguments& arguments) {
+    Arguments command = {SHMSTATE_CTL_PATH};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return command;
+  }
+  static Result ctl(const Arguments& arguments, std::string_view input = {}, const Process::Setup& setup = {}) {
+    Process process(command(arguments), input, setup);
+    return result_of(process);
+  }
+  /// The standard output of a command that must succeed.
+  static std::string out(const Arguments& arguments, std::string_view input = {}) {
+    const Result result = ctl(arguments, input);
+    EXPECT_EQ(result.code, 0) << testing::PrintToString(arguments) << result.err;
+    return result.out;
+  }
+  static Json json(const Arguments& arguments) { return Json::parse(out(arguments)); }
+
+  [[nodiscard]] fs::path instance() const { return root_ / "plant"; }
+
+  fs::path root_;
+  std::optional<Process> merger_;
+};
+
+std::string every_byte() {
+  std::string bytes;
+  for (int byte = 0; byte < 256; ++byte) bytes += static_cast<char>(byte);
+  return bytes;
+}
+
+// What set, add and del did is readable as soon as they return.
+TEST_F(CtlProcess, ChangesAreReadableAtOnce) {
+  EXPECT_EQ(out({"set", "count", "40"}), "");
+  EXPECT_EQ(out({"add", "count", "2"}), "");
+  EXPECT_EQ(out({"get", "count"}), "42\n");
+  out({"set", "ratio", "1.5"});
+  out({"add", "ratio", "-1.0"});
+  out({"set", "name", "pump seven"});
+  EXPECT_EQ(out({"list"}), "count  42\nname   pump seven\nratio  0.5\n");
+  EXPECT_EQ(out({"list", "--keys", "--limit", "2"}), "count\nname\n");
+  EXPECT_EQ(out({"list", "ra"}), "ratio  0.5\n");
+  EXPECT_EQ(out({"get", "ratio", "count"}), "ratio  0.5\ncount  42\n");
+  out({"del", "count"});
+  EXPECT_EQ(ctl({"get", "count"}).code, 1);
+  EXPECT_EQ(out({"list", "--keys"}), "name\nratio\n");
+}
+
+// JSON keeps types, tells the epoch of each change, and names what is missing.
+TEST_F(CtlProcess, JsonHasTypesAndEpochs) {
+  out({"set", "i", "1"});
+  out({"set", "f", "1.0"});
+  out({"set", "b", "-"}, "\xFF");
+  const Json listed = json({"list", "--json"});
+  ASSERT_EQ(listed["entries"].size(), 3u);
+  EXPECT_EQ(listed["entries"][0]["value"], (Json{{"base64", "/w=="}}));
+  EXPECT_EQ(listed["entries"][1]["type"], "float64");
+  EXPECT_EQ(listed["entries"][2]["type"], "int64");
+  EXPECT_LT(listed["entries"][2]["changed_epoch"], listed["entries"][1]["changed_epoch"]);
+  EXPECT_LE(listed["entries"][0]["changed_epoch"], listed["epoch"]);
+  const Result found = ctl({"get", "--json", "i", "missing"});
+  EXPECT_EQ(found.code, 1);
+  EXPECT_EQ(Json::parse(found.out)["entries"][0]["value"], 1);
+  EXPECT_EQ(Json::parse(found.out)["missing"], (Json{"missing"}));
+  EXPECT_EQ(json({"set", "--json", "i", "2"})["merged"], true);
+  EXPECT_EQ(json({"list", "--json", "--keys"})["keys"], (Json{"b", "f", "i"}));
+}
+
+// Any bytes go in through standard input and come out of --raw unchanged; elsewhere no terminal can be harmed.
+TEST_F(CtlProcess, CarriesAnyBytes) {
+  out({"set", "bytes", "-"}, every_byte());
+  EXPECT_EQ(out({"get", "--raw", "bytes"}), every_byte());
+  for (const Arguments& arguments : {Arguments{"get", "bytes"}, Arguments{"list"}, Arguments{"list", "--json"}}) {
+    for (const char c : out(arguments)) EXPECT_TRUE(c == '\n' || (c >= 0x20 && c < 0x7F)) << static_cast<int>(c);
+  }
+  const std::string largest(std::size_t{1} << 20, 'x');
+  out({"set", "large", "-"}, largest);
+  EXPECT_EQ(out({"get", "--raw", "large"}), largest);
+  EXPECT_EQ(ctl({"set", "large", "-"}, largest + "x").code, 2);
+  out({"set", "number", "-", "--type", "int"}, "17\n");
+  EXPECT_EQ(out({"get", "--raw", "number"}), "17");
+}
+
+// Each kind of failure has its exit code, and a message that begins with the program's name for itself.
+TEST_F(CtlProcess, FailuresHaveTheirExitCodes) {
+  out({"set", "text", "hello"});
+  out({"set", "most", "9223372036854775807"});
+  const auto expect_failure = [](int code, const Result& result) {
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_THAT(result.err, StartsWith("shmstate: "));
+  };
+  expect_failure(1, ctl({"get", "missing"}));
+  expect_failure(2, ctl({"get", ""}));
+  expect_failure(2, ctl({"set", std::string(4097, 'k'), "1"}));
+  expect_failure(2, ctl({"set", "k", "9223372036854775808"}));
+  expect_failure(2, ctl({"add", "k", "many"}));
+  expect_failure(2, ctl({"get", "--raw", "text", "most"}));
+  expect_failure(3, ctl({"-i", "nowhere", "get", "k"}));
+  expect_failure(3, ctl({"-i", "nowhere", "set", "k", "1"}));
+  expect_failure(3, ctl({"-i", "nowhere", "status"}));
+  expect_failure(6, ctl({"add", "text", "1"}));
+  expect_failure(6, ctl({"add", "most", "1"}));
+  const Process::Setup into_full = [] { ::dup2(::open("/dev/full", O_WRONLY), STDOUT_FILENO); };
+  expect_failure(8, ctl({"list"}, {}, into_full));
+  expect_failure(8, ctl({"list", "--json"}, {}, into_full));
+  EXPECT_EQ(out({"get", "text", "most"}), "text  hello\nmost  9223372036854775807\n");
+}
+
+// Who may not open the instance is told so, by every command.
+TEST_F(CtlProcess, NoPermissionHasItsExitCode) {
+  fs::permissions(instance() / "control", fs::perms::none);
+  fs::permissions(root_, fs::perms::owner_all | fs::perms::others_all);
+  const Process::Setup as_nobody = [] {
+    if (::geteuid() == 0 && ::setuid(kNobody) != 0) ::_exit(126);
+  };
+  for (Arguments arguments : {Arguments{"get", "k"}, Arguments{"set", "k", "1"}, Arguments{"status"}}) {
+    arguments.insert(arguments.begin(), {"-i", "plant"});
+    const Result result = ctl(arguments, {}, as_nobody);
+    EXPECT_EQ(result.code, 4) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("permission denied"));
+  }
+}
+
+// A file that is no instance is refused, whatever is in it.
+TEST_F(CtlProcess, DamageHasItsExitCode) {
+  stop_merger();
+  std::fstream(instance() / "control", std::ios::in | std::ios::out | std::ios::binary) << every_byte();
+  for (const Arguments& arguments : {Arguments{"get", "k"}, Arguments{"set", "k", "1"}, Arguments{"status"}})
+    EXPECT_EQ(ctl(arguments).code, 7);
+}
+
+// Without a merger the last snapshot is shown, and people are told; what is pushed waits for the next merger.
+TEST_F(CtlProcess, WorksWhileTheMergerIsDown) {
+  out({"set", "k", "old"});
+  stop_merger();
+  for (const Arguments& arguments : {Arguments{"get", "k"}, Arguments{"list"}, Arguments{"status"}}) {
+    const Result result = ctl(arguments);
+    EXPECT_EQ(result.code, 0);
+    EXPECT_THAT(result.err, HasSubstr("no merger is running (silent for "));
+  }
+  EXPECT_EQ(out({"get", "k"}), "old\n");
+  EXPECT_EQ(json({"get", "k", "--json"})["merger"]["running"], false);
+  EXPECT_EQ(json({"status", "--json"})["merger"]["running"], false);
+
+  const Result pushed = ctl({"set", "k", "new", "--timeout", "1ms"});
+  EXPECT_EQ(pushed.code, 5);
+  EXPECT_THAT(pushed.err, HasSubstr("it will be merged when one starts"));
+  const Result added = ctl({"add", "n", "5", "--timeout", "0", "--json"});
+  EXPECT_EQ(added.code, 5);
+  EXPECT_EQ(Json::parse(added.out)["merged"], false);
+  EXPECT_EQ(out({"get", "k"}), "old\n");
+
+  start_merger();
+  EXPECT_EQ(out({"get", "k", "n"}), "k  new\nn  5\n");
+}
+
+// A merger that hangs is not taken for one that is gone, and is pointed at.
+TEST_F(CtlProcess, PointsAtAMergerThatHangs) {
+  merger_->signal(SIGSTOP);
+  const Result pushed = ctl({"set", "k", "1", "--timeout", "1ms"});
+  EXPECT_EQ(pushed.code, 5);
+  EXPECT_THAT(pushed.err, HasSubstr("not merged within 1.0 ms"));
+  EXPECT_TRUE(eventually([] {
+    const Result read = ctl({"list"});
+    return read.code == 0 && read.err.find("is silent for") != std::string::npos;
+  }));
+  merger_->signal(SIGCONT);
+  EXPECT_TRUE(eventually([] { return ctl({"get", "k"}).out == "1\n"; }));
+}
+
+// The status names the merger, and every writer's ring with its counters.
+TEST_F(CtlProcess, StatusShowsMergerAndRings) {
+  Writer writer(instance().string(), {.name = "pump\x1B[1m"});
+  writer.set("a", 1);
+  writer.set("b", "text");
+  writer.add("b", 1);
+  EXPECT_EQ(writer.flush(kPatience), Status::kRejected);
+  Json status;
+  EXPECT_TRUE(eventually([&] {
+    status = json({"status", "--json"});
+    return status["rings"].size() == 1 && status["rings"][0]["applied_count"] == 2;
+  })) << status;
+  const Json ring = status["rings"].at(0);
+  EXPECT_EQ(ring["name"], "pump\x1B[1m");
+  EXPECT_EQ(ring["pid"], ::getpid());
+  EXPECT_EQ(ring["state"], "live");
+  EXPECT_EQ(ring["rejected_count"], 1);
+  EXPECT_EQ(ring["pushed_bytes"], ring["applied_bytes"]);
+
+  EXPECT_EQ(status["instance"], instance().string());
+  EXPECT_EQ(status["merger"]["running"], true);
+  EXPECT_EQ(status["merger"]["pid"], merger_->pid());
+  EXPECT_EQ(status["entry_count"], 2);
+  EXPECT_GE(status["buffers"].size(), 2u);
+  EXPECT_FALSE(status["statistics"].empty());
+
+  const std::string text = out({"status", "-v"});
+  EXPECT_THAT(text, HasSubstr("running, pid " + std::to_string(merger_->pid())));
+  EXPECT_THAT(text, HasSubstr("pump\\x1b[1m"));
+  EXPECT_THAT(text, HasSubstr(status["statistics"][0]["meaning"].get<std::string>()));
+}
+
+// Starts a watch and returns when it has seen its first change, so nothing after that is missed.
+void prime(const Process& watch) {
+  int round = 0;
+  ASSERT_TRUE(eventually([&] {
+    Writer writer("plant");
+    writer.set("w/prime", ++round);
+    return writer.flush(kPatience) == Status::kOk && !watch.out().empty();
+  })) << watch.err();
+}
+
+[[nodiscard]] bool eventually_prints(const Process& watch, std::string_view text) {
+  return eventually([&] { return watch.out().find(text) != std::string::npos; });
+}
+
+// watch prints what changes below its prefix, erased keys included, and ends with success on SIGINT.
+TEST_F(CtlProcess, WatchPrintsChangesUntilInterrupted) {
+  out({"set", "w/before", "1"});
+  Process watch(command({"watch", "w/", "--interval", "0"}));
+  prime(watch);
+  out({"set", "other", "1"});
+  out({"set", "w/a", "1"});
+  EXPECT_TRUE(eventually_prints(watch, " set w/a 1\n")) << watch.out();
+  out({"del", "w/a"});
+  EXPECT_TRUE(eventually_prints(watch, " erase w/a\n")) << watch.out();
+  out({"del", "w/before"});
+  EXPECT_TRUE(eventually_prints(watch, " erase w/before\n")) << watch.out();
+  watch.signal(SIGINT);
+  EXPECT_EQ(watch.wait(), 0);
+  EXPECT_EQ(watch.out().find("other"), std::string::npos);
+  EXPECT_EQ(watch.out().find("set w/before"), std::string::npos);
+  EXPECT_THAT(watch.err(), IsEmpty());
+}
+
+// With --count a watch ends by itself; with --json each line is a document.
+TEST_F(CtlProcess, WatchEndsAfterItsCount) {
+  Process watch(command({"watch", "n/", "--json", "--count", "2", "--interval", "0"}));
+  int number = 0;
+  EXPECT_TRUE(eventually([&] {
+    out({"set", "n/k", std::to_string(++number)});
+    const std::string text = watch.out();
+    return std::count(text.begin(), text.end(), '\n') == 2;
+  }));
+  EXPECT_EQ(watch.wait(), 0);
+  const std::string text = watch.out();
+  const Json first = Json::parse(text.substr(0, text.find('\n')));
+  const Json second = Json::parse(text.substr(text.find('\n')));
+  EXPECT_EQ(first["change"], "set");
+  EXPECT_EQ(first["key"], "n/k");
+  EXPECT_LT(first["value"], second["value"]);
+  EXPECT_LT(first["epoch"], second["epoch"]);
+}
+
+// A watch outlives its merger, says so, and goes on with the next one.
+TEST_F(CtlProcess, WatchSurvivesARestartOfTheMerger) {
+  Process watch(command({"watch", "w/", "--interval", "0"}));
+  prime(watch);
+  stop_merger();
+  EXPECT_TRUE(eventually([&] { return watch.err().find("no merger is running") != std::string::npos; }));
+  start_merger();
+  out({"set", "w/after", "1"});
+  EXPECT_TRUE(eventually_prints(watch, " set w/after 1\n")) << watch.out();
+  watch.signal(SIGTERM);
+  EXPECT_EQ(watch.wait(), 0);
+}
+
+// The only instance need not be named; among several the choice is asked for, by name.
+TEST_F(CtlProcess, AsksWhichInstanceWhenThereAreSeveral) {
+  out({"set", "k", "first"});
+  merger_.reset();
+  start_merger("second");
+  const Result result = ctl({"get", "k"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr((root_ / "plant").string()));
+  EXPECT_THAT(result.err, HasSubstr((root_ / "second").string()));
+  EXPECT_EQ(out({"get", "k", "-i", "plant"}), "first\n");
+  ::setenv("SHMSTATE_INSTANCE", "plant", 1);
+  EXPECT_EQ(out({"get", "k"}), "first\n");
+  ::unsetenv("SHMSTATE_INSTANCE");
+  fs::remove_all(root_ / "plant");
+  EXPECT_EQ(ctl({"get", "k"}).code, 1);
+  merger_.reset();
+  fs::remove_all(root_ / "second");
+  EXPECT_EQ(ctl({"get", "k"}).code, 3);
+}
+
+}  // namespace
+}  // namespace shmstate
