@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -29,6 +30,7 @@ constexpr auto kAgePeriod = 1ms;
 constexpr auto kScreenPeriod = 250ms;
 constexpr auto kLinePeriod = 1s;
 constexpr auto kWritersEndTimeout = 5s;
+constexpr auto kStatisticsTimeout = 1s;  // the merger writes them ten times a second
 
 void print(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
@@ -78,7 +80,8 @@ class LiveView {
     if (on_terminal) terminal.emplace();
     const std::chrono::nanoseconds refresh_period = on_terminal ? kScreenPeriod : kLinePeriod;
     Clock::time_point next_age = start_;
-    Clock::time_point next_refresh = start_;
+    Clock::time_point next_refresh = start_ + refresh_period;
+    refresh();  // rates need a moment to count from
     while (!stop_requested()) {
       sleep_until(next_age);
       staleness_.record(reader_.age());
@@ -93,22 +96,24 @@ class LiveView {
     status_.elapsed = Clock::now() - start_;
   }
 
-  /// Waits for the writers to end, so that the totals are final, and prints them. False when they do not add up.
+  /// Waits until the writers have ended and the totals add up, and prints them. False when they do not.
   [[nodiscard]] bool conclude() {
     const std::chrono::nanoseconds elapsed = status_.elapsed;
-    const bool totals_are_final = wait_for_writers_to_end();
-    refresh();
+    const bool writers_ended =
+        wait_until(kWritersEndTimeout, [this] { return all_writers_ended(inspect(reader_.path())); });
+    const bool adds_up = wait_until(kStatisticsTimeout, [this] {
+      refresh();
+      return table_.produced_mutations() == status_.mutation_count;
+    });
     status_.elapsed = elapsed;
     print(render_summary(status_, staleness_));
-    if (!totals_are_final) {
-      fmt::print(stderr, "shmstate: writers are still attached; the totals are those of now\n");
-      return status_.torn_snapshot_count == 0;
+    if (!writers_ended) {
+      fmt::print(stderr, "shmstate: writers are still attached, so these totals are not final\n");
+    } else if (!adds_up) {
+      fmt::print(stderr, "shmstate: the producers printed {} mutations, but {} were merged\n",
+                 table_.produced_mutations(), status_.mutation_count);
     }
-    const std::uint64_t produced = table_.produced_mutations();
-    if (produced == status_.mutation_count) return status_.torn_snapshot_count == 0;
-    fmt::print(stderr, "shmstate: the producers printed {} mutations, but {} were merged\n", produced,
-               status_.mutation_count);
-    return false;
+    return (adds_up || !writers_ended) && status_.torn_snapshot_count == 0;
   }
 
  private:
@@ -116,24 +121,34 @@ class LiveView {
     const Clock::time_point now = Clock::now();
     const std::chrono::nanoseconds since_last = now - last_refresh_;
     last_refresh_ = now;
-    update_counts(since_last);
+    update_counts();
     update_table(since_last);
     status_.elapsed = now - start_;
     status_.age = reader_.age();
   }
 
-  void update_counts(std::chrono::nanoseconds since_last) {
+  void update_counts() {
     const InstanceInfo info = inspect(reader_.path());
     const std::uint64_t mutation_count = statistic(info, "mutations_applied").value_or(applied_by_rings(info));
     const std::uint64_t publish_count = statistic(info, "publishes").value_or(info.epoch);
-    const double seconds = std::chrono::duration<double>(since_last).count();
-    if (status_.snapshot_count > 0 && seconds > 0) {
-      status_.mutations_per_s = static_cast<double>(mutation_count - status_.mutation_count) / seconds;
-      status_.publishes_per_s = static_cast<double>(publish_count - status_.publish_count) / seconds;
-    }
     status_.mutation_count = mutation_count;
     status_.publish_count = publish_count;
     status_.merger_running = info.merger_running;
+    update_rates();
+  }
+
+  // Over a second at least, because the merger writes its statistics only ten times a second.
+  void update_rates() {
+    const Clock::time_point now = Clock::now();
+    const double seconds = std::chrono::duration<double>(now - rates_since_).count();
+    if (seconds < 0.99 && status_.snapshot_count > 0) return;
+    if (status_.snapshot_count > 0) {
+      status_.mutations_per_s = static_cast<double>(status_.mutation_count - rated_mutation_count_) / seconds;
+      status_.publishes_per_s = static_cast<double>(status_.publish_count - rated_publish_count_) / seconds;
+    }
+    rates_since_ = now;
+    rated_mutation_count_ = status_.mutation_count;
+    rated_publish_count_ = status_.publish_count;
   }
 
   void update_table(std::chrono::nanoseconds since_last) {
@@ -147,9 +162,9 @@ class LiveView {
     if (!table_.batches_are_whole()) ++status_.torn_snapshot_count;
   }
 
-  [[nodiscard]] bool wait_for_writers_to_end() const {
-    const Clock::time_point deadline = Clock::now() + kWritersEndTimeout;
-    while (!all_writers_ended(inspect(reader_.path()))) {
+  [[nodiscard]] static bool wait_until(std::chrono::nanoseconds timeout, const std::function<bool()>& done) {
+    const Clock::time_point deadline = Clock::now() + timeout;
+    while (!done()) {
       if (Clock::now() >= deadline) return false;
       sleep_until(Clock::now() + 20ms);
     }
@@ -159,6 +174,9 @@ class LiveView {
   Reader reader_;
   Clock::time_point start_;
   Clock::time_point last_refresh_;
+  Clock::time_point rates_since_;
+  std::uint64_t rated_mutation_count_ = 0;
+  std::uint64_t rated_publish_count_ = 0;
   LiveStatus status_;
   StalenessHistogram staleness_;
   LiveTable table_;
@@ -169,7 +187,7 @@ int run_live_view(int argc, char** argv) {
       "Shows the merged state of an instance while it changes: a table that fits the terminal, or a line a second.\n"
       "SIGINT or SIGTERM ends it; it then waits until all writers have ended and prints a summary.");
   std::string instance;
-  app.add_option("instance", instance, "Name of the instance, or path of its directory")
+  app.add_option("instance,-i,--instance", instance, "Name of the instance, or path of its directory")
       ->required()
       ->envname("SHMSTATE_INSTANCE");
   CLI11_PARSE(app, argc, argv);
