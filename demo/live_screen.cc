@@ -64,9 +64,9 @@ std::string render_screen(const LiveStatus& status, const StalenessHistogram& st
   std::string screen = "\x1b[H";  // to the top left corner
   for (std::size_t i = 0; i < lines.size(); ++i) {
     if (i > 0) screen += "\r\n";
-    screen.append(lines[i].substr(0, size.columns)) += "\x1b[K";  // and nothing more on this line
+    screen.append("\x1b[K").append(lines[i].substr(0, size.columns));  // on an empty line
   }
-  return screen += "\x1b[J";  // nor below
+  return lines.size() < size.rows ? screen += "\r\n\x1b[J" : screen;  // and nothing below
 }
 
 std::string render_line(const LiveStatus& status, const StalenessHistogram& staleness) {

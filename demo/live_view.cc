@@ -43,7 +43,7 @@ class Terminal {
   Terminal() { print("\x1b[?1049h\x1b[?25l\x1b[?7l"); }
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
-  ~Terminal() { print("\x1b[?7h\x1b[?25h\x1b[?1049l"); }
+  ~Terminal() { print("\x1b[H\x1b[J\x1b[?7h\x1b[?25h\x1b[?1049l"); }
 
   [[nodiscard]] static ScreenSize size() {
     winsize window{};
