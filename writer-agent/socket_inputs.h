@@ -16,6 +16,8 @@ class Connection final : public Input {
  public:
   Connection(InputContext& context, os::Fd fd, std::string name, bool answers_lines);
 
+  [[nodiscard]] bool is_connection() const override { return true; }
+
  private:
   void on_end_of_stream() override { end(); }
   void send_answers() override;
