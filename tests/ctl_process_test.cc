@@ -149,7 +149,7 @@ class CtlProcess : public testing::Test {
   }
 
   void start_merger(const std::string& instance = "plant") {
-    merger_.emplace(Arguments{SHMSTATE_MERGER_PATH, "-i", (root_ / instance).string(), "--memory-limit", "64m"});
+    merger_.emplace(Arguments{SHMSTATE_MERGER, "-i", (root_ / instance).string(), "--memory-limit", "64m"});
     ASSERT_TRUE(eventually([&] { return ctl({"-i", instance, "set", "ready", "1"}).code == 0; })) << merger_->err();
     ASSERT_EQ(ctl({"-i", instance, "del", "ready"}).code, 0);
   }
@@ -159,7 +159,7 @@ class CtlProcess : public testing::Test {
   }
 
   static Arguments command(const Arguments& arguments) {
-    Arguments command = {SHMSTATE_CTL_PATH};
+    Arguments command = {SHMSTATE_CTL};
     command.insert(command.end(), arguments.begin(), arguments.end());
     return command;
   }
