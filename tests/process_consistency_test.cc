@@ -238,9 +238,9 @@ class Witness {
 void witness_snapshots(const std::string& instance, Observed& observed) {
   Witness witness(instance);
   while (!observed.stop.load(std::memory_order_relaxed)) {
-    for (int i = 0; i < 10; ++i) witness.check_get_many();
+    for (int i = 0; i < 100; ++i) witness.check_get_many();
     witness.check_snapshot();
-    observed.snapshots_checked.fetch_add(11, std::memory_order_relaxed);
+    observed.snapshots_checked.fetch_add(101, std::memory_order_relaxed);
   }
 }
 
