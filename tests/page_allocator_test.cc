@@ -99,7 +99,6 @@ class PageAllocatorTest : public testing::Test {
 
 TEST_F(PageAllocatorTest, NoPageIsGivenTwiceAndEachIsCountedOnce) {
   Random random(10);
-  SCOPED_TRACE(test::test_seed());
   for (int i = 0; i < test::steps(20'000); ++i) {
     if (runs_.empty() || random.chance(55)) {
       allocate(random.chance(80) ? 1 : random.between(2, 16));
@@ -114,7 +113,6 @@ TEST_F(PageAllocatorTest, NoPageIsGivenTwiceAndEachIsCountedOnce) {
 
 TEST_F(PageAllocatorTest, EverythingGivenBackBecomesOneRunAgain) {
   Random random(11);
-  SCOPED_TRACE(test::test_seed());
   for (int round = 0; round < test::steps(50); ++round) {
     for (int i = 0; i < 100; ++i) allocate(random.between(1, 8));
     while (!runs_.empty()) release(random.below(runs_.size()));
@@ -157,7 +155,6 @@ TEST_F(PageAllocatorTest, ReadingAheadIsGivenUpWhenThereIsOnlyRoomForWhatIsNeede
 
 TEST_F(PageAllocatorTest, MemoryRunsOutOnlyWhenNoRunIsLongEnough) {
   Random random(12);
-  SCOPED_TRACE(test::test_seed());
   for (int i = 0; i < 5'000; ++i) {
     const std::uint64_t count = random.between(1, 16);
     const std::size_t before = runs_.size();
@@ -172,7 +169,6 @@ TEST_F(PageAllocatorTest, MemoryRunsOutOnlyWhenNoRunIsLongEnough) {
 
 TEST_F(PageAllocatorTest, AdoptingTheSameRunsRebuildsTheSameState) {
   Random random(13);
-  SCOPED_TRACE(test::test_seed());
   for (int i = 0; i < 300; ++i) {
     if (runs_.empty() || random.chance(60)) {
       allocate(random.between(1, 5));
@@ -266,7 +262,6 @@ class HeapTest : public testing::Test {
 
 TEST_F(HeapTest, NoTwoBlocksOverlapAndEveryByteIsCounted) {
   Random random(20);
-  SCOPED_TRACE(test::test_seed());
   for (int i = 0; i < test::steps(50'000); ++i) {
     if (blocks_.empty() || random.chance(52)) {
       allocate(random_size(random));
@@ -280,7 +275,6 @@ TEST_F(HeapTest, NoTwoBlocksOverlapAndEveryByteIsCounted) {
 
 TEST_F(HeapTest, PagesOfReleasedBlocksGoBack) {
   Random random(21);
-  SCOPED_TRACE(test::test_seed());
   for (int round = 0; round < test::steps(10); ++round) {
     for (int i = 0; i < 500; ++i) allocate(random_size(random));
     while (!blocks_.empty()) release(random.below(blocks_.size()));
@@ -315,7 +309,6 @@ TEST_F(HeapTest, AHoleIsFilledByABlockOfAnySizeOfItsClass) {
 
 TEST_F(HeapTest, AdoptingTheSameBlocksRebuildsTheSameState) {
   Random random(22);
-  SCOPED_TRACE(test::test_seed());
   for (int i = 0; i < 3'000; ++i) {
     if (blocks_.empty() || random.chance(55)) {
       allocate(random_size(random));

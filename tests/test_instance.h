@@ -203,6 +203,14 @@ class EngineThread {
   std::thread thread_;
 };
 
+/// Options of a writer with a ring of this size.
+[[nodiscard]] inline WriterOptions ring_of(std::size_t bytes, WhenFull when_full = WhenFull::kFail) {
+  WriterOptions options;
+  options.ring_bytes = bytes;
+  options.when_full = when_full;
+  return options;
+}
+
 /// The status of the `Error` that `action` throws, and its text; kOk when it throws none.
 template <typename Action>
 [[nodiscard]] std::pair<Status, std::string> error_of(Action&& action) {

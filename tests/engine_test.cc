@@ -1,0 +1,953 @@
+// The merge engine, step by step, in the test's own process: what it publishes, when, and what it survives.
+#include "core/merge_engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/buffer_view.h"
+#include "core/publish.h"
+#include "core/record.h"
+#include "shmstate/inspect.h"
+#include "test_instance.h"
+
+namespace shmstate {
+namespace {
+
+using namespace std::chrono_literals;
+using test::error_of;
+using test::Random;
+using test::ring_of;
+using test::TestInstance;
+using ::testing::HasSubstr;
+using Kind = MergeEvent::Kind;
+using Progress = MergeEngine::Progress;
+
+constexpr std::size_t kSmallRing = kRingBytesMin;
+
+std::string numbered(std::string_view prefix, std::size_t number) {
+  return std::string(prefix) + std::to_string(number);
+}
+
+std::vector<layout::RingCursor> published_cursors(TestInstance& instance) {
+  InstanceOwner& owner = instance.owner();
+  const Version version = current_version(owner.publication());
+  const auto* const cursors =
+      reinterpret_cast<const layout::RingCursor*>(owner.buffer(version.buffer) + layout::kCursorOffset);
+  std::vector<layout::RingCursor> used;
+  for (std::uint32_t i = 0; i < owner.geometry().ring_count_max; ++i) {
+    if (cursors[i].ring_id != 0) used.push_back(cursors[i]);
+  }
+  return used;
+}
+
+// ---- publishing
+
+TEST(EngineTest, ANewInstanceHasAnEmptyFirstSnapshot) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  EXPECT_EQ(reader.epoch(), 1U);
+  EXPECT_EQ(reader.snapshot().size(), 0U);
+}
+
+TEST(EngineTest, AStepWithoutChangesPublishesNothing) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  const Epoch epoch = instance.engine().epoch();
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(instance.step(10ms), Progress::kIdle);
+  EXPECT_EQ(instance.engine().epoch(), epoch);
+}
+
+TEST(EngineTest, ALoneMutationIsReadableAfterOneStep) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  EXPECT_EQ(instance.step(), Progress::kWorked);
+  EXPECT_EQ(reader.get<std::int64_t>("k"), 1);
+  EXPECT_EQ(writer.flush(0ns), Status::kOk);
+}
+
+TEST(EngineTest, BatchesAreNeverSplitHoweverTinyTheRing) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer(ring_of(kSmallRing));
+  Random random(30);
+  std::int64_t pushed = 0;
+  for (int i = 0; i < test::steps(2'000); ++i) {
+    if (random.chance(50)) {
+      // Up to the whole ring, and so many records that they take several groups and several quarters.
+      const std::size_t count = random.between(1, kSmallRing / 32);
+      Batch batch = writer.batch();
+      for (std::size_t k = 0; k < count; ++k) batch.set(numbered("filler/", k % 700), pushed + 1);
+      batch.set("first", pushed + 1);
+      batch.set("last", pushed + 1);
+      if (batch.commit() == Status::kOk) ++pushed;
+    } else {
+      writer.set("single", static_cast<std::int64_t>(i));
+    }
+    if (random.chance(60)) instance.step();
+    const Snapshot snapshot = reader.snapshot();
+    ASSERT_EQ(snapshot.get<std::int64_t>("first"), snapshot.get<std::int64_t>("last"));
+  }
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("last"), pushed);
+  EXPECT_GT(pushed, 100) << "the test pushes too little";
+}
+
+TEST(EngineTest, ABigBatchIsAppliedByOnePublish) {
+  TestInstance instance;
+  Writer writer = instance.writer(ring_of(kSmallRing));
+  instance.pump();
+  const Epoch epoch = instance.engine().epoch();
+  Batch batch = writer.batch();
+  for (std::size_t k = 0; k < 2000; ++k) batch.set(numbered("k", k), 1);
+  ASSERT_EQ(batch.commit(), Status::kOk);
+  instance.step();
+  EXPECT_EQ(instance.engine().epoch(), epoch + 1);
+  EXPECT_EQ(instance.reader().snapshot().size(), 2000U);
+  EXPECT_EQ(writer.flush(0ns), Status::kOk);
+}
+
+TEST(EngineTest, AStepTakesAboutAQuarterOfARingSoThatItsWriterIsServedEarly) {
+  TestInstance instance;
+  Writer writer = instance.writer(ring_of(kSmallRing));
+  while (writer.set("k", 1) == Status::kOk) {
+  }
+  instance.step();
+  const std::uint64_t applied_bytes = published_cursors(instance).at(0).cursor;
+  EXPECT_GE(applied_bytes, kSmallRing / 4);
+  EXPECT_LT(applied_bytes, kSmallRing / 2);
+  EXPECT_EQ(writer.set("k", 2), Status::kOk) << "there is room again";
+}
+
+TEST(EngineTest, AHeadIsNeverAheadOfWhatIsPublished) {
+  TestInstance instance;
+  std::vector<Writer> writers;
+  for (int i = 0; i < 3; ++i) writers.push_back(instance.writer(ring_of(kSmallRing, WhenFull::kBlock)));
+  instance.pump();
+  std::vector<RingFile> rings;
+  for (const Writer& writer : writers) rings.push_back(instance.open_ring(writer));
+  const auto* const publication = &instance.owner().publication();
+  const auto published_cursor = [&](std::uint64_t ring_id) {
+    for (;;) {
+      const Version version = current_version(*publication);
+      const auto* const cursors =
+          reinterpret_cast<const layout::RingCursor*>(instance.owner().buffer(version.buffer) + layout::kCursorOffset);
+      std::uint64_t cursor = 0;
+      for (std::size_t i = 0; i < rings.size(); ++i) {
+        if (load_word(&cursors[i].ring_id, std::memory_order_acquire) == ring_id) {
+          cursor = load_word(&cursors[i].cursor, std::memory_order_acquire);
+        }
+      }
+      if (is_intact(*publication, version)) return cursor;
+    }
+  };
+
+  const test::EngineThread merging(instance);
+  std::jthread pushing([&](const std::stop_token& stop) {
+    for (std::int64_t n = 0; !stop.stop_requested(); ++n) {
+      for (Writer& writer : writers) writer.set("k", n);
+    }
+  });
+  for (int i = 0; i < test::steps(20'000); ++i) {
+    for (const RingFile& ring : rings) {
+      const std::uint64_t head = ring.header().head.load(std::memory_order_acquire);
+      ASSERT_LE(head, published_cursor(ring.id())) << "a crash here would lose mutations";
+    }
+  }
+}
+
+// The number of lines copied for each publish that changes one key among `key_count`.
+std::uint64_t lines_copied_for_one_change(std::size_t key_count) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  for (std::size_t k = 0; k < key_count; ++k) {
+    writer.set(numbered("some/longer/key/", k), 0);
+    if (k % 10'000 == 0) instance.pump();
+  }
+  instance.pump();
+  constexpr std::size_t kPublishes = 100;
+  for (std::size_t i = 0; i < 2; ++i) {  // both buffers are up to date but for the lines of one change
+    writer.set(numbered("some/longer/key/", i), 1);
+    instance.step();
+  }
+  const std::uint64_t before = instance.statistic(Stat::kLinesCopied);
+  for (std::size_t i = 0; i < kPublishes; ++i) {
+    writer.set(numbered("some/longer/key/", i * 7 % key_count), 2);
+    EXPECT_EQ(instance.step(), Progress::kWorked);
+  }
+  return (instance.statistic(Stat::kLinesCopied) - before) / kPublishes;
+}
+
+TEST(EngineTest, APublishOfOneChangeCopiesAHandfulOfLinesHoweverManyKeysThereAre) {
+  const std::uint64_t of_few = lines_copied_for_one_change(1'000);
+  const std::uint64_t of_many = lines_copied_for_one_change(300'000);
+  EXPECT_LE(of_few, 4U) << "the header, the cursor, the slot";
+  EXPECT_EQ(of_many, of_few);
+}
+
+TEST(EngineTest, RepeatedChangesOfAKeyCostOneLine) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  for (int i = 0; i < 3; ++i) {
+    writer.set("k", 0);
+    instance.step();
+  }
+  const std::uint64_t before = instance.statistic(Stat::kLinesCopied);
+  for (std::int64_t i = 0; i < 1'000; ++i) writer.set("k", i);
+  instance.step();
+  EXPECT_LE(instance.statistic(Stat::kLinesCopied) - before, 4U);
+}
+
+TEST(EngineTest, EpochsGrowByOneWithEachPublishAndAcrossRestarts) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  const Reader reader = instance.reader();
+  for (int i = 0; i < 20; ++i) {
+    const Epoch before = reader.epoch();
+    writer.set("k", i);
+    instance.step();
+    ASSERT_EQ(reader.epoch(), before + 1);
+    if (i % 3 == 0) instance.restart();
+    ASSERT_GE(reader.epoch(), before + 1);
+  }
+}
+
+TEST(EngineTest, StatisticsTellWhatHappened) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  writer.set("number", 1);
+  writer.set("text", std::string(1000, 'x'));
+  writer.add("text", 1);
+  writer.set("number", 2);
+  instance.pump();
+  EXPECT_EQ(instance.statistic(Stat::kMutationsApplied), 3U);
+  EXPECT_EQ(instance.statistic(Stat::kMutationsRejected), 1U);
+  EXPECT_EQ(instance.statistic(Stat::kPublishes), instance.engine().epoch() - 0U);
+  EXPECT_EQ(instance.statistic(Stat::kEntries), 2U);
+  EXPECT_EQ(instance.statistic(Stat::kSegments), 1U);
+  EXPECT_EQ(instance.statistic(Stat::kHeapBytes), heap_block_bytes(1000));
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), 1U);
+  EXPECT_EQ(instance.statistic(Stat::kRingsSeen), 1U);
+  EXPECT_GE(instance.statistic(Stat::kPagesCommitted), instance.statistic(Stat::kPagesFree));
+}
+
+TEST(EngineTest, OneMergerServesAnInstance) {
+  TestInstance instance;
+  const auto [status, text] = error_of([&] { const InstanceOwner second(instance.path(), {}); });
+  EXPECT_EQ(status, Status::kAlreadyRunning);
+  EXPECT_THAT(text, HasSubstr(std::to_string(::getpid())));
+}
+
+TEST(EngineTest, ImpossibleOptionsAreRefusedBeforeAnythingIsCreated) {
+  const test::TemporaryDirectory directory;
+  for (const InstanceOptions& options : std::initializer_list<InstanceOptions>{{.buffer_count = 1},
+                                                                               {.buffer_count = 9},
+                                                                               {.memory_limit_bytes = 1},
+                                                                               {.ring_count_max = 0},
+                                                                               {.ring_count_max = 4097},
+                                                                               {.feed_record_count = 0},
+                                                                               {.feed_record_count = 100}}) {
+    const auto [status, text] = error_of([&] { const InstanceOwner owner(directory.path() / "plant", options); });
+    EXPECT_EQ(status, Status::kInvalidArgument) << text;
+    EXPECT_FALSE(std::filesystem::exists(directory.path() / "plant"));
+  }
+}
+
+// ---- pins
+
+TEST(EngineTest, WithTwoBuffersAPinStallsPublishingAndIsCounted) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  {
+    const Snapshot pinned = reader.snapshot();
+    writer.set("k", 2);
+    EXPECT_EQ(instance.step(), Progress::kWorked) << "the other buffer is free";
+    EXPECT_EQ(reader.get<std::int64_t>("k"), 2);
+    EXPECT_EQ(instance.step(), Progress::kIdle) << "without work nothing stalls";
+    writer.set("k", 3);
+    EXPECT_EQ(instance.step(), Progress::kStalled);
+    EXPECT_EQ(instance.step(30ms), Progress::kStalled);
+    EXPECT_EQ(reader.get<std::int64_t>("k"), 2);
+    EXPECT_EQ(pinned.get<std::int64_t>("k"), 1);
+    EXPECT_FALSE(pinned.expired());
+  }
+  EXPECT_EQ(instance.step(20ms), Progress::kWorked);
+  EXPECT_EQ(reader.get<std::int64_t>("k"), 3);
+  EXPECT_EQ(instance.statistic(Stat::kPinStalls), 1U);
+  EXPECT_EQ(instance.statistic(Stat::kPinStallMax), std::uint64_t{50'000'000});
+  EXPECT_EQ(instance.statistic(Stat::kPinStallTotal), std::uint64_t{50'000'000});
+}
+
+TEST(EngineTest, AWriterGoesOnDuringAStallUntilItsRingIsFull) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer(ring_of(kSmallRing));
+  instance.pump();
+  std::uint64_t pushed = 0;
+  {
+    const Snapshot pinned = reader.snapshot();
+    writer.set("k", 0);
+    instance.step();
+    while (writer.add("count", 1) == Status::kOk) {
+      ++pushed;
+      ASSERT_EQ(instance.step(), Progress::kStalled);
+    }
+    EXPECT_EQ(pushed, kSmallRing / record_bytes(5, 8)) << "nothing was taken from the ring";
+  }
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("count"), pushed);
+}
+
+TEST(EngineTest, WithThreeBuffersAPinStallsNothing) {
+  TestInstance instance({.buffer_count = 3});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 0);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  for (int i = 1; i <= 100; ++i) {
+    writer.set("k", i);
+    ASSERT_EQ(instance.step(), Progress::kWorked);
+    ASSERT_EQ(reader.get<std::int64_t>("k"), i);
+  }
+  EXPECT_EQ(pinned.get<std::int64_t>("k"), 0);
+  EXPECT_EQ(instance.statistic(Stat::kPinStalls), 0U);
+}
+
+TEST(EngineTest, EachBufferMoreAllowsOneMoreOldSnapshotBeforeAStall) {
+  for (std::uint32_t buffer_count = 2; buffer_count <= layout::kBuffersMax; ++buffer_count) {
+    TestInstance instance({.buffer_count = buffer_count});
+    const Reader reader = instance.reader();
+    Writer writer = instance.writer();
+    writer.set("k", 0);
+    instance.pump();
+    std::vector<Snapshot> pinned;
+    std::int64_t n = 0;
+    for (; n < 20; ++n) {
+      pinned.push_back(reader.snapshot());
+      writer.set("k", n + 1);
+      if (instance.step() == Progress::kStalled) break;
+    }
+    EXPECT_EQ(n, std::int64_t{buffer_count} - 1) << buffer_count << " buffers";
+    for (std::size_t i = 0; i < pinned.size(); ++i) {
+      EXPECT_EQ(pinned[i].get<std::int64_t>("k"), std::min(static_cast<std::int64_t>(i), n))
+          << buffer_count << " buffers";
+    }
+  }
+}
+
+TEST(EngineTest, AfterTheMaximumPinTimeTheBufferIsTakenBackAndTheSnapshotSaysSo) {
+  TestInstance instance({}, {.pin_time_max = 100ms});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  writer.set("k", 2);
+  EXPECT_EQ(instance.step(), Progress::kWorked);
+  writer.set("k", 3);
+  EXPECT_EQ(instance.step(), Progress::kStalled);
+  EXPECT_EQ(instance.step(99ms), Progress::kStalled);
+  EXPECT_FALSE(pinned.expired());
+  EXPECT_EQ(pinned.get<std::int64_t>("k"), 1);
+  EXPECT_EQ(instance.step(1ms), Progress::kWorked);
+  EXPECT_EQ(reader.get<std::int64_t>("k"), 3);
+
+  EXPECT_TRUE(pinned.expired());
+  EXPECT_EQ(error_of([&] { static_cast<void>(pinned.get<std::int64_t>("k")); }).first, Status::kExpired);
+  EXPECT_EQ(error_of([&] { static_cast<void>(pinned.find("missing")); }).first, Status::kExpired);
+  EXPECT_EQ(error_of([&] { static_cast<void>(pinned.size()); }).first, Status::kExpired);
+  EXPECT_EQ(error_of([&] { static_cast<void>(pinned.begin()); }).first, Status::kExpired);
+  EXPECT_EQ(instance.statistic(Stat::kPinsExpired), 1U);
+  EXPECT_EQ(instance.count_events(Kind::kPinExpired), 1U);
+}
+
+TEST(EngineTest, ASnapshotThatExpiresWhileItIsIteratedThrowsInsteadOfMixingStates) {
+  TestInstance instance({}, {.pin_time_max = 1ms});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  for (std::size_t k = 0; k < 5'000; ++k) writer.set(numbered("k", k), 1);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  std::size_t seen = 0;
+  const auto [status, text] = error_of([&] {
+    for (const auto& [key, value] : pinned) {
+      EXPECT_EQ(value.int64(), 1) << key;
+      if (++seen != 1'000) continue;
+      for (int i = 0; i < 10; ++i) {
+        writer.set(numbered("k", static_cast<std::size_t>(i)), 2);
+        instance.step();
+      }
+    }
+  });
+  EXPECT_EQ(status, Status::kExpired);
+  EXPECT_EQ(seen, 1'000U);
+}
+
+// ---- rings that lie, break or end
+
+TEST(EngineTest, ARingWithGarbageIsQuarantinedAndAnotherGoesOn) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer bad = instance.writer();
+  Writer good = instance.writer();
+  bad.set("bad", 1);
+  instance.pump();
+  {
+    const RingFile ring = instance.open_ring(bad);
+    const std::uint64_t tail = ring.header().tail.load(std::memory_order_relaxed);
+    std::memset(ring.at(tail), 0xff, 64);
+    ring.header().tail.store(tail + 64, std::memory_order_release);
+  }
+  good.set("good", 1);
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("good"), 1);
+  EXPECT_EQ(reader.get<std::int64_t>("bad"), 1) << "what came before the garbage counts";
+  EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U);
+  EXPECT_EQ(instance.count_events(Kind::kRingQuarantined), 1U);
+  EXPECT_EQ(bad.flush(bad.ticket() + 64, 0ns), Status::kRingQuarantined);
+  for (int i = 0; i < 10; ++i) {
+    good.set("good", i);
+    instance.pump();
+    ASSERT_EQ(reader.get<std::int64_t>("good"), i);
+  }
+}
+
+TEST(EngineTest, AnImpossibleTailQuarantinesItsRing) {
+  for (const std::uint64_t lie : {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{20}, std::uint64_t{1} << 40,
+                                  ~std::uint64_t{0}, ~std::uint64_t{7}}) {
+    TestInstance instance;
+    Writer bad = instance.writer();
+    bad.set("bad", 1);
+    instance.pump();
+    instance.open_ring(bad).header().tail.store(lie, std::memory_order_release);
+    instance.pump();
+    EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U) << lie;
+    EXPECT_EQ(instance.reader().get<std::int64_t>("bad"), 1) << lie;
+  }
+}
+
+TEST(EngineTest, AQuarantinedRingIsRemovedWhenItsWriterEndsAndCountsNoMore) {
+  TestInstance instance;
+  std::optional<Writer> bad = instance.writer();
+  bad->set("bad", 1);
+  instance.pump();
+  const std::uint64_t id = bad->ring_id();
+  instance.open_ring(*bad).header().tail.store(8, std::memory_order_release);
+  instance.pump();
+  bad.reset();
+  instance.pass_rounds();
+  EXPECT_FALSE(instance.has_ring_file(id));
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), 0U);
+  EXPECT_TRUE(published_cursors(instance).empty());
+}
+
+TEST(EngineTest, AQuarantinedRingIsQuarantinedAgainAfterARestart) {
+  TestInstance instance;
+  Writer bad = instance.writer();
+  bad.set("bad", 1);
+  instance.pump();
+  {
+    const RingFile ring = instance.open_ring(bad);
+    std::memset(ring.at(bad.ticket()), 0xff, 64);
+    ring.header().tail.store(bad.ticket() + 64, std::memory_order_release);
+  }
+  instance.pump();
+  instance.restart();
+  instance.pump();
+  EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U);
+  EXPECT_EQ(bad.flush(bad.ticket() + 64, 0ns), Status::kRingQuarantined);
+}
+
+// Streams of a hostile writer: valid records, damaged here and there, up to a tail that may be anything.
+void write_hostile_stream(const RingFile& ring, Random& random) {
+  std::uint64_t position = 0;
+  while (position + kRecordBytesMax / 16 < ring.data_bytes()) {
+    const std::string key = random.bytes(random.between(1, random.chance(90) ? 40 : kKeyBytesMax));
+    const std::string bytes = random.bytes(random.below(200));
+    const ValueView value = random.chance(50) ? ValueView(static_cast<std::int64_t>(random.word())) : ValueView(bytes);
+    const Mutation mutation{.operation = Operation::kSet, .key = key, .value = value};
+    encode_record(ring.at(position), mutation, random.chance(20) ? kBatchContinues : 0);
+    if (random.chance(2)) *ring.at(position + random.below(8)) = static_cast<std::byte>(random.word());
+    position += record_bytes(mutation);
+    if (random.chance(1)) break;
+  }
+  const std::uint64_t tail = random.chance(80) ? position : random.word() >> random.below(64);
+  ring.header().tail.store(tail, std::memory_order_release);
+}
+
+TEST(EngineTest, NoBytesInARingDisturbTheEngineOrAnotherRing) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer good = instance.writer();
+  Random random(31);
+  for (int i = 0; i < test::steps(200); ++i) {
+    const RingFile ring =
+        RingFile::create(instance.owner().rings_path(), {.data_bytes = kSmallRing,
+                                                         .flags = static_cast<std::uint32_t>(random.word()),
+                                                         .name = "hostile",
+                                                         .instance_id = instance.owner().geometry().instance_id});
+    write_hostile_stream(ring, random);
+    instance.owner().doorbell().registrations.fetch_add(1, std::memory_order_release);
+    good.add("good", 1);
+    instance.pump();
+    ASSERT_EQ(reader.get<std::int64_t>("good"), i + 1);
+    ASSERT_EQ(reader.snapshot().size(), instance.engine().table().entry_count());
+    if (random.chance(5)) instance.restart();
+  }
+  EXPECT_GT(instance.count_events(Kind::kRingQuarantined), 20U) << "the test is too gentle";
+}
+
+TEST(EngineTest, FilesThatAreNoRingsAreLeftAlone) {
+  TestInstance instance;
+  const std::filesystem::path rings = instance.owner().rings_path();
+  std::filesystem::create_directory(rings / ring_name(1));
+  std::filesystem::create_symlink("/dev/zero", rings / ring_name(2));
+  std::ofstream(rings / ring_name(3)) << "not a ring";
+  std::ofstream(rings / "README") << "not even a name";
+  instance.restart();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  EXPECT_EQ(instance.reader().get<std::int64_t>("k"), 1);
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), 1U);
+  EXPECT_EQ(instance.count_events(Kind::kRingRefused), 3U);
+}
+
+TEST(EngineTest, ARingWhoseFileIsTruncatedUnderTheEngineIsQuarantined) {
+  for (const std::uint64_t left_bytes : {std::uint64_t{0}, std::uint64_t{layout::kRingHeaderBytes}}) {
+    TestInstance instance;
+    const Reader reader = instance.reader();
+    Writer bad = instance.writer();
+    Writer good = instance.writer();
+    bad.set("bad", 1);
+    instance.pump();
+    bad.set("bad", 2);
+    std::filesystem::resize_file(instance.owner().rings_path() / ring_name(bad.ring_id()), left_bytes);
+    good.set("good", 1);
+    instance.pump();
+    EXPECT_EQ(reader.get<std::int64_t>("good"), 1);
+    EXPECT_EQ(reader.get<std::int64_t>("bad"), 1);
+    EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U) << left_bytes << " bytes left";
+  }
+}
+
+TEST(EngineTest, ARingThatIsTruncatedBeforeItsFirstMutationWasTakenIsQuarantinedToo) {
+  TestInstance instance;
+  Writer bad = instance.writer();
+  instance.pump();
+  bad.set("bad", 1);
+  std::filesystem::resize_file(instance.owner().rings_path() / ring_name(bad.ring_id()), 0);
+  instance.pass_rounds();
+  EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U);
+}
+
+TEST(EngineTest, ATruncatedRingLeavesNoFileBehindAfterARestart) {
+  TestInstance instance;
+  std::optional<Writer> bad = instance.writer();
+  bad->set("bad", 1);
+  instance.pump();
+  const std::uint64_t id = bad->ring_id();
+  std::filesystem::resize_file(instance.owner().rings_path() / ring_name(id), 0);
+  instance.restart();
+  bad.reset();
+  instance.pass_rounds();
+  EXPECT_FALSE(instance.has_ring_file(id));
+}
+
+TEST(EngineTest, RingFilesVanishAfterTheirWriterIsGoneAndEverythingOfItIsPublished) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  std::vector<std::uint64_t> ids;
+  {
+    std::vector<Writer> writers;
+    for (int i = 0; i < 10; ++i) {
+      writers.push_back(instance.writer());
+      ids.push_back(writers.back().ring_id());
+      writers.back().add("sum", i);
+    }
+    EXPECT_TRUE(instance.has_ring_file(ids.front()));
+  }
+  instance.pass_rounds();
+  for (const std::uint64_t id : ids) EXPECT_FALSE(instance.has_ring_file(id));
+  EXPECT_EQ(reader.get<std::int64_t>("sum"), 45);
+  EXPECT_TRUE(published_cursors(instance).empty());
+  EXPECT_EQ(instance.count_events(Kind::kRingFinished), 10U);
+}
+
+TEST(EngineTest, ARingIsNotRemovedBeforeItIsDrainedHoweverLongItsWriterIsGone) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  std::optional<Writer> writer = instance.writer();
+  const std::uint64_t id = writer->ring_id();
+  writer->set("k", 1);
+  instance.pump();
+  std::optional<Snapshot> pinned = reader.snapshot();
+  writer->set("k", 2);
+  instance.step();
+  writer->set("k", 3);
+  writer.reset();
+  for (int i = 0; i < 50; ++i) ASSERT_EQ(instance.step(100ms), Progress::kStalled);
+  EXPECT_TRUE(instance.has_ring_file(id));
+  pinned.reset();
+  instance.pass_rounds();
+  EXPECT_EQ(reader.get<std::int64_t>("k"), 3);
+  EXPECT_FALSE(instance.has_ring_file(id));
+}
+
+TEST(EngineTest, BeyondTheMaximumNumberOfRingsAWriterIsRefusedAndServedWhenAnotherEnds) {
+  TestInstance instance({.ring_count_max = 2});
+  const Reader reader = instance.reader();
+  std::optional<Writer> first = instance.writer();
+  Writer second = instance.writer();
+  Writer third = instance.writer();
+  first->set("first", 1);
+  second.set("second", 2);
+  third.set("third", 3);
+  instance.pump();
+  const auto refused = std::count_if(instance.events().begin(), instance.events().end(),
+                                     [](const MergeEvent& event) { return event.kind == Kind::kRingRefused; });
+  ASSERT_EQ(refused, 1);
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), 2U);
+  EXPECT_EQ(reader.snapshot().size(), 2U);
+  // Whichever came too late: which of the files is found first is nobody's promise.
+  std::vector<Writer*> writers{&*first, &second, &third};
+  const auto is_refused = [](Writer* writer) { return writer->flush(0ns) == Status::kRingRefused; };
+  ASSERT_EQ(std::count_if(writers.begin(), writers.end(), is_refused), 1);
+  if (is_refused(&*first)) std::swap(*first, second);
+  first.reset();
+  instance.pass_rounds();
+  EXPECT_EQ(reader.snapshot().size(), 3U) << "what was pushed while it was refused is not lost";
+  EXPECT_EQ(second.flush(0ns), Status::kOk);
+  EXPECT_EQ(third.flush(0ns), Status::kOk);
+}
+
+TEST(EngineTest, ARefusedRingIsCountedOnce) {
+  TestInstance instance({.ring_count_max = 1});
+  const Writer first = instance.writer();
+  instance.pump();
+  const Writer second = instance.writer();
+  for (int i = 0; i < 100; ++i) instance.step(100ms);
+  EXPECT_EQ(instance.statistic(Stat::kRingsRefused), 1U);
+  EXPECT_EQ(instance.count_events(Kind::kRingRefused), 1U) << "each is a line in the log";
+}
+
+// ---- crashes between two steps
+
+TEST(EngineTest, CursorsOfRingsWhoseFilesAreGoneAreDroppedAtResume) {
+  TestInstance instance({.ring_count_max = 2});
+  std::optional<Writer> gone = instance.writer();
+  Writer other = instance.writer();
+  gone->set("gone", 1);
+  instance.pump();
+  const std::uint64_t id = gone->ring_id();
+  gone.reset();
+  instance.stop();  // as if it had died between removing the file and dropping the cursor
+  std::filesystem::remove(std::filesystem::path(instance.path()) / "rings" / ring_name(id));
+  instance.start();
+  instance.pump();
+  const std::vector<layout::RingCursor> cursors = published_cursors(instance);
+  ASSERT_EQ(cursors.size(), 1U);
+  EXPECT_EQ(cursors[0].ring_id, other.ring_id());
+  Writer next = instance.writer();
+  next.set("next", 1);
+  instance.pump();
+  EXPECT_EQ(next.flush(0ns), Status::kOk) << "the place is free again";
+  EXPECT_EQ(instance.reader().get<std::int64_t>("gone"), 1);
+}
+
+TEST(EngineTest, PlacesOfRingsWhoseFilesAreGoneAreFreedOnceAPinAllowsIt) {
+  TestInstance instance({.ring_count_max = 1});
+  const Reader reader = instance.reader();
+  std::optional<Writer> gone = instance.writer();
+  gone->set("gone", 1);
+  instance.pump();
+  std::optional<Snapshot> pinned = reader.snapshot();
+  gone->set("gone", 2);
+  instance.step();  // publishes into the last buffer that is not pinned
+  const std::uint64_t id = gone->ring_id();
+  gone.reset();
+  instance.stop();
+  std::filesystem::remove(std::filesystem::path(instance.path()) / "rings" / ring_name(id));
+  instance.start();
+  pinned.reset();
+  instance.pass_rounds(20);
+  EXPECT_TRUE(published_cursors(instance).empty());
+  Writer next = instance.writer();
+  next.set("next", 1);
+  instance.pass_rounds(20);
+  EXPECT_EQ(next.flush(0ns), Status::kOk);
+}
+
+// Takes back what a step wrote into a ring's header after its publish: the merger was killed just before it.
+class CrashBeforeHeadsMove {
+ public:
+  explicit CrashBeforeHeadsMove(RingFile ring)
+      : ring_(std::move(ring)),
+        head_(header().head.load(std::memory_order_relaxed)),
+        applied_count_(header().applied_count.load(std::memory_order_relaxed)) {
+    for (std::size_t i = 0; i < layout::kRejectCount; ++i) {
+      rejected_[i] = header().rejected[i].load(std::memory_order_relaxed);
+    }
+  }
+  void forget() const {
+    header().head.store(head_, std::memory_order_relaxed);
+    header().applied_count.store(applied_count_, std::memory_order_relaxed);
+    for (std::size_t i = 0; i < layout::kRejectCount; ++i) {
+      header().rejected[i].store(rejected_[i], std::memory_order_relaxed);
+    }
+  }
+
+ private:
+  [[nodiscard]] layout::RingHeader& header() const { return ring_.header(); }
+
+  RingFile ring_;
+  std::uint64_t head_;
+  std::uint64_t applied_count_;
+  std::array<std::uint64_t, layout::kRejectCount> rejected_{};
+};
+
+TEST(EngineTest, AFullRingWhoseHeadWasNotMovedBeforeACrashGoesOnAfterResume) {
+  TestInstance instance;
+  Writer writer = instance.writer(ring_of(kSmallRing));
+  instance.pump();
+  std::int64_t pushed = 0;
+  while (writer.add("sum", 1) == Status::kOk) ++pushed;
+  const CrashBeforeHeadsMove crash(instance.open_ring(writer));
+  for (int i = 0; i < 10; ++i) instance.step();  // all of it is published
+  instance.stop();
+  crash.forget();
+  ASSERT_EQ(writer.add("sum", 1), Status::kRingFull);
+  instance.start();
+  EXPECT_EQ(writer.add("sum", 1), Status::kOk);
+  instance.pump();
+  EXPECT_EQ(instance.reader().get<std::int64_t>("sum"), pushed + 1) << "neither lost nor applied twice";
+}
+
+TEST(EngineTest, CountersOfAWriterAreRightAfterACrashBeforeTheHeadsMoved) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  instance.pump();
+  const CrashBeforeHeadsMove crash(instance.open_ring(writer));
+  writer.set("text", "x");
+  writer.add("text", 1);
+  instance.step();
+  instance.stop();
+  crash.forget();
+  instance.start();
+  instance.pump();
+  EXPECT_EQ(writer.counters().applied, 1U);
+  EXPECT_EQ(writer.counters().rejected, 1U);
+  EXPECT_EQ(writer.rejected(Status::kWrongType), 1U);
+  EXPECT_EQ(writer.flush(0ns), Status::kRejected);
+}
+
+TEST(EngineTest, NothingIsLostOrAppliedTwiceOverManyRestarts) {
+  TestInstance instance({.buffer_count = 3});
+  const Reader reader = instance.reader();
+  std::vector<Writer> writers;
+  for (int i = 0; i < 3; ++i) {
+    writers.push_back(instance.writer(ring_of(kSmallRing)));
+  }
+  Random random(32);
+  std::int64_t pushed = 0;
+  for (int i = 0; i < test::steps(1'000); ++i) {
+    for (Writer& writer : writers) {
+      for (std::size_t n = random.below(300); n > 0; --n) pushed += writer.add("sum", 1) == Status::kOk ? 1 : 0;
+    }
+    std::vector<CrashBeforeHeadsMove> crashes;
+    for (const Writer& writer : writers) crashes.emplace_back(instance.open_ring(writer));
+    for (std::size_t n = random.below(4); n > 0; --n) instance.step();
+    if (random.chance(70)) continue;
+    instance.stop();
+    if (random.chance(50)) {
+      for (const CrashBeforeHeadsMove& crash : crashes) crash.forget();
+    }
+    instance.start();
+  }
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("sum"), pushed);
+}
+
+TEST(EngineTest, ADamagedCurrentBufferIsRefusedAtResumeAndNotServed) {
+  using Damage = void (*)(layout::BufferHeader&);
+  const Damage damages[] = {
+      [](layout::BufferHeader& header) { header.page_count = 0; },
+      [](layout::BufferHeader& header) { header.page_count = ~std::uint64_t{0}; },
+      [](layout::BufferHeader& header) { header.directory = ~std::uint64_t{0}; },
+      [](layout::BufferHeader& header) { header.directory = 0; },
+      [](layout::BufferHeader& header) { header.directory += 1; },
+      [](layout::BufferHeader& header) { header.entry_count += 1; },
+  };
+  for (const Damage damage : damages) {
+    TestInstance instance;
+    Writer writer = instance.writer();
+    writer.set("k", 1);
+    instance.pump();
+    const Version version = current_version(instance.owner().publication());
+    damage(*reinterpret_cast<layout::BufferHeader*>(instance.owner().buffer(version.buffer)));
+    instance.stop();
+    EXPECT_EQ(error_of([&] { instance.start(); }).first, Status::kDamaged) << "damage " << &damage - damages;
+  }
+}
+
+// ---- memory
+
+TEST(EngineTest, WhenMemoryRunsOutMutationsAreRefusedCountedAndChangeNothing) {
+  TestInstance instance({.memory_limit_bytes = std::uint64_t{8} << 20});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  std::map<std::string, std::string> model;
+  std::uint64_t refused = 0;
+  Random random(33);
+  for (int i = 0; i < test::steps(2'000); ++i) {
+    const std::string key = numbered("k", random.below(400));
+    if (random.chance(20)) {
+      writer.erase(key);
+      instance.pump();
+      model.erase(key);
+      continue;
+    }
+    const std::string value(random.chance(90) ? random.below(30'000) : random.below(kValueBytesMax), 'v');
+    writer.set(key, value);
+    instance.pump();
+    if (writer.rejected(Status::kNoMemory) == refused) {
+      model[key] = value;
+    } else {
+      ++refused;
+      EXPECT_EQ(writer.flush(0ns), Status::kRejected);
+    }
+    ASSERT_EQ(writer.rejected(Status::kNoMemory), refused);
+  }
+  EXPECT_GT(refused, 10U) << "there is too much memory";
+  const Snapshot snapshot = reader.snapshot();
+  ASSERT_EQ(snapshot.size(), model.size());
+  for (const auto& [key, value] : model) ASSERT_EQ(snapshot.get<std::string>(key), value) << key;
+  EXPECT_GT(instance.statistic(Stat::kCommitFailures) + refused, 0U);
+}
+
+TEST(EngineTest, ANumberCanStillBeChangedWhenMemoryHasRunOut) {
+  TestInstance instance({.memory_limit_bytes = std::uint64_t{4} << 20});
+  Writer writer = instance.writer();
+  writer.set("count", 0);
+  for (std::size_t i = 0; writer.rejected(Status::kNoMemory) == 0; ++i) {
+    writer.set(numbered("k", i), std::string(3'000, 'v'));
+    instance.pump();
+  }
+  static_cast<void>(writer.flush(0ns));
+  for (int i = 0; i < 1'000; ++i) writer.add("count", 1);
+  instance.pump();
+  EXPECT_EQ(writer.flush(0ns), Status::kOk);
+  EXPECT_EQ(instance.reader().get<std::int64_t>("count"), 1'000);
+}
+
+// ---- the change feed
+
+// A new entry that lies where a heap block was must enter the feed even if the old bytes look like its epoch.
+TEST(EngineTest, EveryNewKeyEntersTheFeedAlsoInPagesThatHeldValuesBefore) {
+  TestInstance instance({.feed_record_count = 1U << 20});
+  Writer writer = instance.writer(ring_of(std::size_t{64} << 20));
+  instance.pump();
+  const std::uint64_t epoch = instance.engine().epoch() + 3;  // set, erase, then the keys
+  std::string value(kValueBytesMax, '\0');
+  for (std::size_t at = 0; at < value.size(); at += sizeof epoch) std::memcpy(&value[at], &epoch, sizeof epoch);
+  for (std::size_t i = 0; i < 10; ++i) writer.set(numbered("value", i), value);
+  instance.step();
+  for (std::size_t i = 0; i < 10; ++i) writer.erase(numbered("value", i));
+  instance.step();
+  const std::uint64_t feed_begin = instance.engine().epoch();
+  ASSERT_EQ(feed_begin + 1, epoch);
+  constexpr std::size_t kKeys = 100'000;
+  for (std::size_t i = 0; i < kKeys; ++i) writer.set(numbered("key", i), 1);
+  instance.step();
+  ASSERT_EQ(instance.engine().epoch(), epoch);
+  ASSERT_EQ(instance.engine().table().entry_count(), kKeys);
+
+  std::set<std::uint64_t> named;
+  const layout::FeedRecord* const feed = instance.owner().feed();
+  for (std::uint64_t i = 0; i < instance.owner().geometry().feed_record_count; ++i) {
+    const std::uint64_t kind = feed[i].head >> 8 & 0xf;
+    if (feed[i].head >> 12 != epoch) continue;
+    if (kind == static_cast<std::uint64_t>(FeedKind::kChanged) ||
+        kind == static_cast<std::uint64_t>(FeedKind::kMoved)) {
+      named.insert(feed[i].body);
+    }
+  }
+  const BufferView view(instance.owner().buffer(current_version(instance.owner().publication()).buffer),
+                        instance.owner().geometry().pages_max());
+  std::size_t missing = 0;
+  for (std::size_t i = 0; i < kKeys; ++i) {
+    const std::string bytes = numbered("key", i);
+    const Key key{.bytes = bytes, .hash = hash_key(bytes, instance.owner().geometry().hash_seed)};
+    Location at;
+    SlotHead head;
+    ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
+    if (!named.contains(at.page << 16 | at.slot)) ++missing;
+  }
+  EXPECT_EQ(missing, 0U) << "of " << kKeys << " new keys";
+}
+
+// ---- the directory
+
+TEST(EngineTest, TheEngineNoticesThatItsDirectoryWasRemoved) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  EXPECT_TRUE(instance.engine().is_current());
+  std::filesystem::remove_all(instance.path());
+  for (int i = 0; i < 12; ++i) instance.step(100ms);
+  EXPECT_FALSE(instance.engine().is_current());
+  EXPECT_GE(instance.count_events(Kind::kInstanceGone), 1U);
+  EXPECT_EQ(reader.get<std::int64_t>("k"), 1) << "who is attached stays attached";
+}
+
+TEST(EngineTest, InspectTellsOfRingsAndBuffers) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  WriterOptions options = ring_of(kSmallRing);
+  options.name = "tester";
+  Writer writer = instance.writer(options);
+  writer.set("k", 1);
+  writer.set("k", 2);
+  instance.pass_rounds();
+  const Snapshot pinned = reader.snapshot();
+  const InstanceInfo info = inspect(instance.path());
+  EXPECT_TRUE(info.merger_running);
+  EXPECT_EQ(info.epoch, instance.engine().epoch());
+  EXPECT_EQ(info.entry_count, 1U);
+  ASSERT_EQ(info.buffers.size(), 2U);
+  for (const BufferInfo& buffer : info.buffers) EXPECT_EQ(buffer.pinned, buffer.current);
+  ASSERT_EQ(info.rings.size(), 1U);
+  EXPECT_EQ(info.rings[0].id, writer.ring_id());
+  EXPECT_EQ(info.rings[0].name, "tester");
+  EXPECT_EQ(info.rings[0].state, "live");
+  EXPECT_EQ(info.rings[0].pid, static_cast<std::uint32_t>(::getpid()));
+  EXPECT_EQ(info.rings[0].ring_bytes, kSmallRing);
+  EXPECT_EQ(info.rings[0].pushed_bytes, writer.ticket());
+  EXPECT_EQ(info.rings[0].applied_bytes, writer.ticket());
+  EXPECT_EQ(info.rings[0].applied_count, 2U);
+  instance.stop();
+  EXPECT_FALSE(inspect(instance.path()).merger_running);
+}
+
+}  // namespace
+}  // namespace shmstate
