@@ -1,0 +1,553 @@
+// What cannot be opened, read or stored: each failure has its status, names the path, the reason and the remedy, and
+// changes nothing.
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/layout.h"
+#include "process_support.h"
+#include "shmstate/inspect.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
+
+namespace shmstate::test {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+constexpr uid_t kNobody = 65534;
+
+/// What a message must contain: the path, the reason, the remedy.
+using Parts = std::vector<std::string>;
+
+void must_contain(const std::string& message, const Parts& parts) {
+  must(message.find("shmstate: ") != std::string::npos, "not in the form of a message: " + message);
+  for (const std::string& part : parts) must(message.find(part) != std::string::npos, message + "\nlacks: " + part);
+}
+
+void must_throw(Status status, const Parts& parts, const std::function<void()>& open) {
+  try {
+    open();
+  } catch (const Error& error) {
+    must(error.status() == status, "status \"" + std::string(describe(error.status())) + "\": " + error.what());
+    must_contain(error.what(), parts);
+    return;
+  }
+  must(false, "no error, expected: " + std::string(describe(status)));
+}
+
+void open_reader(const std::string& instance) { const Reader reader(instance, {.attach_timeout = 20ms}); }
+void open_writer(const std::string& instance) { const Writer writer(instance, {.name = "w", .attach_timeout = 20ms}); }
+void open_inspect(const std::string& instance) { static_cast<void>(inspect(instance)); }
+
+void everybody_must_throw(const std::string& instance, Status status, const Parts& parts) {
+  for (const auto open : {open_reader, open_writer, open_inspect}) must_throw(status, parts, [&] { open(instance); });
+}
+
+void merger_must_refuse(const std::string& instance, const Parts& parts, const std::vector<std::string>& options = {},
+                        const ProgramSettings& settings = {}) {
+  Program merger = launch_merger(instance, options, settings);
+  eventually("a refusal", [&] {
+    must(merger.output().find(" at epoch ") == std::string::npos, "the merger serves: " + merger.output());
+    return merger.has_ended();
+  });
+  const int exit_code = merger.wait();
+  must(exit_code == 1, "exit code " + std::to_string(exit_code) + ": " + merger.output());
+  must_contain(merger.output(), parts);
+}
+
+std::string contents(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// Everything of an instance: names, modes and bytes, but for its merger's signs of life.
+std::map<std::string, std::string> everything_of(const fs::path& instance) {
+  std::map<std::string, std::string> all;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(instance)) {
+    std::string bytes = entry.is_regular_file() ? contents(entry.path()) : "";
+    if (entry.path().filename() == "control" && bytes.size() >= sizeof(layout::ControlHeader)) {
+      bytes.erase(offsetof(layout::ControlHeader, heartbeat), sizeof(layout::Heartbeat));
+    }
+    all[entry.path()] = std::to_string(static_cast<unsigned>(entry.status().permissions())) + bytes;
+  }
+  return all;
+}
+
+template <typename T>
+void patch(const fs::path& file, std::size_t offset, T value) {
+  std::fstream out(file, std::ios::binary | std::ios::in | std::ios::out);
+  out.seekp(static_cast<std::streamoff>(offset));
+  out.write(reinterpret_cast<const char*>(&value), sizeof value);
+  must(out.good(), "cannot patch " + file.string());
+}
+
+class BadInput : public testing::Test {
+ protected:
+  /// An instance whose merger has ended, with one key.
+  void leave_instance() {
+    Program merger = start_merger(instance_, {"--memory-limit", "8m", "--feed-bytes", "64k"});
+    {
+      Writer writer(instance_);
+      must_be_ok(writer.set("key", 42), "set");
+      must_be_ok(writer.flush(kPatience), "flush");
+    }
+    eventually("the removal of the ring", [&] { return fs::is_empty(fs::path(instance_) / "rings"); });
+    merger.signal(SIGTERM);
+    ASSERT_EQ(merger.wait(), 0) << merger.output();
+  }
+  /// Damages a file, expects that this is noticed and changes nothing, and that it all works again when undone.
+  void damage_and_undo(const fs::path& file, const std::function<void()>& damage,
+                       const std::function<void()>& expect_noticed) {
+    const std::string intact = contents(file);
+    damage();
+    const auto before = everything_of(instance_);
+    expect_noticed();
+    EXPECT_TRUE(everything_of(instance_) == before) << "something was changed";
+    std::ofstream(file, std::ios::binary | std::ios::trunc) << intact;
+    const Program merger = start_merger(instance_);
+    EXPECT_EQ(Reader(instance_).get<std::int64_t>("key"), 42);
+  }
+  template <typename T>
+  void patch_control_and_undo(std::size_t offset, T value, Status status, const Parts& parts) {
+    leave_instance();
+    damage_and_undo(
+        control(), [&] { patch(control(), offset, value); },
+        [&] {
+          everybody_must_throw(instance_, status, parts);
+          merger_must_refuse(instance_, parts);
+        });
+  }
+  [[nodiscard]] fs::path control() const { return fs::path(instance_) / "control"; }
+  [[nodiscard]] fs::path snapshot() const { return fs::path(instance_) / "snapshot"; }
+
+  TestDirectory directory_;
+  std::string instance_ = directory_ / "plant";
+};
+
+// An instance that does not exist is reported as such, and looking for it does not create it.
+TEST_F(BadInput, UnknownInstance) {
+  everybody_must_throw(instance_, Status::kNoInstance, {instance_, "does not exist", "start its merger"});
+  EXPECT_TRUE(fs::is_empty(directory_.path()));
+  Program ctl(SHMSTATE_CTL, {"-i", instance_, "get", "key"});
+  EXPECT_EQ(ctl.wait(), 3) << ctl.output();
+  must_contain(ctl.output(), {instance_, "does not exist", "start its merger"});
+}
+
+// A name that cannot be one is an invalid argument.
+TEST_F(BadInput, ImpossibleName) {
+  for (const std::string& name : {std::string(), std::string(".hidden"), std::string(201, 'n')}) {
+    everybody_must_throw(name, Status::kInvalidArgument, {'"' + name + '"', "1 to 200 characters"});
+  }
+}
+
+// A ring size that cannot be is an invalid argument, and no ring is created.
+TEST_F(BadInput, ImpossibleRingSize) {
+  const Program merger = start_merger(instance_);
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{65535}, (std::size_t{1} << 30) + 1, SIZE_MAX}) {
+    must_throw(Status::kInvalidArgument, {"64 KiB to 1 GiB", std::to_string(bytes)},
+               [&] { const Writer writer(instance_, {.name = "w", .ring_bytes = bytes}); });
+  }
+  EXPECT_TRUE(fs::is_empty(fs::path(instance_) / "rings"));
+}
+
+class Permission : public BadInput {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to become another user";
+  }
+  void as_user(gid_t gid, const std::function<void()>& body) {
+    Child child([&] {
+      become(kNobody, gid);
+      body();
+    });
+    EXPECT_EQ(child.verdict(), "");
+  }
+};
+
+// Who is not of the instance's group can neither read nor write, and is told what to do.
+TEST_F(Permission, StrangersAreRefused) {
+  for (const std::string mode : {"0700", "0750"}) {
+    const std::string instance = directory_ / mode;
+    const Program merger = start_merger(instance, {"--mode", mode});
+    as_user(kNobody, [&] {
+      everybody_must_throw(instance, Status::kNoPermission,
+                           {instance, "permission denied", "must belong to the group that owns it"});
+    });
+    EXPECT_TRUE(fs::is_empty(fs::path(instance) / "rings"));
+  }
+}
+
+// Another user of the instance's group reads and writes, but cannot touch what only the merger may change.
+TEST_F(Permission, MembersReadAndWrite) {
+  const Program merger = start_merger(instance_, {"--mode", "0750"});
+  as_user(::getegid(), [&] {
+    Writer writer(instance_);
+    must_be_ok(writer.set("key", 42), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+    must(Reader(instance_).get<std::int64_t>("key") == 42, "not readable");
+    for (const fs::path& path : {fs::path(instance_), control(), snapshot()}) {
+      must(::access(path.c_str(), W_OK) != 0, "may write " + path.string());
+    }
+  });
+}
+
+// Where everybody may read, a stranger reads, and is refused as a writer.
+TEST_F(Permission, StrangersReadWhatEverybodyMayRead) {
+  const Program merger = start_merger(instance_, {"--mode", "0755"});
+  as_user(kNobody, [&] {
+    must(Reader(instance_).get<std::int64_t>("key") == std::nullopt, "a value from nowhere");
+    must_throw(Status::kNoPermission, {instance_, "permission denied", "must belong to the group that owns it"},
+               [&] { open_writer(instance_); });
+  });
+}
+
+// A merger that may not create its directory says so.
+TEST_F(Permission, MergerInADirectoryThatIsNotItsOwn) {
+  merger_must_refuse(instance_, {instance_, "Permission denied", "; "}, {}, {.input = "", .uid = kNobody});
+  EXPECT_FALSE(fs::exists(instance_));
+}
+
+// Another major version of the layout is refused by everybody, with both versions in the message.
+TEST_F(BadInput, OtherLayoutVersion) {
+  patch_control_and_undo(offsetof(layout::Identity, layout_major), std::uint32_t{99}, Status::kVersionMismatch,
+                         {instance_, "99.0", std::to_string(layout::kLayoutMajor) + ".", "install the same"});
+}
+
+// A required feature that this build does not know is refused by everybody, and named as the reason.
+TEST_F(BadInput, UnknownRequiredFeature) {
+  patch_control_and_undo(offsetof(layout::Identity, required_features), std::uint64_t{1} << 40,
+                         Status::kVersionMismatch, {instance_, "feature", "install the same"});
+}
+
+// An optional feature that this build does not know is no reason to refuse.
+TEST_F(BadInput, UnknownOptionalFeatureIsIgnored) {
+  leave_instance();
+  patch(control(), offsetof(layout::Identity, optional_features), std::uint64_t{1} << 40);
+  const Program merger = start_merger(instance_);
+  EXPECT_EQ(Reader(instance_).get<std::int64_t>("key"), 42);
+}
+
+// A control file of something else is not touched.
+TEST_F(BadInput, WrongMagic) {
+  patch_control_and_undo(offsetof(layout::Identity, magic), std::uint64_t{0x1234}, Status::kDamaged,
+                         {instance_, "not a shmstate file", "remove"});
+}
+
+// A control file that describes what cannot be is damaged.
+TEST_F(BadInput, ImpossibleGeometry) {
+  patch_control_and_undo(offsetof(layout::Identity, buffer_stride), std::uint64_t{1} << 60, Status::kDamaged,
+                         {instance_, "impossible layout", "remove the directory"});
+}
+
+// A control file that lacks its end is damaged.
+TEST_F(BadInput, TruncatedControl) {
+  leave_instance();
+  const Parts parts{instance_, "control is truncated", "remove the directory"};
+  damage_and_undo(
+      control(), [&] { fs::resize_file(control(), 4096); },
+      [&] {
+        everybody_must_throw(instance_, Status::kDamaged, parts);
+        merger_must_refuse(instance_, parts);
+      });
+}
+
+// A control file that ends within its first lines, but with the magic of a complete instance, is damaged, too: it is no
+// half-created instance that may be thrown away.
+TEST_F(BadInput, ControlTruncatedWithinItsHeaderIsNotThrownAway) {
+  leave_instance();
+  const Parts parts{instance_, "truncated", "remove the directory"};
+  damage_and_undo(
+      control(), [&] { fs::resize_file(control(), 100); }, [&] { merger_must_refuse(instance_, parts); });
+}
+
+// A snapshot file that lacks its end is damaged.
+TEST_F(BadInput, TruncatedSnapshot) {
+  leave_instance();
+  const Parts parts{instance_, "snapshot is truncated", "remove the directory"};
+  damage_and_undo(
+      snapshot(), [&] { fs::resize_file(snapshot(), fs::file_size(snapshot()) / 2); },
+      [&] {
+        must_throw(Status::kDamaged, parts, [&] { open_reader(instance_); });
+        merger_must_refuse(instance_, parts);
+      });
+}
+
+// A snapshot of senseless bytes ends nobody: reads report damage or find nothing, and the merger refuses it.
+TEST_F(BadInput, SenselessSnapshot) {
+  leave_instance();
+  const auto fill = [&](const std::function<char()>& next) {
+    std::string bytes(fs::file_size(snapshot()), '\0');
+    std::generate(bytes.begin(), bytes.end(), next);
+    std::ofstream(snapshot(), std::ios::binary | std::ios::in | std::ios::out) << bytes;
+  };
+  std::minstd_rand random(1);
+  const std::vector<std::function<char()>> patterns{[] { return '\xff'; }, [] { return '\1'; },
+                                                    [&] { return static_cast<char>(random() >> 8); }};
+  for (const auto& pattern : patterns) {
+    damage_and_undo(
+        snapshot(), [&] { fill(pattern); },
+        [&] {
+          Child child([&] {
+            const Reader reader(instance_);
+            Value value;
+            const Status status = reader.read("key", value);
+            must(status == Status::kDamaged || status == Status::kNotFound, describe(status));
+            must_throw(Status::kDamaged, {instance_}, [&] {
+              for (const auto& entry : reader.snapshot()) static_cast<void>(entry);
+            });
+            open_inspect(instance_);
+          });
+          EXPECT_EQ(child.verdict(), "");
+          merger_must_refuse(instance_, {instance_, "the current buffer", "remove the directory"});
+        });
+    Program merger = start_merger(instance_);
+    merger.signal(SIGTERM);
+    ASSERT_EQ(merger.wait(), 0);
+  }
+}
+
+// What a merger left that died while it created the instance is not ready for anybody, and the next merger begins
+// again.
+TEST_F(BadInput, HalfCreatedInstance) {
+  const std::vector<std::function<void()>> ends{
+      [&] { patch(control(), offsetof(layout::Identity, magic), std::uint64_t{0}); },
+      [&] { fs::resize_file(control(), 0); },
+      [&] { fs::remove(snapshot()), patch(control(), offsetof(layout::Identity, magic), std::uint64_t{0}); },
+  };
+  for (const auto& end : ends) {
+    leave_instance();
+    end();
+    everybody_must_throw(instance_, Status::kNotReady, {instance_, "has not finished", "start its merger"});
+    Program merger = start_merger(instance_);
+    EXPECT_EQ(Reader(instance_).snapshot().size(), 0U);
+    Writer writer(instance_);
+    EXPECT_EQ(writer.set("key", 1), Status::kOk);
+    EXPECT_EQ(writer.flush(kPatience), Status::kOk);
+    merger.kill();
+    fs::remove_all(instance_);
+  }
+}
+
+struct Option {
+  std::vector<std::string> arguments;
+  std::string named;  // in the message
+};
+
+// An option that makes no sense is refused by name, before anything is created.
+TEST_F(BadInput, InvalidOptionsOfTheMerger) {
+  const std::vector<Option> options{
+      {{"--buffers", "1"}, "buffers"},
+      {{"--buffers", "9"}, "buffers"},
+      {{"--buffers", "-2"}, "buffers"},
+      {{"--buffers", "two"}, "buffers"},
+      {{"--memory-limit", "1m"}, "memory limit"},
+      {{"--memory-limit", "much"}, "memory-limit"},
+      {{"--memory-limit", "-64m"}, "memory-limit"},
+      {{"--max-rings", "0"}, "rings"},
+      {{"--max-rings", "4097"}, "rings"},
+      {{"--feed-bytes", "1000"}, "feed"},
+      {{"--feed-bytes", "0"}, "feed"},
+      {{"--mode", "0777"}, "mode"},
+      {{"--mode", "rwx"}, "mode"},
+      {{"--publish-interval", "5"}, "publish-interval"},
+      {{"--publish-interval", "-5ms"}, "publish-interval"},
+      {{"--pin-time-max", "forever"}, "pin-time-max"},
+      {{"--spin-time", "5parsecs"}, "spin-time"},
+      {{"--log-level", "loud"}, "log-level"},
+      {{"--no-such-option"}, "no-such-option"},
+  };
+  for (const auto& [arguments, named] : options) {
+    Program merger = launch_merger(instance_, arguments);
+    EXPECT_NE(merger.wait(), 0) << named;
+    EXPECT_NE(merger.output().find(named), std::string::npos) << arguments.back() << ": " << merger.output();
+    EXPECT_FALSE(fs::exists(instance_)) << arguments.front() << ' ' << arguments.back();
+  }
+  Program merger(SHMSTATE_MERGER, {});
+  EXPECT_NE(merger.wait(), 0);
+  EXPECT_NE(merger.output().find("--instance is required"), std::string::npos) << merger.output();
+}
+
+// ---- little memory
+
+/// A tmpfs of its own, in a mount namespace of the test.
+class SmallFilesystem {
+ public:
+  SmallFilesystem(fs::path path, const std::string& size) : path_(std::move(path)) {
+    must(::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "unshare");
+    fs::create_directory(path_);
+    must(::mount("tmpfs", path_.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0, "mount");
+  }
+  SmallFilesystem(const SmallFilesystem&) = delete;
+  SmallFilesystem& operator=(const SmallFilesystem&) = delete;
+  ~SmallFilesystem() { ::umount2(path_.c_str(), MNT_DETACH); }
+
+  void resize(const std::string& size) const {
+    must(::mount("tmpfs", path_.c_str(), "tmpfs", MS_REMOUNT, ("size=" + size).c_str()) == 0, "remount");
+  }
+  /// Takes all room but `spare` bytes; gives it back with `make_room`.
+  void fill(std::uint64_t spare) const {
+    const std::uint64_t room = fs::space(path_).free;
+    const os::Fd file = os::open_file(path_ / "filler", O_RDWR | O_CREAT, 0600);
+    must(room > spare && ::posix_fallocate(file.get(), 0, static_cast<off_t>(room - spare)) == 0, "cannot fill");
+  }
+  void make_room() const { fs::remove(path_ / "filler"); }
+  [[nodiscard]] fs::path operator/(std::string_view name) const { return path_ / name; }
+
+ private:
+  fs::path path_;
+};
+
+class LittleMemory : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to mount a small file system";
+  }
+
+  static std::string key(int index) { return "key/" + std::to_string(index); }
+  static std::string value(int index) { return std::to_string(index) + std::string(1000, 'v'); }
+
+  /// Sets new keys until the merger has refused some; returns how many were pushed.
+  static int fill_until_rejected(Writer& writer) {
+    int pushed = 0;
+    Status flushed = Status::kOk;
+    while (flushed == Status::kOk) {
+      for (int i = 0; i < 100; ++i, ++pushed) must_be_ok(writer.set(key(pushed), value(pushed)), "set");
+      flushed = writer.flush(kPatience);
+    }
+    must(flushed == Status::kRejected, describe(flushed));
+    return pushed;
+  }
+  /// Every one of the keys is there with its value, or is not there at all and was counted as rejected.
+  static void expect_all_or_rejected(const std::string& instance, const Writer& writer, int pushed) {
+    const Reader reader(instance);
+    int missing = 0;
+    for (int i = 0; i < pushed; ++i) {
+      const auto found = reader.get<std::string>(key(i));
+      if (found) {
+        EXPECT_EQ(*found, value(i)) << key(i);
+      } else {
+        ++missing;
+      }
+    }
+    EXPECT_GT(missing, 0);
+    EXPECT_EQ(writer.rejected(Status::kNoMemory), static_cast<std::uint64_t>(missing));
+    EXPECT_EQ(writer.counters().rejected, static_cast<std::uint64_t>(missing));
+    EXPECT_EQ(reader.snapshot().size(), static_cast<std::size_t>(pushed - missing));
+    EXPECT_GT(reader.snapshot().size(), 0U);
+  }
+  static void expect_all(const std::string& instance, int pushed) {
+    const Reader reader(instance);
+    for (int i = 0; i < pushed; ++i) EXPECT_EQ(reader.get<std::string>(key(i)), value(i)) << key(i);
+  }
+  static void push_all_again(Writer& writer, int pushed) {
+    for (int i = 0; i < pushed; ++i) must_be_ok(writer.set(key(i), value(i)), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+  }
+
+  TestDirectory directory_;
+};
+
+// Where there is no room for an instance, the merger says so, and works once there is.
+TEST_F(LittleMemory, NoRoomToCreate) {
+  const SmallFilesystem small(directory_ / "mount", "1m");
+  const std::string instance = small / "plant";
+  merger_must_refuse(instance, {instance, "No space left on device", "make the file system larger"});
+  merger_must_refuse(instance, {instance, "No space left on device", "make the file system larger"});
+  small.resize("32m");
+  const Program merger = start_merger(instance);
+  Writer writer(instance);
+  EXPECT_EQ(writer.set("key", 1), Status::kOk);
+  EXPECT_EQ(writer.flush(kPatience), Status::kOk);
+}
+
+// When the file system is full, growth is refused and counted, what is there stays readable and writable, and when room
+// is made, everything goes on.
+TEST_F(LittleMemory, GrowthInAFullFileSystem) {
+  const SmallFilesystem small(directory_ / "mount", "32m");
+  const std::string instance = small / "plant";
+  Program merger = start_merger(instance, {"--memory-limit", "1g"});
+  Writer writer(instance, {.name = "w", .ring_bytes = std::size_t{256} << 10, .full_timeout = kPatience});
+  ASSERT_EQ(writer.set(key(0), value(0)), Status::kOk);
+  ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+  small.fill(std::uint64_t{4} << 20);
+
+  const int pushed = fill_until_rejected(writer);
+  expect_all_or_rejected(instance, writer, pushed);
+  ASSERT_EQ(writer.add("count", 1), Status::kOk);
+  ASSERT_EQ(writer.set(key(0), value(0)), Status::kOk);
+  static_cast<void>(writer.flush(kPatience));
+  EXPECT_EQ(Reader(instance).get<std::string>(key(0)), value(0));
+  eventually("the count of failures", [&] { return statistic(instance, "commit_failures") > 0; });
+  EXPECT_FALSE(merger.has_ended()) << merger.output();
+
+  small.make_room();
+  push_all_again(writer, pushed);
+  expect_all(instance, pushed);
+  EXPECT_FALSE(merger.has_ended()) << merger.output();
+}
+
+// When the file system has no room for another ring, attaching fails with what is missing, and leaves nothing behind.
+TEST_F(LittleMemory, NoRoomForARing) {
+  const SmallFilesystem small(directory_ / "mount", "32m");
+  const std::string instance = small / "plant";
+  const Program merger = start_merger(instance);
+  Writer early(instance, {.name = "early", .when_full = WhenFull::kFail});
+  ASSERT_EQ(early.set("key", 1), Status::kOk);
+  ASSERT_EQ(early.flush(kPatience), Status::kOk);
+  small.fill(0);
+  must_throw(Status::kNoMemory, {instance, "no memory for a ring", "make the file system larger"},
+             [&] { open_writer(instance); });
+  std::string big(300'000, 'b');  // more than the first part of the ring that was committed
+  EXPECT_EQ(early.set("big", big), Status::kNoMemory);
+  EXPECT_EQ(early.counters().failed, 1U);
+  EXPECT_EQ(early.set("key", 2), Status::kOk);
+  EXPECT_EQ(early.flush(kPatience), Status::kNoMemory) << "the first failure is reported";
+  EXPECT_EQ(Reader(instance).get<std::int64_t>("key"), 2);
+
+  small.make_room();
+  EXPECT_EQ(early.set("big", big), Status::kOk);
+  EXPECT_EQ(early.flush(kPatience), Status::kOk);
+  open_writer(instance);
+  EXPECT_EQ(Reader(instance).get<std::string>("big"), big);
+}
+
+class MemoryLimit : public LittleMemory {
+ protected:
+  void SetUp() override {}
+};
+
+// The memory limit refuses growth just as a full file system does, and erasing makes room again.
+TEST_F(MemoryLimit, RefusesGrowthUntilSomethingIsErased) {
+  const std::string instance = directory_ / "plant";
+  const Program merger = start_merger(instance, {"--memory-limit", "8m"});
+  Writer writer(instance, {.name = "w", .full_timeout = kPatience});
+  const int pushed = fill_until_rejected(writer);
+  expect_all_or_rejected(instance, writer, pushed);
+  for (int i = 0; i < pushed; ++i) ASSERT_EQ(writer.erase(key(i)), Status::kOk);
+  ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+  EXPECT_EQ(Reader(instance).snapshot().size(), 0U);
+  push_all_again(writer, pushed / 2);
+  expect_all(instance, pushed / 2);
+}
+
+}  // namespace
+}  // namespace shmstate::test
