@@ -56,7 +56,7 @@ struct Reader::Impl {
     if (now < next_look_ns) return;
     next_look_ns = now + kLookIntervalNs;
     const layout::Heartbeat& heartbeat = files->control.heartbeat();
-    const bool is_silent = now > heartbeat.beat_ns.load(std::memory_order_relaxed) + kSilenceNs;
+    const bool is_silent = now - heartbeat.beat_ns.load(std::memory_order_relaxed) > kSilenceNs;  // or nonsense
     if (!is_silent && heartbeat.retired.load(std::memory_order_acquire) == 0) return;
     is_gone = !files->control.is_current();
     if (!is_gone) return;
