@@ -4,6 +4,7 @@
 #pragma once
 
 #include <bit>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -21,7 +22,7 @@
 namespace shmstate {
 
 /// A key with its hash, as lookups want it.
-struct Key {
+struct HashedKey {
   std::string_view bytes;
   std::uint64_t hash = 0;
 };
@@ -67,6 +68,8 @@ class TagWords {
 struct Location {
   std::uint64_t page = 0;   // of its segment
   std::uint32_t slot = 0;   // in the segment
+
+  friend constexpr auto operator<=>(const Location&, const Location&) noexcept = default;
 };
 
 class BufferView {
@@ -80,6 +83,7 @@ class BufferView {
   [[nodiscard]] std::uint64_t entry_count() const noexcept {
     return header_word(offsetof(layout::BufferHeader, entry_count));
   }
+  [[nodiscard]] std::uint64_t feed_end() const noexcept { return header_word(offsetof(layout::BufferHeader, feed_end)); }
   [[nodiscard]] std::uint64_t published_ns() const noexcept {
     return header_word(offsetof(layout::BufferHeader, published_ns));
   }
@@ -114,7 +118,7 @@ class BufferView {
   enum class Found : std::uint8_t { kYes, kNo, kDamaged };
 
   /// Finds a key's slot. kDamaged also when the merger is just writing this buffer.
-  [[nodiscard]] Found find(const Key& key, Location& location, SlotHead& head) const noexcept {
+  [[nodiscard]] Found find(const HashedKey& key, Location& location, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
     const unsigned depth = directory_depth();
     if (depth > layout::kDirectoryLog2Max) return Found::kDamaged;
@@ -122,6 +126,24 @@ class BufferView {
     if (!page) return Found::kDamaged;
     location.page = *page;
     return find_in_segment(key, pages, location, head);
+  }
+
+  /// Whether a key is where it was seen before. The place is not trusted.
+  [[nodiscard]] bool is_at(const Location& location, const HashedKey& key, SlotHead& head) const noexcept {
+    const std::uint64_t pages = page_count();
+    if (location.page == 0 || location.page >= pages || location.slot >= layout::kSegmentSlots) return false;
+    const layout::Segment& here = segment(location.page);
+    const TagWords tags(here.groups[location.slot / layout::kGroupSlots]);
+    if ((tags.match(tag_of(key.hash)) >> location.slot % layout::kGroupSlots & 1) == 0) return false;
+    return holds_key(here.slots[location.slot], key, pages, head);
+  }
+  /// The head of the entry at a place; its `type` is kNone when there is none.
+  [[nodiscard]] SlotHead head_at(const Location& location) const noexcept {
+    if (location.page >= page_count() || location.slot >= layout::kSegmentSlots) return {};
+    const layout::Segment& here = segment(location.page);
+    const TagWords tags(here.groups[location.slot / layout::kGroupSlots]);
+    const bool is_occupied = (tags.occupied() >> location.slot % layout::kGroupSlots & 1) != 0;
+    return is_occupied ? head_of(here.slots[location.slot]) : SlotHead{};
   }
 
   /// The slot's head; its `type` is kNone when the slot is free, or not sane.
@@ -142,8 +164,17 @@ class BufferView {
     return head.has(SlotHead::kKeyInHeap) ? heap_words(*words, head.key_bytes) : words;
   }
 
+  /// Whether stored words are these bytes, padded.
+  [[nodiscard]] static bool equal_words(const std::uint64_t* words, std::string_view bytes) noexcept {
+    const std::size_t whole = bytes.size() / kWord;
+    for (std::size_t i = 0; i < whole; ++i) {
+      if (load_word(words + i, std::memory_order_acquire) != unaligned_word(bytes.data() + i * kWord)) return false;
+    }
+    return bytes.size() % kWord == 0 || load_word(words + whole, std::memory_order_acquire) == tail_word(bytes);
+  }
+
  private:
-  [[nodiscard]] Found find_in_segment(const Key& key, std::uint64_t pages, Location& location,
+  [[nodiscard]] Found find_in_segment(const HashedKey& key, std::uint64_t pages, Location& location,
                                       SlotHead& head) const noexcept {
     const layout::Segment& here = segment(location.page);
     const std::uint8_t tag = tag_of(key.hash);
@@ -163,7 +194,7 @@ class BufferView {
     return Found::kNo;
   }
 
-  [[nodiscard]] bool holds_key(const layout::Slot& slot, const Key& key, std::uint64_t pages,
+  [[nodiscard]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
                                SlotHead& head) const noexcept {
     const SlotHead candidate = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
     if (candidate.key_bytes != key.bytes.size() || !candidate.is_sane()) return false;
@@ -176,14 +207,6 @@ class BufferView {
     if (!equal_words(words, key.bytes)) return false;
     head = candidate;
     return true;
-  }
-
-  [[nodiscard]] static bool equal_words(const std::uint64_t* words, std::string_view bytes) noexcept {
-    const std::size_t whole = bytes.size() / kWord;
-    for (std::size_t i = 0; i < whole; ++i) {
-      if (load_word(words + i, std::memory_order_acquire) != unaligned_word(bytes.data() + i * kWord)) return false;
-    }
-    return bytes.size() % kWord == 0 || load_word(words + whole, std::memory_order_acquire) == tail_word(bytes);
   }
 
   [[nodiscard]] const std::uint64_t* heap_words(const std::uint64_t& reference, std::size_t bytes) const noexcept {

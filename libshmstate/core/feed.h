@@ -10,20 +10,12 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/feed_record.h"
 #include "core/instance_owner.h"
 #include "core/layout.h"
 #include "core/words.h"
 
 namespace shmstate {
-
-enum class FeedKind : std::uint8_t {
-  kChanged = 1,  // body: page << 16 | slot
-  kMoved = 2,    // body: page << 16 | slot; the entry changed earlier, and lies here now
-  kErased = 3,   // detail: EraseReason; body: bytes of the key, which follows
-  kKey = 4,      // body: 8 bytes of the key
-};
-
-enum class EraseReason : std::uint8_t { kErase = 0, kExpiry = 1, kOwnerGone = 2 };
 
 class Feed {
  public:
@@ -58,8 +50,8 @@ class Feed {
       owner_.heartbeat().feed_reserved.store(reserved_, std::memory_order_relaxed);  // ordered by the stores below
     }
     layout::FeedRecord& record = records_[end_++ & mask_];
-    const std::uint64_t head = epoch << 12 | static_cast<std::uint64_t>(kind) << 8 | detail;
-    store_word(&record.head, head, std::memory_order_release);
+    const FeedHead head{.epoch = epoch, .kind = kind, .detail = detail};
+    store_word(&record.head, head.pack(), std::memory_order_release);
     store_word(&record.body, body, std::memory_order_release);
   }
 

@@ -14,6 +14,7 @@ constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statis
 constexpr std::uint64_t kSearchIntervalNs = 1'000'000'000;  // for ring files whose writer could not tell us
 constexpr std::uint64_t kWakeIntervalNs = 50'000;           // readers are woken at most so often
 constexpr std::size_t kRingsPerRound = 64;
+constexpr std::size_t kErasuresPerTurn = 2048;  // of expired and ephemeral entries, so that no publish waits for many
 
 // Who pins which buffer: asked of the kernel, never of the readers.
 class SnapshotLocks {
@@ -24,6 +25,10 @@ class SnapshotLocks {
  private:
   int fd_;
 };
+
+std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
+  return b > std::numeric_limits<std::uint64_t>::max() - a ? std::numeric_limits<std::uint64_t>::max() : a + b;
+}
 
 const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
   return reinterpret_cast<const std::uint32_t*>(word.address());  // little-endian
@@ -67,12 +72,14 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
                return true;
              }),
       feed_(owner),
-      table_(replicas_, pages_, feed_, owner.geometry().hash_seed, owner.geometry().pages_max()),
+      table_(replicas_, pages_, feed_, owner.geometry()),
       is_index_used_(owner.geometry().ring_count_max, false),
       long_keys_(kGroupRecords * kKeyBytesMax) {
   for (std::size_t i = 0; i < owner.geometry().ring_count_max; ++i) {
     owner.ring_status(i).ring_id.store(0, std::memory_order_relaxed);
   }
+  table_.start_timers(now_ns);
+  set_options(options);
   if (owner.is_resumed()) {
     resume();
   } else {
@@ -81,6 +88,11 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
 }
 
 MergeEngine::~MergeEngine() = default;
+
+void MergeEngine::set_options(const MergeOptions& options) noexcept {
+  options_ = options;
+  table_.set_entries_max(options.entries_max);
+}
 
 void MergeEngine::create() {
   const auto refuse = [this] {
@@ -121,34 +133,24 @@ void MergeEngine::resume() {
   resume_rings();
 }
 
-// Cursors whose ring has no file any more belong to rings that were finished; they are dropped by the next publish.
 void MergeEngine::resume_rings() {
   const auto* const cursors =
       reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset);
-  std::vector<std::uint32_t> orphans;
   for (std::uint32_t i = 0; i < owner_.geometry().ring_count_max; ++i) {
     if (cursors[i].ring_id == 0) continue;
+    is_index_used_[i] = true;
     std::optional<RingFile> file =
         RingFile::open(owner_.rings_path(), cursors[i].ring_id, owner_.geometry().instance_id);
     if (!file) {
-      orphans.push_back(i);
+      orphans_.push_back(i);
       continue;
     }
-    is_index_used_[i] = true;
     rings_.push_back(std::make_unique<ServedRing>(std::move(*file), i, cursors[i].cursor));
     ServedRing& ring = *rings_.back();
     ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed),
                                      std::memory_order_relaxed);
     if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));  // died before moving it
     ++rings_seen_;
-  }
-  if (orphans.empty()) return;
-  const bool can_drop = claim_back_buffer();
-  for (const std::uint32_t i : orphans) {
-    is_index_used_[i] = !can_drop;  // pinned: their places stay taken
-    if (!can_drop) continue;
-    replicas_.store(replicas_.at<layout::RingCursor>(layout::kCursorOffset)[i].ring_id, std::uint64_t{0});
-    is_dirty_ = true;
   }
 }
 
@@ -167,6 +169,9 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 
   look_for_rings();
   drain_rings();
+  if (table_.next_expiry_ns() <= now_ns && table_.expire(now_ns, kErasuresPerTurn, current_.epoch + 1)) is_dirty_ = true;
+  if (has_abandoned_rings_) finish_rings();
+  if (!orphans_.empty()) drop_orphans();
   const bool worked = is_dirty_;
   if (worked) {
     turn_began_ns_ = now_ns;
@@ -180,7 +185,8 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 }
 
 bool MergeEngine::has_work() const noexcept {
-  if (is_wake_owed_ || owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
+  if (is_wake_owed_ || has_abandoned_rings_ || !orphans_.empty()) return true;
+  if (owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
   return std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) {
     return !ring->is_quarantined && ring->consumer.tail() != ring->consumer.cursor();
   });
@@ -293,32 +299,39 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
                                                             : long_keys_.data() + count * kKeyBytesMax;
     std::memcpy(copy, staged.record.key, padded(key_bytes));  // the hash must be that of the bytes that are stored
     staged.key.bytes = {copy, key_bytes};
-    staged.key.hash = hash_key(staged.key.bytes, seed);
-    table_.prefetch_tags(staged.key.hash);
+    if ((staged.record.flags & kHasHint) != 0) {
+      table_.prefetch_hint(staged.record.hint);
+    } else {
+      staged.key.hash = hash_key(staged.key.bytes, seed);
+      table_.prefetch_tags(staged.key.hash);
+    }
     position += staged.record.bytes;
     ++count;
     if (position >= quota_end && (staged.record.flags & kBatchContinues) == 0) break;
   }
-  for (std::size_t i = 0; i < count; ++i) table_.prefetch_slot(staged_[i].key.hash);
+  for (std::size_t i = 0; i < count; ++i) {
+    if ((staged_[i].record.flags & kHasHint) == 0) table_.prefetch_slot(staged_[i].key.hash);
+  }
   end = position;
   return count;
 }
 
-bool MergeEngine::apply(ServedRing& ring, const Staged& staged) {
+// Returns whether the mutation was applied; otherwise it is counted as rejected.
+bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   const RecordView& record = staged.record;
+  const std::uint64_t epoch = current_.epoch + 1;
   NewValue value{.type = record.type, .number = 0, .bytes = {}};
   if (record.type == Type::kBytes) {
     value.bytes = {reinterpret_cast<const char*>(record.value), record.value_bytes};
   } else if (record.type != Type::kNone) {
     value.number = load_word(record.value, std::memory_order_relaxed);
   }
-  const std::uint64_t epoch = current_.epoch + 1;
-  std::optional<Reject> reject;
-  switch (record.operation) {
-    case Operation::kSet: reject = table_.set(staged.key, value, epoch); break;
-    case Operation::kAdd: reject = table_.add(staged.key, value, epoch); break;
-    case Operation::kErase: table_.erase(staged.key, epoch, EraseReason::kErase); break;
+  if ((record.flags & kHasHint) != 0) {
+    const bool is_plain = (record.flags & ~(kHasHint | kBatchContinues)) == 0;
+    if (is_plain && table_.update_at(record.hint, record.operation, staged.key.bytes, value, epoch)) return true;
+    staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
   }
+  const std::optional<Reject> reject = apply_by_key(ring, record, staged.key, value, epoch);
   if (!reject) return true;
   std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(*reject)];
   replicas_.store(count, count + 1);
@@ -326,10 +339,32 @@ bool MergeEngine::apply(ServedRing& ring, const Staged& staged) {
   return false;
 }
 
+std::optional<Reject> MergeEngine::apply_by_key(const ServedRing& ring, const RecordView& record, const HashedKey& key,
+                                                const NewValue& value, std::uint64_t epoch) {
+  const auto version = (record.flags & kHasVersion) != 0 ? std::optional(record.version) : std::nullopt;
+  switch (record.operation) {
+    case Operation::kSet: {
+      Attributes attributes{.owner = 0, .expiry_ns = 0, .version = version};
+      if ((record.flags & kEphemeral) != 0) attributes.owner = static_cast<std::uint16_t>(ring.index + 1);
+      if ((record.flags & kHasTtl) != 0) attributes.expiry_ns = saturating_add(now_ns_, record.ttl_ns);
+      return table_.set(key, value, attributes, epoch);
+    }
+    case Operation::kErase: {
+      const auto remembered_ns = static_cast<std::uint64_t>(options_.tombstone_time.count());
+      return table_.erase(key, version, saturating_add(now_ns_, remembered_ns), epoch);
+    }
+    case Operation::kAdd:
+    case Operation::kMax:
+    case Operation::kMin: return table_.combine(record.operation, key, value, epoch);
+  }
+  return std::nullopt;
+}
+
 void MergeEngine::publish() {
   layout::BufferHeader& header = replicas_.header();
   replicas_.store(header.published_ns, now_ns_);
   replicas_.store(header.entry_count, table_.entry_count());
+  replicas_.store(header.tombstone_count, table_.tombstone_count());
   replicas_.store(header.feed_end, feed_.end());
   replicas_.store(header.heap_bytes, table_.heap().used_bytes());
   current_ = {.epoch = current_.epoch + 1, .buffer = replicas_.back_index()};
@@ -388,7 +423,7 @@ void MergeEngine::look_for_rings() {
     try {
       std::optional<RingFile> file = RingFile::open(owner_.rings_path(), *id, owner_.geometry().instance_id);
       if (file && serve(std::move(*file))) continue;
-      report(MergeEvent::Kind::kRingRefused, *id, file ? "the maximum number of rings is reached" : "not a ring");
+      report(MergeEvent::Kind::kRingRefused, *id, file ? "too many rings, or too large a one" : "not a ring");
     } catch (const Error& problem) {  // no address space, no descriptors: others go on
       report(MergeEvent::Kind::kRingRefused, *id, problem.what());
     }
@@ -398,7 +433,7 @@ void MergeEngine::look_for_rings() {
 
 bool MergeEngine::serve(RingFile file) {
   const auto free = std::find(is_index_used_.begin(), is_index_used_.end(), false);
-  const bool has_place = free != is_index_used_.end();
+  const bool has_place = free != is_index_used_.end() && file.data_bytes() <= options_.ring_bytes_max;
   file.header().verdict.store(
       static_cast<std::uint32_t>(has_place ? layout::RingVerdict::kServed : layout::RingVerdict::kRefused),
       std::memory_order_release);
@@ -427,21 +462,50 @@ void MergeEngine::quarantine(ServedRing& ring, const std::string& why) {
   report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), why);
 }
 
-// Precondition: nothing of the ring is unpublished, and the back buffer is claimed. The file goes first (invariant 5).
-void MergeEngine::finish(ServedRing& ring) {
-  const std::uint64_t id = ring.file.id();
-  std::error_code ignored;
-  fs::remove(owner_.rings_path() / ring_name(id), ignored);
-  replicas_.store(cursor_of(ring).ring_id, std::uint64_t{0});
+void MergeEngine::finish_rings() {
+  has_abandoned_rings_ = false;
+  for (std::size_t i = 0; i < rings_.size();) {
+    if (rings_[i]->is_abandoned && try_finish(*rings_[i])) {
+      rings_.erase(rings_.begin() + static_cast<std::ptrdiff_t>(i));
+      must_look_for_rings_ = true;  // a refused one may take its place
+    } else {
+      ++i;
+    }
+  }
+}
+
+// The writer is gone, so its tail is final. What it owned is erased, a part in each turn, then the file goes, then, with
+// this turn's publish, the cursor (invariant 5).
+bool MergeEngine::try_finish(ServedRing& ring) {
+  has_abandoned_rings_ = true;
+  if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;
   is_dirty_ = true;
-  is_index_used_[ring.index] = false;
-  owner_.ring_status(ring.index).ring_id.store(0, std::memory_order_relaxed);
-  owner_.ring_status(ring.index).state.store(static_cast<std::uint32_t>(layout::RingState::kFree),
-                                             std::memory_order_relaxed);
+  if (!table_.erase_owned(ring.index, kErasuresPerTurn, current_.epoch + 1)) return false;
+  if (!ring.file.try_remove(owner_.rings_path())) {  // somebody attached to it meanwhile
+    ring.is_abandoned = false;
+    return false;
+  }
+  drop_cursor(ring.index);
   if (ring.consumer.cursor() < ring.goal) --open_goals_;
-  std::erase_if(rings_, [&](const auto& other) { return other.get() == &ring; });
-  must_look_for_rings_ = true;  // a refused one may take its place
-  report(MergeEvent::Kind::kRingFinished, id, "");
+  report(MergeEvent::Kind::kRingFinished, ring.file.id(), "");
+  return true;
+}
+
+void MergeEngine::drop_orphans() {
+  while (!orphans_.empty() && table_.erase_owned(orphans_.back(), kErasuresPerTurn, current_.epoch + 1)) {
+    drop_cursor(orphans_.back());
+    orphans_.pop_back();
+  }
+  is_dirty_ = true;
+}
+
+void MergeEngine::drop_cursor(std::uint32_t index) {
+  replicas_.store(replicas_.at<layout::RingCursor>(layout::kCursorOffset)[index].ring_id, std::uint64_t{0});
+  is_dirty_ = true;
+  is_index_used_[index] = false;
+  layout::RingStatus& status = owner_.ring_status(index);
+  status.ring_id.store(0, std::memory_order_relaxed);
+  status.state.store(static_cast<std::uint32_t>(layout::RingState::kFree), std::memory_order_relaxed);
 }
 
 // ---- the slow round
@@ -462,7 +526,7 @@ void MergeEngine::round() {
 }
 
 void MergeEngine::inspect_some_rings() {
-  for (std::size_t n = std::min(rings_.size(), kRingsPerRound); n > 0 && !rings_.empty(); --n) {
+  for (std::size_t n = std::min(rings_.size(), kRingsPerRound); n > 0; --n) {
     next_inspected_ = (next_inspected_ + 1) % rings_.size();
     inspect(*rings_[next_inspected_]);
   }
@@ -470,8 +534,8 @@ void MergeEngine::inspect_some_rings() {
 
 void MergeEngine::inspect(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
-  if (ring.is_abandoned && (ring.is_quarantined || tail == ring.published_cursor)) return finish(ring);
-  ring.is_abandoned = ring.file.is_abandoned();  // asked before the tail is looked at again: what follows is final
+  ring.is_abandoned = ring.file.is_abandoned();
+  has_abandoned_rings_ = has_abandoned_rings_ || ring.is_abandoned;
   const layout::RingHeader& header = ring.file.header();
   const layout::RingCursor& cursor = cursor_of(ring);
   layout::RingStatus& status = owner_.ring_status(ring.index);
@@ -512,6 +576,9 @@ void MergeEngine::write_statistics() {
   write(Stat::kPinStallMax, stall_ns_max_);
   write(Stat::kPinsExpired, pins_expired_);
   write(Stat::kEntries, table_.entry_count());
+  write(Stat::kTombstones, table_.tombstone_count());
+  write(Stat::kSuperseded, table_.superseded_count());
+  write(Stat::kExpired, table_.expired_count());
   write(Stat::kSegments, table_.segment_count());
   write(Stat::kSegmentSplits, table_.split_count());
   write(Stat::kPagesCommitted, pages_.committed());

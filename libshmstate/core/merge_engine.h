@@ -11,10 +11,12 @@
 //   5 A finished ring's file is removed before its cursor is dropped: no ring can be taken for a new one.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,6 +37,9 @@ namespace shmstate {
 struct MergeOptions {
   std::chrono::nanoseconds publish_interval = std::chrono::milliseconds(1);  ///< at most so long between publishes
   std::chrono::nanoseconds pin_time_max = std::chrono::seconds(5);  ///< then a buffer is taken back; zero: never
+  std::chrono::nanoseconds tombstone_time = std::chrono::minutes(1);  ///< how long a versioned erase is remembered
+  std::uint64_t entries_max = std::numeric_limits<std::uint64_t>::max();  ///< entries and tombstones of the instance
+  std::uint64_t ring_bytes_max = std::uint64_t{1} << 30;  ///< larger rings are refused
 };
 
 /// Something worth a line in a log.
@@ -73,7 +78,9 @@ class MergeEngine {
   /// Whether `step` would find something. Cheap; for going to sleep safely.
   [[nodiscard]] bool has_work() const noexcept;
   /// When `step` must be called at the latest, even without work.
-  [[nodiscard]] std::uint64_t deadline_ns() const noexcept { return next_round_ns_; }
+  [[nodiscard]] std::uint64_t deadline_ns() const noexcept {
+    return std::min(next_round_ns_, table_.next_expiry_ns());
+  }
   /// False once the directory no longer leads to this instance's files: nobody new can attach, so end.
   [[nodiscard]] bool is_current() const noexcept { return is_current_; }
 
@@ -81,7 +88,7 @@ class MergeEngine {
   [[nodiscard]] std::uint64_t ring_count() const noexcept { return rings_.size(); }
   [[nodiscard]] std::uint64_t applied_count() const noexcept { return applied_count_; }
   [[nodiscard]] const Table& table() const noexcept { return table_; }
-  void set_options(const MergeOptions& options) noexcept { options_ = options; }
+  void set_options(const MergeOptions& options) noexcept;
   void count_sleep() noexcept { ++sleep_count_; }
   /// Brings the statistics in `control` up to date; `step` does so ten times a second.
   void write_statistics();
@@ -93,7 +100,7 @@ class MergeEngine {
   /// A record on its way through the stages, with a private copy of its key.
   struct Staged {
     RecordView record;
-    Key key;
+    HashedKey key;
     std::array<std::uint64_t, 8> short_key;
   };
 
@@ -110,7 +117,9 @@ class MergeEngine {
   void drain(ServedRing& ring);
   [[nodiscard]] std::size_t stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
                                   std::uint64_t& end, bool& is_malformed);
-  bool apply(ServedRing& ring, const Staged& staged);
+  bool apply(ServedRing& ring, Staged& staged);
+  [[nodiscard]] std::optional<layout::Reject> apply_by_key(const ServedRing& ring, const RecordView& record,
+                                                           const HashedKey& key, const NewValue& value, std::uint64_t epoch);
   void publish();
   void release_heads();
   void wake_readers();
@@ -118,7 +127,10 @@ class MergeEngine {
   // Rings
   void look_for_rings();
   bool serve(RingFile file);
-  void finish(ServedRing& ring);
+  void finish_rings();
+  bool try_finish(ServedRing& ring);
+  void drop_orphans();
+  void drop_cursor(std::uint32_t index);
   void quarantine(ServedRing& ring, const std::string& why);
   [[nodiscard]] layout::RingCursor& cursor_of(const ServedRing& ring) noexcept;
 
@@ -148,6 +160,8 @@ class MergeEngine {
 
   std::vector<std::unique_ptr<ServedRing>> rings_;
   std::vector<bool> is_index_used_;
+  std::vector<std::uint32_t> orphans_;  // cursors whose ring was finished before a crash
+  bool has_abandoned_rings_ = false;
   std::size_t next_inspected_ = 0;
   std::uint32_t registrations_seen_ = 0;
   bool must_look_for_rings_ = true;

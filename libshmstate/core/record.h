@@ -1,6 +1,8 @@
 // Mutations as records in a ring: encoding by the writer, validation by the merger, which trusts nothing.
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -13,23 +15,40 @@
 
 namespace shmstate {
 
-enum class Operation : std::uint8_t { kSet = 1, kErase = 2, kAdd = 3 };
+enum class Operation : std::uint8_t { kSet = 1, kErase = 2, kAdd = 3, kMax = 4, kMin = 5 };
 
 struct Mutation {
   Operation operation = Operation::kSet;
   std::string_view key;
   ValueView value;  // type kNone for erase
+  std::uint8_t flags = 0;     // RecordFlag, except kBatchContinues
+  std::uint64_t ttl_ns = 0;   // with kHasTtl
+  std::uint64_t version = 0;  // with kHasVersion
+  std::uint64_t hint = 0;     // with kHasHint: page << 16 | slot, where the key was last seen
 };
 
 enum RecordFlag : std::uint8_t {
   kBatchContinues = 1,  // the next record belongs to the same batch
+  kEphemeral = 2,       // set: the key goes when this ring's writer goes
+  kHasTtl = 4,          // set: a word with nanoseconds, counted by the merger
+  kHasVersion = 8,      // set, erase: a word; applied only if it is higher than that of the entry
+  kHasHint = 16,        // a word that says where the merger may find the key; it looks before it believes
 };
-inline constexpr std::uint8_t kKnownRecordFlags = kBatchContinues;
+inline constexpr std::uint8_t kOptionalWordFlags = kHasTtl | kHasVersion | kHasHint;
 
-[[nodiscard]] constexpr std::size_t record_bytes(std::size_t key_bytes, std::size_t value_bytes) noexcept {
-  return sizeof(layout::RecordHead) + padded(key_bytes) + padded(value_bytes);
+[[nodiscard]] constexpr std::uint8_t allowed_flags(Operation operation) noexcept {
+  switch (operation) {
+    case Operation::kSet: return kBatchContinues | kEphemeral | kHasTtl | kHasVersion | kHasHint;
+    case Operation::kErase: return kBatchContinues | kHasVersion | kHasHint;
+    default: return kBatchContinues | kHasHint;
+  }
 }
-inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValueBytesMax);
+
+[[nodiscard]] constexpr std::size_t record_bytes(std::size_t key_bytes, std::size_t value_bytes,
+                                                 unsigned flags) noexcept {
+  return sizeof(layout::RecordHead) + static_cast<std::size_t>(std::popcount(flags & kOptionalWordFlags)) * kWord +
+         padded(key_bytes) + padded(value_bytes);
+}
 
 [[nodiscard]] inline std::size_t value_bytes_of(const ValueView& value) noexcept {
   switch (value.type()) {
@@ -39,7 +58,7 @@ inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValue
   }
 }
 [[nodiscard]] inline std::size_t record_bytes(const Mutation& mutation) noexcept {
-  return record_bytes(mutation.key.size(), value_bytes_of(mutation.value));
+  return record_bytes(mutation.key.size(), value_bytes_of(mutation.value), mutation.flags);
 }
 
 /// What is wrong with a mutation before it is pushed.
@@ -50,22 +69,30 @@ inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValue
   switch (mutation.value.type()) {
     case Type::kNone: return Status::kOutOfRange;
     case Type::kBytes:
-      if (mutation.operation == Operation::kAdd) return Status::kWrongType;
+      if (mutation.operation != Operation::kSet) return Status::kWrongType;
       return mutation.value.bytes().size() <= kValueBytesMax ? Status::kOk : Status::kValueTooBig;
-    default: return Status::kOk;
+    case Type::kFloat64: {
+      const bool compares = mutation.operation == Operation::kMax || mutation.operation == Operation::kMin;
+      return compares && std::isnan(mutation.value.float64()) ? Status::kOutOfRange : Status::kOk;
+    }
+    case Type::kInt64: return Status::kOk;
   }
+  return Status::kInvalidArgument;
 }
 
 /// Writes a checked mutation to `at`, which has room for `record_bytes(mutation)`.
-inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t flags) noexcept {
+inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t batch_flag) noexcept {
   const Type type = mutation.value.type();
   const layout::RecordHead head{
       .value_bytes = static_cast<std::uint32_t>(value_bytes_of(mutation.value)),
       .key_bytes = static_cast<std::uint16_t>(mutation.key.size()),
       .kind = static_cast<std::uint8_t>(static_cast<unsigned>(mutation.operation) | static_cast<unsigned>(type) << 4),
-      .flags = flags};
+      .flags = static_cast<std::uint8_t>(mutation.flags | batch_flag)};
   std::memcpy(at, &head, sizeof head);
   auto* word = reinterpret_cast<std::uint64_t*>(at + sizeof head);
+  if ((mutation.flags & kHasTtl) != 0) *word++ = mutation.ttl_ns;
+  if ((mutation.flags & kHasVersion) != 0) *word++ = mutation.version;
+  if ((mutation.flags & kHasHint) != 0) *word++ = mutation.hint;
   for_each_word(mutation.key, [&](std::size_t i, std::uint64_t value) { word[i] = value; });
   word += words_of(mutation.key.size());
   switch (type) {
@@ -90,8 +117,29 @@ struct RecordView {
   std::uint16_t key_bytes = 0;
   std::uint32_t value_bytes = 0;
   std::size_t bytes = 0;  // of the whole record
+  std::uint64_t ttl_ns = 0;
+  std::uint64_t version = 0;
+  std::uint64_t hint = 0;
   const std::uint64_t* key = nullptr;
   const std::uint64_t* value = nullptr;
+
+  /// The mutation again, of a record in private memory.
+  [[nodiscard]] Mutation mutation() const noexcept {
+    Mutation made{.operation = operation,
+                  .key = {reinterpret_cast<const char*>(key), key_bytes},
+                  .value = {},
+                  .flags = static_cast<std::uint8_t>(flags & ~kBatchContinues),
+                  .ttl_ns = ttl_ns,
+                  .version = version,
+                  .hint = hint};
+    switch (type) {
+      case Type::kInt64: made.value = static_cast<std::int64_t>(*value); break;
+      case Type::kFloat64: made.value = std::bit_cast<double>(*value); break;
+      case Type::kBytes: made.value = std::string_view(reinterpret_cast<const char*>(value), value_bytes); break;
+      case Type::kNone: break;
+    }
+    return made;
+  }
 };
 
 /// Reads the record at `at`, of which `available` bytes were pushed. Returns false for anything that is not a mutation.
@@ -106,16 +154,25 @@ struct RecordView {
   record.key_bytes = head.key_bytes;
   record.value_bytes = head.value_bytes;
   if (head.key_bytes == 0 || head.key_bytes > kKeyBytesMax || head.value_bytes > kValueBytesMax) return false;
-  if ((head.flags & ~kKnownRecordFlags) != 0) return false;
-  record.bytes = record_bytes(head.key_bytes, head.value_bytes);
+  if ((head.flags & ~allowed_flags(record.operation)) != 0) return false;
+  record.bytes = record_bytes(head.key_bytes, head.value_bytes, head.flags);
   if (record.bytes > available) return false;
-  record.key = reinterpret_cast<const std::uint64_t*>(at + sizeof head);
+  const auto* word = reinterpret_cast<const std::uint64_t*>(at + sizeof head);
+  const auto take = [&](RecordFlag flag) {
+    return (head.flags & flag) != 0 ? load_word(word++, std::memory_order_relaxed) : 0;
+  };
+  record.ttl_ns = take(kHasTtl);
+  record.version = take(kHasVersion);
+  record.hint = take(kHasHint);
+  record.key = word;
   record.value = record.key + words_of(head.key_bytes);
   const bool is_number = (record.type == Type::kInt64 || record.type == Type::kFloat64) && head.value_bytes == kWord;
   switch (record.operation) {
     case Operation::kSet: return is_number || record.type == Type::kBytes;
     case Operation::kErase: return record.type == Type::kNone && head.value_bytes == 0;
-    case Operation::kAdd: return is_number;
+    case Operation::kAdd:
+    case Operation::kMax:
+    case Operation::kMin: return is_number;
   }
   return false;
 }

@@ -24,6 +24,11 @@ class RingProducer {
   }
 
   [[nodiscard]] std::uint64_t tail() const noexcept { return tail_; }
+  /// In a shared ring, after taking its lock: others have pushed meanwhile.
+  void take_over() noexcept {
+    tail_ = header_->tail.load(std::memory_order_acquire);  // pair: ring.tail, of the pusher before
+    refresh();
+  }
   /// The position below which records may be written, as far as this side knows.
   [[nodiscard]] std::uint64_t room_end() const noexcept { return room_end_; }
   [[nodiscard]] bool has_room(std::uint64_t bytes) const noexcept { return tail_ + bytes <= room_end_; }

@@ -7,7 +7,9 @@
 #include <bit>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/instance.h"
 
@@ -15,6 +17,11 @@ namespace shmstate {
 namespace {
 
 namespace fs = std::filesystem;
+
+bool leads_anywhere(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
 
 constexpr int kNameDigits = 16;
 constexpr unsigned kRingMode = 0660;  // its writer, and by the directory's group the merger
@@ -58,6 +65,8 @@ std::optional<std::uint64_t> ring_id_of(const std::string& name) {
   return id != 0 && ring_name(id) == name ? std::optional(id) : std::nullopt;
 }
 
+std::string shared_ring_name(std::uint32_t uid) { return "shared-" + std::to_string(uid); }
+
 RingFile::RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what)
     : fd_(std::move(fd)),
       mapping_(fd_, layout::kRingHeaderBytes, static_cast<std::size_t>(data_bytes), what),
@@ -67,7 +76,8 @@ RingFile::RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const 
 RingFile RingFile::create(const fs::path& rings, const Description& description) {
   os::Fd fd = create_nameless(rings);
   if (::fchmod(fd.get(), kRingMode) != 0) os::throw_errno("cannot chmod a ring in " + rings.string(), errno);
-  if (!os::try_lock(fd.get(), kLifeByte, true)) os::throw_errno("cannot lock a ring in " + rings.string(), errno);
+  const bool exclusive = (description.flags & layout::kRingShared) == 0;
+  if (!os::try_lock(fd.get(), kLifeByte, exclusive)) os::throw_errno("cannot lock a ring in " + rings.string(), errno);
   const std::uint64_t bytes = layout::kRingHeaderBytes + description.data_bytes;
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
     os::throw_errno("cannot size a ring in " + rings.string(), errno);
@@ -89,8 +99,38 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
   }
 }
 
+// The merger removes a shared ring that nobody holds under an exclusive lock; so whoever got a shared lock on a file that
+// still has its name can rely on it.
+std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
+  os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false) || !leads_to(path, fd)) return std::nullopt;
+  return open_checked(std::move(fd), std::nullopt, instance_id);
+}
+
+RingFile RingFile::open_shared(const fs::path& rings, const Description& description) {
+  constexpr int kTries = 1000;
+  const fs::path path = rings / shared_ring_name(::geteuid());
+  for (int i = 0; i < kTries; ++i) {
+    if (std::optional<RingFile> ring = try_open_shared(path, description.instance_id)) return std::move(*ring);
+    if (leads_anywhere(path)) {  // being removed, or just being made by another process
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    RingFile created = create(rings, description);
+    if (os::give_name(created.fd(), path) == 0) return created;  // else somebody was faster; the merger removes ours
+  }
+  throw Error(Status::kDamaged, "shmstate: " + path.string() + " is not a shared ring of this instance; remove it");
+}
+
 std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, const layout::Id& instance_id) {
-  os::Fd fd = os::open_file(rings / ring_name(id), O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  std::optional<RingFile> ring =
+      open_checked(os::open_file(rings / ring_name(id), O_RDWR | O_NOFOLLOW | O_NONBLOCK), id, instance_id);
+  if (ring) ring->guard_ = FaultGuard(ring->mapping_.header(), ring->mapping_.size());
+  return ring;
+}
+
+std::optional<RingFile> RingFile::open_checked(os::Fd fd, std::optional<std::uint64_t> id,
+                                               const layout::Id& instance_id) {
   layout::RingHeader header{};
   struct stat info {};
   if (!fd.is_open() || ::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
@@ -98,16 +138,26 @@ std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, 
     return std::nullopt;
   }
   const bool sound = header.magic == layout::kRingMagic && header.layout_major == layout::kLayoutMajor &&
-                     header.ring_id == id && header.instance_id == instance_id &&
+                     header.ring_id == id.value_or(header.ring_id) && header.instance_id == instance_id &&
                      std::has_single_bit(header.data_bytes) && header.data_bytes >= kRingBytesMin &&
                      header.data_bytes <= kRingBytesMax &&
                      static_cast<std::uint64_t>(info.st_size) == layout::kRingHeaderBytes + header.data_bytes;
   if (!sound) return std::nullopt;
-  RingFile ring(std::move(fd), id, header.data_bytes, ring_name(id));
-  ring.guard_ = FaultGuard(ring.mapping_.header(), ring.mapping_.size());
-  return ring;
+  return RingFile(std::move(fd), header.ring_id, header.data_bytes, ring_name(header.ring_id));
 }
 
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }
+
+// The lock is kept until the file is closed: who opens a shared ring meanwhile sees that and makes a new one.
+bool RingFile::try_remove(const fs::path& rings) const noexcept {
+  if (!os::try_lock(fd_.get(), kLifeByte, true)) return false;
+  std::error_code ignored;
+  if ((header().flags & layout::kRingShared) != 0) {
+    const fs::path shared = rings / shared_ring_name(header().owner_uid);
+    if (leads_to(shared, fd_)) fs::remove(shared, ignored);
+  }
+  fs::remove(rings / ring_name(id_), ignored);
+  return true;
+}
 
 }  // namespace shmstate

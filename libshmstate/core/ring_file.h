@@ -20,6 +20,8 @@ inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
 /// 16 hex digits, and back; nothing for any other name.
 [[nodiscard]] std::string ring_name(std::uint64_t id);
 [[nodiscard]] std::optional<std::uint64_t> ring_id_of(const std::string& name);
+/// The second name of the shared ring of a user.
+[[nodiscard]] std::string shared_ring_name(std::uint32_t uid);
 
 class RingFile {
  public:
@@ -32,6 +34,9 @@ class RingFile {
   /// For a writer: creates the file without a name, locks it, fills it, then gives it its name, so that nobody ever
   /// sees half a ring. Throws `Error`.
   static RingFile create(const std::filesystem::path& rings, const Description& description);
+
+  /// For a writer: opens the shared ring of this user, or creates it. Who has it open holds a shared lock on it.
+  static RingFile open_shared(const std::filesystem::path& rings, const Description& description);
 
   /// For the merger: opens and checks a ring that somebody created; nothing if it is not one of this instance.
   static std::optional<RingFile> open(const std::filesystem::path& rings, std::uint64_t id,
@@ -50,9 +55,15 @@ class RingFile {
   [[nodiscard]] bool has_faulted() const noexcept { return guard_.has_faulted(); }
   /// Whether the writer's process has gone (merger only). A system call.
   [[nodiscard]] bool is_abandoned() const noexcept;
+  /// Removes the file, unless somebody holds it (merger only).
+  [[nodiscard]] bool try_remove(const std::filesystem::path& rings) const noexcept;
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
  private:
+  [[nodiscard]] static std::optional<RingFile> try_open_shared(const std::filesystem::path& path,
+                                                               const layout::Id& instance_id);
+  [[nodiscard]] static std::optional<RingFile> open_checked(os::Fd fd, std::optional<std::uint64_t> id,
+                                                            const layout::Id& instance_id);
   RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what);
 
   os::Fd fd_;

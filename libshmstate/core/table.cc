@@ -1,8 +1,10 @@
 #include "core/table.h"
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 
+#include "core/combine.h"
 #include "core/hash.h"
 
 namespace shmstate {
@@ -20,75 +22,145 @@ std::uint64_t directory_pages(unsigned depth) {
   return ((std::uint64_t{sizeof(std::uint32_t)} << depth) + kPageBytes - 1) / kPageBytes;
 }
 
-std::uint32_t value_bytes_of(const NewValue& value) {
-  return static_cast<std::uint32_t>(value.type == Type::kBytes ? value.bytes.size() : kWord);
+SlotHead new_head(const HashedKey& key, const NewValue& value, const Attributes& attributes) {
+  SlotHead head;
+  head.key_bytes = static_cast<std::uint16_t>(key.bytes.size());
+  head.owner = attributes.owner;
+  const bool is_number = value.type == Type::kInt64 || value.type == Type::kFloat64;
+  head.value_bytes = static_cast<std::uint32_t>(is_number ? kWord : value.bytes.size());
+  if (attributes.expiry_ns != 0) head.flags |= SlotHead::kHasExpiry;
+  if (attributes.version) head.flags |= SlotHead::kHasVersion;
+  head.type = value.type;
+  head.place();
+  return head;
 }
 
 std::uint32_t next_group(std::uint32_t group) { return group + 1 == kSegmentGroups ? 0 : group + 1; }
 
+std::uint64_t version_of(const layout::Slot& slot, const SlotHead& head) {
+  return head.has(SlotHead::kHasVersion) ? slot.words[head.version_word()] : 0;
+}
+
+TimingWheel::Id timer_of(const Location& location) {
+  return static_cast<TimingWheel::Id>(location.page << TimingWheel::kSlotBits | location.slot);
+}
+
 }  // namespace
 
-Table::Table(Replicas& replicas, PageAllocator& pages, Feed& feed, std::uint64_t hash_seed, std::uint64_t pages_max)
+Table::Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometry& geometry)
     : replicas_(replicas),
       pages_(pages),
       heap_(pages),
       feed_(feed),
-      hash_seed_(hash_seed),
-      pages_max_(pages_max),
-      entries_of_page_(pages_max, 0) {}
-
-layout::Segment& Table::segment(std::uint64_t page) const noexcept {
-  return *replicas_.at<layout::Segment>(page * kPageBytes);
-}
-layout::Slot& Table::slot(const Location& location) const noexcept {
-  return segment(location.page).slots[location.slot];
-}
+      timers_(geometry.pages_max()),
+      owned_(geometry.ring_count_max),
+      hash_seed_(geometry.hash_seed),
+      pages_max_(geometry.pages_max()),
+      entries_of_page_(geometry.pages_max(), 0) {}
 
 // ---- mutations
 
-std::optional<Reject> Table::set(const Key& key, const NewValue& value, std::uint64_t epoch) {
+std::optional<Reject> Table::set(const HashedKey& key, const NewValue& value, const Attributes& attributes,
+                                 std::uint64_t epoch) {
   Location at;
   SlotHead head;
-  if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, value, epoch);
-  return replace(at, head, key, value, epoch);
+  if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, value, attributes, epoch);
+  if (attributes.version && *attributes.version <= version_of(slot(at), head)) {
+    ++superseded_count_;
+    return std::nullopt;
+  }
+  return replace(at, head, key, value, attributes, epoch);
 }
 
-std::optional<Reject> Table::add(const Key& key, const NewValue& delta, std::uint64_t epoch) {
+std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, const NewValue& operand,
+                                     std::uint64_t epoch) {
   Location at;
   SlotHead head;
-  if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, delta, epoch);
-  if (head.type != delta.type) return Reject::kWrongType;
+  if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, operand, {}, epoch);
+  if (head.type == kTombstone) return replace(at, head, key, operand, {}, epoch);
+  if (head.type != operand.type) return Reject::kWrongType;
   std::uint64_t& word = slot(at).words[0];
-  std::uint64_t sum = 0;
-  if (delta.type == Type::kInt64) {
-    std::int64_t total = 0;
-    if (__builtin_add_overflow(static_cast<std::int64_t>(word), static_cast<std::int64_t>(delta.number), &total)) {
-      return Reject::kOutOfRange;
-    }
-    sum = static_cast<std::uint64_t>(total);
-  } else {
-    sum = std::bit_cast<std::uint64_t>(std::bit_cast<double>(word) + std::bit_cast<double>(delta.number));
-  }
-  replicas_.store(word, sum);
+  const std::optional<std::uint64_t> result = combine_bits(operation, operand.type, word, operand.number);
+  if (!result) return Reject::kOutOfRange;
+  if (*result == word) return std::nullopt;
+  replicas_.store(word, *result);
   changed(at, epoch);
   return std::nullopt;
 }
 
-void Table::erase(const Key& key, std::uint64_t epoch, EraseReason reason) {
-  Location at;
-  SlotHead head;
-  if (view().find(key, at, head) != BufferView::Found::kYes) return;
-  feed_.erased(epoch, reason, key.bytes);
-  release_blocks(slot(at), head, {});
-  free_slot(at, key.hash);
-  --entry_count_;
+bool Table::update_at(std::uint64_t hint, Operation operation, std::string_view key, const NewValue& operand,
+                      std::uint64_t epoch) {
+  const std::optional<Location> at = location_of(hint);
+  if (!at) return false;
+  layout::Slot& here = slot(*at);
+  const SlotHead head = SlotHead::unpack(here.head);
+  if (head.type != operand.type || operand.type == Type::kBytes || head.key_bytes != key.size()) return false;
+  const bool is_plain = head.flags == 0 && head.owner == 0;
+  if (!is_plain && (operation == Operation::kSet || head.has(SlotHead::kKeyInHeap))) return false;
+  if (!is_occupied(*at) || !BufferView::equal_words(here.words + head.key_word(), key)) return false;
+  const std::optional<std::uint64_t> result = combine_bits(operation, operand.type, here.words[0], operand.number);
+  if (!result) return false;
+  if (operation != Operation::kSet && *result == here.words[0]) return true;
+  replicas_.store(here.words[0], *result);
+  changed(*at, epoch);
+  return true;
 }
 
-std::optional<Reject> Table::insert(const Key& key, const NewValue& value, std::uint64_t epoch) {
-  SlotHead head{.key_bytes = static_cast<std::uint16_t>(key.bytes.size()),
-                .value_bytes = value_bytes_of(value),
-                .type = value.type};
-  head.place();
+std::optional<Reject> Table::erase(const HashedKey& key, std::optional<std::uint64_t> version,
+                                   std::uint64_t tombstone_expiry_ns, std::uint64_t epoch) {
+  Location at;
+  SlotHead head;
+  const bool found = view().find(key, at, head) == BufferView::Found::kYes;
+  if (!version) {
+    if (found && head.type != kTombstone) erase_at(at, head, EraseReason::kErase, epoch);
+    return std::nullopt;
+  }
+  const NewValue nothing{.type = kTombstone, .number = 0, .bytes = {}};
+  const Attributes remembered{.owner = 0, .expiry_ns = tombstone_expiry_ns, .version = version};
+  if (!found) return insert(key, nothing, remembered, epoch);
+  if (*version <= version_of(slot(at), head)) {
+    ++superseded_count_;
+    return std::nullopt;
+  }
+  const std::optional<Reject> reject = replace(at, head, key, nothing, remembered, epoch);
+  if (!reject && head.type != kTombstone) feed_.erased(epoch, EraseReason::kErase, key.bytes);
+  return reject;
+}
+
+bool Table::expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch) {
+  const std::uint64_t before = entry_count_ + tombstone_count_;
+  timers_.advance(now_ns, budget, [&](TimingWheel::Id id) {
+    const Location at{.page = id >> TimingWheel::kSlotBits, .slot = id & ((1U << TimingWheel::kSlotBits) - 1)};
+    if (!is_occupied(at)) return;
+    const SlotHead head = SlotHead::unpack(slot(at).head);
+    if (!head.has(SlotHead::kHasExpiry)) return;
+    const std::uint64_t expiry_ns = slot(at).words[head.expiry_word()];
+    if (expiry_ns > now_ns) return timers_.ensure(id, expiry_ns);  // refreshed meanwhile
+    if (head.type == kTombstone) return remove(at, head, hash_of(slot(at), head));
+    ++expired_count_;
+    erase_at(at, head, EraseReason::kExpiry, epoch);
+  });
+  return entry_count_ + tombstone_count_ != before;
+}
+
+bool Table::erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch) {
+  std::vector<Location>& places = owned_[ring_index].places;
+  for (; budget > 0 && !places.empty(); --budget) {
+    const Location at = places.back();
+    places.pop_back();
+    if (!is_occupied(at)) continue;
+    const SlotHead head = SlotHead::unpack(slot(at).head);
+    if (head.owner == ring_index + 1) erase_at(at, head, EraseReason::kOwnerGone, epoch);
+  }
+  return places.empty();
+}
+
+// ---- entries
+
+std::optional<Reject> Table::insert(const HashedKey& key, const NewValue& value, const Attributes& attributes,
+                                    std::uint64_t epoch) {
+  if (entry_count_ + tombstone_count_ >= entries_max_) return Reject::kLimit;
+  const SlotHead head = new_head(key, value, attributes);
   std::uint64_t page = page_of(key.hash);
   while (entries_of_page_[page] >= kSegmentEntriesMax) {
     if (!split(page, key.hash)) return Reject::kNoMemory;
@@ -97,30 +169,47 @@ std::optional<Reject> Table::insert(const Key& key, const NewValue& value, std::
   Blocks blocks;
   if (!allocate_blocks(nullptr, {}, head, blocks)) return Reject::kNoMemory;
   const Location at{.page = page, .slot = claim_slot(page, key.hash)};
-  write_entry(slot(at), head, key, value, blocks);
-  changed(at, epoch);
-  ++entry_count_;
+  layout::Slot& here = slot(at);
+  replicas_.store(here.head, head.pack());
+  write_key(here, head, key, blocks);
+  write_value(here, head, value, blocks);
+  write_attributes(here, head, attributes);
+  track(at, {}, head, attributes.expiry_ns);
+  if (head.type != kTombstone) changed(at, epoch);
   return std::nullopt;
 }
 
-std::optional<Reject> Table::replace(const Location& location, const SlotHead& old, const Key& key,
-                                     const NewValue& value, std::uint64_t epoch) {
+std::optional<Reject> Table::replace(const Location& location, const SlotHead& old, const HashedKey& key,
+                                     const NewValue& value, const Attributes& attributes, std::uint64_t epoch) {
   layout::Slot& here = slot(location);
-  SlotHead wanted = old;
-  wanted.type = value.type;
-  wanted.value_bytes = value_bytes_of(value);
-  wanted.place();
+  const SlotHead head = new_head(key, value, attributes);
   Blocks blocks;
-  if (!allocate_blocks(&here, old, wanted, blocks)) return Reject::kNoMemory;
+  if (!allocate_blocks(&here, old, head, blocks)) return Reject::kNoMemory;
   release_blocks(here, old, blocks);
-  if (wanted.flags == old.flags && wanted.key_word() == old.key_word()) {  // the key stays where it is
-    if (wanted.pack() != here.head) replicas_.store(here.head, wanted.pack());
-    write_value(here, wanted, value, blocks);
-  } else {
-    write_entry(here, wanted, key, value, blocks);
+  if (head.pack() != here.head) {
+    replicas_.store(here.head, head.pack());
+    const bool key_stays = head.key_word() == old.key_word() &&
+                           head.has(SlotHead::kKeyInHeap) == old.has(SlotHead::kKeyInHeap);
+    if (!key_stays) write_key(here, head, key, blocks);
   }
-  changed(location, epoch);
+  write_value(here, head, value, blocks);
+  write_attributes(here, head, attributes);
+  track(location, old, head, attributes.expiry_ns);
+  if (head.type != kTombstone) changed(location, epoch);
   return std::nullopt;
+}
+
+void Table::remove(const Location& location, const SlotHead& head, std::uint64_t hash) {
+  release_blocks(slot(location), head, {});
+  track(location, head, {}, 0);
+  free_slot(location, hash);
+}
+
+void Table::erase_at(const Location& location, const SlotHead& head, EraseReason reason, std::uint64_t epoch) {
+  const layout::Slot& here = slot(location);
+  const auto* const key = reinterpret_cast<const char*>(view().key_words(here, head));
+  feed_.erased(epoch, reason, {key, head.key_bytes});
+  remove(location, head, hash_of(here, head));
 }
 
 void Table::changed(const Location& location, std::uint64_t epoch) {
@@ -130,7 +219,33 @@ void Table::changed(const Location& location, std::uint64_t epoch) {
   feed_.changed(epoch, location.page, location.slot);
 }
 
-// ---- entries
+// Keeps counts, timers and owners true when a slot's entry changes from one head to another; no type: no entry.
+void Table::track(const Location& location, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns) {
+  const auto count = [this](Type type, std::uint64_t change) {
+    if (type != Type::kNone) (type == kTombstone ? tombstone_count_ : entry_count_) += change;
+  };
+  count(old.type, ~std::uint64_t{0});  // -1
+  count(now.type, 1);
+  if (old.owner != now.owner) {
+    if (old.owner != 0) disown(old.owner);
+    if (now.owner != 0) own(now.owner, location);
+  }
+  if (now.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(location), expiry_ns);
+}
+
+// Places that an entry left stay listed until they outnumber those that count.
+void Table::own(std::uint16_t owner, const Location& location) {
+  Owned& owned = owned_[owner - 1U];
+  owned.places.push_back(location);
+  if (owned.places.size() <= 2 * ++owned.live_count + 64) return;
+  std::sort(owned.places.begin(), owned.places.end());
+  owned.places.erase(std::unique(owned.places.begin(), owned.places.end()), owned.places.end());
+  std::erase_if(owned.places, [&](const Location& place) {
+    return !is_occupied(place) || SlotHead::unpack(slot(place).head).owner != owner;
+  });
+}
+
+void Table::disown(std::uint16_t owner) { --owned_[owner - 1U].live_count; }
 
 bool Table::allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks) {
   if (wanted.has(SlotHead::kValueInHeap)) {
@@ -166,22 +281,16 @@ void Table::release_blocks(const layout::Slot& slot, const SlotHead& head, const
   }
 }
 
-void Table::write_entry(layout::Slot& slot, const SlotHead& head, const Key& key, const NewValue& value,
-                        const Blocks& blocks) {
-  replicas_.store(slot.head, head.pack());
-  std::uint64_t* const key_word = slot.words + head.key_word();
-  if (head.has(SlotHead::kKeyInHeap)) {
-    replicas_.store_bytes(replicas_.at<std::uint64_t>(blocks.key), key.bytes);
-    replicas_.store(key_word[0], blocks.key);
-    replicas_.store(key_word[1], key.hash);
-  } else {
-    replicas_.store_bytes(key_word, key.bytes);
-  }
-  write_value(slot, head, value, blocks);
+void Table::write_key(layout::Slot& slot, const SlotHead& head, const HashedKey& key, const Blocks& blocks) {
+  std::uint64_t* const words = slot.words + head.key_word();
+  if (!head.has(SlotHead::kKeyInHeap)) return replicas_.store_bytes(words, key.bytes);
+  replicas_.store_bytes(replicas_.at<std::uint64_t>(blocks.key), key.bytes);
+  replicas_.store(words[0], blocks.key);
+  replicas_.store(words[1], key.hash);
 }
 
 void Table::write_value(layout::Slot& slot, const SlotHead& head, const NewValue& value, const Blocks& blocks) {
-  if (value.type != Type::kBytes) {
+  if (value.type == Type::kInt64 || value.type == Type::kFloat64) {
     replicas_.store(slot.words[0], value.number);
   } else if (head.has(SlotHead::kValueInHeap)) {
     replicas_.store_bytes(replicas_.at<std::uint64_t>(blocks.value), value.bytes);
@@ -191,10 +300,21 @@ void Table::write_value(layout::Slot& slot, const SlotHead& head, const NewValue
   }
 }
 
+void Table::write_attributes(layout::Slot& slot, const SlotHead& head, const Attributes& attributes) {
+  if (head.has(SlotHead::kHasExpiry)) replicas_.store(slot.words[head.expiry_word()], attributes.expiry_ns);
+  if (head.has(SlotHead::kHasVersion)) replicas_.store(slot.words[head.version_word()], *attributes.version);
+}
+
 std::uint64_t Table::hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept {
   const std::uint64_t* const words = slot.words + head.key_word();
   if (head.has(SlotHead::kKeyInHeap)) return words[1];
   return hash_key({reinterpret_cast<const char*>(words), head.key_bytes}, hash_seed_);
+}
+
+std::optional<Location> Table::location_of(std::uint64_t hint) const noexcept {
+  const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};
+  const bool can_be = at.page < pages_.committed() && entries_of_page_[at.page] > 0 && at.slot < layout::kSegmentSlots;
+  return can_be ? std::optional(at) : std::nullopt;
 }
 
 // ---- slots
@@ -305,6 +425,12 @@ void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
       replicas_.store(target.changed_epoch, source.changed_epoch);
       for (std::size_t i = 0; i < kSlotWords; ++i) replicas_.store(target.words[i], source.words[i]);
       feed_.moved(replicas_.header().epoch, moved.page, moved.slot);
+      const SlotHead head = SlotHead::unpack(target.head);
+      if (head.owner != 0) {
+        disown(head.owner);
+        own(head.owner, moved);
+      }
+      if (head.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(moved), target.words[head.expiry_word()]);
       free_slot(old, hash);
     }
   }
@@ -341,6 +467,10 @@ bool Table::double_directory() {
 
 void Table::prefetch_tags(std::uint64_t hash) const noexcept {
   __builtin_prefetch(&segment(page_of(hash)).groups[home_group(hash)]);
+}
+
+void Table::prefetch_hint(std::uint64_t hint) const noexcept {
+  if (const std::optional<Location> at = location_of(hint)) __builtin_prefetch(&slot(*at), 1);
 }
 
 void Table::prefetch_slot(std::uint64_t hash) const noexcept {
@@ -383,8 +513,10 @@ bool Table::adopt_segment(const BufferView& buffer, std::uint64_t page, std::uin
     if (head.type == Type::kNone || directory_index(hash_of(entry, head), depth) != index) return false;
     if (head.has(SlotHead::kValueInHeap) && !heap_.adopt(entry.words[0], head.value_bytes)) return false;
     if (head.has(SlotHead::kKeyInHeap) && !heap_.adopt(entry.words[head.key_word()], head.key_bytes)) return false;
+    if (head.owner > owned_.size()) return false;
     ++entries_of_page_[page];
-    ++entry_count_;
+    const std::uint64_t expiry_ns = head.has(SlotHead::kHasExpiry) ? entry.words[head.expiry_word()] : 0;
+    track({.page = page, .slot = s}, {}, head, expiry_ns);
   }
   return true;
 }

@@ -3,9 +3,12 @@
 // Extendible hashing (Fagin et al. 1979, as in Go 1.24's map) over segments of 67 groups; a group has 15 slots and 16
 // tag bytes (Swiss tables; the overflow count that ends a search without tombstones is that of Folly's F14). A full
 // segment splits in two, so that no mutation ever pays for the whole state.
+//
+// What only the merger needs (free memory, timers, who owns what) is private and rebuilt from the entries at start.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -13,8 +16,10 @@
 #include "core/feed.h"
 #include "core/layout.h"
 #include "core/page_allocator.h"
+#include "core/record.h"
 #include "core/replica.h"
 #include "core/slot.h"
+#include "core/timing_wheel.h"
 
 namespace shmstate {
 
@@ -25,74 +30,135 @@ struct NewValue {
   std::string_view bytes;
 };
 
+/// What a set says besides the value.
+struct Attributes {
+  std::uint16_t owner = 0;               // ephemeral: the ring's index + 1
+  std::uint64_t expiry_ns = 0;           // zero: never
+  std::optional<std::uint64_t> version;  // apply only if higher than the entry's
+};
+
 class Table {
  public:
-  Table(Replicas& replicas, PageAllocator& pages, Feed& feed, std::uint64_t hash_seed, std::uint64_t pages_max);
+  Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometry& geometry);
 
   /// Makes the empty table in the back buffer. Returns false when there is no memory.
   [[nodiscard]] bool create();
   /// Takes over the table of a buffer (identical to the back buffer later on); false when it is damaged.
   [[nodiscard]] bool resume(const std::byte* buffer);
+  /// Timers begin now.
+  void start_timers(std::uint64_t now_ns) noexcept { timers_.start_from(now_ns); }
+  void set_entries_max(std::uint64_t entries_max) noexcept { entries_max_ = entries_max; }
 
-  // Mutations of the back buffer. Nothing means it was applied; otherwise nothing changed. `epoch` is the one being
-  // written. A key's bytes are private to the merger.
-  [[nodiscard]] std::optional<layout::Reject> set(const Key& key, const NewValue& value, std::uint64_t epoch);
-  [[nodiscard]] std::optional<layout::Reject> add(const Key& key, const NewValue& delta, std::uint64_t epoch);
-  void erase(const Key& key, std::uint64_t epoch, EraseReason reason);
+  // Mutations of the back buffer. Nothing means it was applied, or superseded by a higher version; otherwise nothing
+  // changed. `epoch` is the one being written. A key's bytes are private to the merger.
+  [[nodiscard]] std::optional<layout::Reject> set(const HashedKey& key, const NewValue& value, const Attributes& attributes,
+                                                  std::uint64_t epoch);
+  /// add, max, min.
+  [[nodiscard]] std::optional<layout::Reject> combine(Operation operation, const HashedKey& key, const NewValue& operand,
+                                                      std::uint64_t epoch);
+  /// With a version, a tombstone remembers it until `tombstone_expiry_ns`.
+  [[nodiscard]] std::optional<layout::Reject> erase(const HashedKey& key, std::optional<std::uint64_t> version,
+                                                    std::uint64_t tombstone_expiry_ns, std::uint64_t epoch);
+
+  /// A plain set, add, max or min of a number, done at the place that a hint names; false, and nothing changed, when the
+  /// key is not there or there is more to it.
+  [[nodiscard]] bool update_at(std::uint64_t hint, Operation operation, std::string_view key, const NewValue& operand,
+                               std::uint64_t epoch);
+
+  /// Erases entries whose time has come and forgets tombstones; looks at no more than `budget` of them.
+  /// Returns whether anything changed.
+  bool expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch);
+  [[nodiscard]] std::uint64_t next_expiry_ns() const noexcept { return timers_.next_due_ns(); }
+  /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
+  [[nodiscard]] bool erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch);
 
   /// Asks the caches for the first, then the second line that a mutation of this key will touch.
   void prefetch_tags(std::uint64_t hash) const noexcept;
   void prefetch_slot(std::uint64_t hash) const noexcept;
+  void prefetch_hint(std::uint64_t hint) const noexcept;
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
+  [[nodiscard]] std::uint64_t tombstone_count() const noexcept { return tombstone_count_; }
   [[nodiscard]] std::uint64_t segment_count() const noexcept { return segment_count_; }
   [[nodiscard]] std::uint64_t split_count() const noexcept { return split_count_; }
+  [[nodiscard]] std::uint64_t superseded_count() const noexcept { return superseded_count_; }
+  [[nodiscard]] std::uint64_t expired_count() const noexcept { return expired_count_; }
   [[nodiscard]] const Heap& heap() const noexcept { return heap_; }
 
  private:
-  // A segment splits when a further entry would leave fewer free slots than this: searches stay short.
+  // A segment splits when it is so full: searches stay short.
   static constexpr std::uint32_t kSegmentEntriesMax = layout::kSegmentSlots * 19 / 20;
 
-  [[nodiscard]] BufferView view() const noexcept { return {replicas_.back(), pages_max_}; }
-  [[nodiscard]] layout::Segment& segment(std::uint64_t page) const noexcept;
-  [[nodiscard]] layout::Slot& slot(const Location& location) const noexcept;
-
-  [[nodiscard]] std::optional<layout::Reject> insert(const Key& key, const NewValue& value, std::uint64_t epoch);
-  [[nodiscard]] std::optional<layout::Reject> replace(const Location& location, const SlotHead& old, const Key& key,
-                                                      const NewValue& value, std::uint64_t epoch);
-  /// Allocates what `wanted` needs in the heap and `old` does not bring along; false when there is no memory.
   struct Blocks {
     std::uint64_t value = 0;
     std::uint64_t key = 0;
   };
-  [[nodiscard]] bool allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks);
-  void write_entry(layout::Slot& slot, const SlotHead& head, const Key& key, const NewValue& value, const Blocks& blocks);
-  void write_value(layout::Slot& slot, const SlotHead& head, const NewValue& value, const Blocks& blocks);
-  void changed(const Location& location, std::uint64_t epoch);
+  /// The entries of one ring: every place where one was, and how many still are.
+  struct Owned {
+    std::vector<Location> places;
+    std::size_t live_count = 0;
+  };
 
+  [[nodiscard]] BufferView view() const noexcept { return {replicas_.back(), pages_max_}; }
+  [[nodiscard]] layout::Segment& segment(std::uint64_t page) const noexcept {
+    return *replicas_.at<layout::Segment>(page * layout::kPageBytes);
+  }
+  [[nodiscard]] layout::Slot& slot(const Location& location) const noexcept {
+    return segment(location.page).slots[location.slot];
+  }
+  [[nodiscard]] bool is_occupied(const Location& location) const noexcept {
+    return segment(location.page).groups[location.slot / layout::kGroupSlots].tags[location.slot % layout::kGroupSlots] !=
+           0;
+  }
+  [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
+  [[nodiscard]] std::optional<Location> location_of(std::uint64_t hint) const noexcept;
+
+  // Entries
+  [[nodiscard]] std::optional<layout::Reject> insert(const HashedKey& key, const NewValue& value, const Attributes& attributes,
+                                                     std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> replace(const Location& location, const SlotHead& old, const HashedKey& key,
+                                                      const NewValue& value, const Attributes& attributes,
+                                                      std::uint64_t epoch);
+  void remove(const Location& location, const SlotHead& head, std::uint64_t hash);
+  void erase_at(const Location& location, const SlotHead& head, EraseReason reason, std::uint64_t epoch);
+  void changed(const Location& location, std::uint64_t epoch);
+  void track(const Location& location, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
+  void own(std::uint16_t owner, const Location& location);
+  void disown(std::uint16_t owner);
+
+  [[nodiscard]] bool allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks);
+  void release_blocks(const layout::Slot& slot, const SlotHead& head, const Blocks& keep);
+  void write_key(layout::Slot& slot, const SlotHead& head, const HashedKey& key, const Blocks& blocks);
+  void write_value(layout::Slot& slot, const SlotHead& head, const NewValue& value, const Blocks& blocks);
+  void write_attributes(layout::Slot& slot, const SlotHead& head, const Attributes& attributes);
+
+  // Slots, segments, directory
   void set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag);
   [[nodiscard]] std::uint32_t claim_slot(std::uint64_t page, std::uint64_t hash);
   void free_slot(const Location& location, std::uint64_t hash);
-  void release_blocks(const layout::Slot& slot, const SlotHead& head, const Blocks& keep);
-
   [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept;
   void clear_segment(std::uint64_t page, unsigned depth);
   void set_directory_entry(std::uint32_t index, std::uint64_t page);
   [[nodiscard]] bool split(std::uint64_t page, std::uint64_t hash);
   void move_half(std::uint64_t from, std::uint64_t to, unsigned bit);
   [[nodiscard]] bool double_directory();
-  [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
   [[nodiscard]] bool adopt_segment(const BufferView& buffer, std::uint64_t page, std::uint32_t index, unsigned depth);
 
   Replicas& replicas_;
   PageAllocator& pages_;
   Heap heap_;
   Feed& feed_;
+  TimingWheel timers_;
+  std::vector<Owned> owned_;  // by ring index
   std::uint64_t hash_seed_;
   std::uint64_t pages_max_;
+  std::uint64_t entries_max_ = std::numeric_limits<std::uint64_t>::max();
   std::uint64_t entry_count_ = 0;
+  std::uint64_t tombstone_count_ = 0;
   std::uint64_t segment_count_ = 0;
   std::uint64_t split_count_ = 0;
+  std::uint64_t superseded_count_ = 0;
+  std::uint64_t expired_count_ = 0;
   std::vector<std::uint16_t> entries_of_page_;  // entries of the segment in a page
 };
 

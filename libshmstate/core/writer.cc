@@ -8,21 +8,31 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <optional>
+#include <span>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "core/conflation.h"
 #include "core/instance.h"
+#include "core/key_hints.h"
 #include "core/record.h"
 #include "core/ring.h"
 #include "core/ring_file.h"
+#include "core/snapshot_file.h"
 
 namespace shmstate {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using std::chrono::nanoseconds;
 
 constexpr std::uint64_t kCommitStep = std::uint64_t{256} << 10;
+constexpr std::uint64_t kAllCommitted = std::numeric_limits<std::uint64_t>::max();
 constexpr auto kSpinTime = std::chrono::microseconds(20);
 constexpr auto kSleepMax = std::chrono::milliseconds(100);  // a merger that restarts does not know who sleeps
+constexpr auto kLockPollMax = std::chrono::microseconds(500);
 
 os::Fd open_doorbell(const Control& control) {
   os::Fd fd = os::open_file(control.path() / "doorbell", O_RDWR);
@@ -42,16 +52,46 @@ os::Fd open_doorbell(const Control& control) {
   return fd;
 }
 
-RingFile create_ring(const Control& control, const WriterOptions& options) {
+RingFile open_ring(const Control& control, const WriterOptions& options) {
   if (options.ring_bytes < kRingBytesMin || options.ring_bytes > kRingBytesMax) {
     throw Error(Status::kInvalidArgument,
                 "shmstate: ring_bytes must be 64 KiB to 1 GiB, not " + std::to_string(options.ring_bytes));
   }
-  return RingFile::create(control.path() / "rings",
-                          {.data_bytes = std::bit_ceil(options.ring_bytes),
-                           .flags = 0,
-                           .name = options.name.empty() ? os::program_name() : options.name,
-                           .instance_id = control.geometry().instance_id});
+  const RingFile::Description description{.data_bytes = std::bit_ceil(options.ring_bytes),
+                                          .flags = options.shared ? layout::kRingShared : 0,
+                                          .name = options.name.empty() ? os::program_name() : options.name,
+                                          .instance_id = control.geometry().instance_id};
+  const std::filesystem::path rings = control.path() / "rings";
+  return options.shared ? RingFile::open_shared(rings, description) : RingFile::create(rings, description);
+}
+
+Mutation make(Operation operation, std::string_view key, ValueView value) noexcept {
+  Mutation mutation;
+  mutation.operation = operation;
+  mutation.key = key;
+  mutation.value = value;
+  return mutation;
+}
+
+Mutation make_set(std::string_view key, ValueView value, const SetOptions& options) noexcept {
+  Mutation mutation = make(Operation::kSet, key, value);
+  if (options.ttl != nanoseconds::zero()) {
+    mutation.flags |= kHasTtl;
+    mutation.ttl_ns = static_cast<std::uint64_t>(options.ttl.count());
+  }
+  if (options.ephemeral) mutation.flags |= kEphemeral;
+  if (options.version) {
+    mutation.flags |= kHasVersion;
+    mutation.version = *options.version;
+  }
+  return mutation;
+}
+
+Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
+  Mutation mutation = make(Operation::kErase, key, {});
+  mutation.flags |= kHasVersion;
+  mutation.version = version;
+  return mutation;
 }
 
 }  // namespace
@@ -61,8 +101,9 @@ struct Writer::Impl {
       : options(std::move(wanted)),
         control(instance_path(instance), options.attach_timeout),
         doorbell_mapping(open_doorbell(control), Access::kReadWrite, 0, sizeof(layout::Doorbell), "doorbell"),
-        ring(create_ring(control, options)),
+        ring(open_ring(control, options)),
         producer(ring.header(), ring.data_bytes()),
+        conflation(options.conflate_bytes_max, static_cast<std::size_t>(ring.data_bytes())),
         path(control.path().string()) {
     os::register_fence();
     doorbell().registrations.fetch_add(1, std::memory_order_release);
@@ -82,16 +123,24 @@ struct Writer::Impl {
     if (asleep.exchange(0, std::memory_order_acq_rel) != 0) os::futex_wake_all(asleep.address());
   }
 
+  // ---- pushing
+
   [[nodiscard]] Status push(const Mutation& mutation) noexcept {
-    Status status = check(mutation);
-    const std::size_t bytes = record_bytes(mutation);
-    if (status == Status::kOk && !has_room(bytes)) status = make_room(bytes);
-    if (status != Status::kOk) return fail(status, 1);
-    encode_record(ring.at(producer.tail()), mutation, 0);
-    producer.push(bytes);
-    ++counters.pushed;
-    wake_merger();
-    return Status::kOk;
+    Status status = check_here(mutation);
+    if (status == Status::kOk) {
+      status = conflation.empty() ? write(record_bytes(mutation), 1,
+                                          [&](std::byte* at) { encode_record(at, mutation, 0); })
+                                  : Status::kRingFull;
+      if (status == Status::kRingFull && options.when_full == WhenFull::kConflate) status = conflate({&mutation, 1});
+    }
+    return status == Status::kOk ? status : fail(status, 1);
+  }
+  [[nodiscard]] Status push(Operation operation, Key& key, ValueView value) noexcept;
+
+  [[nodiscard]] Status check_here(const Mutation& mutation) const noexcept {
+    const bool is_impossible = (mutation.flags & kEphemeral) != 0 && options.shared;
+    const bool is_negative = static_cast<std::int64_t>(mutation.ttl_ns) < 0;
+    return is_impossible || is_negative ? Status::kInvalidArgument : check(mutation);
   }
 
   Status fail(Status status, std::uint64_t mutations) noexcept {
@@ -100,20 +149,50 @@ struct Writer::Impl {
     return status;
   }
 
+  /// Pushes `bytes` that `fill` writes, when there is room, with the wait that the options ask for.
+  template <typename Fill>
+  [[nodiscard]] Status write(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
+    if (options.shared) return write_shared(bytes, count, fill);
+    if (!has_room(bytes)) {
+      if (const Status status = make_room(bytes); status != Status::kOk) return status;
+    }
+    return write_here(bytes, count, fill);
+  }
+  template <typename Fill>
+  [[nodiscard]] Status write_here(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
+    fill(ring.at(producer.tail()));
+    producer.push(bytes);
+    counters.pushed += count;
+    wake_merger();
+    return Status::kOk;
+  }
+  template <typename Fill>
+  [[nodiscard]] Status write_shared(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept;
+
   [[nodiscard]] bool has_room(std::uint64_t bytes) const noexcept {
     return producer.has_room(bytes) && producer.tail() + bytes <= committed_end;
   }
   [[nodiscard]] Status make_room(std::uint64_t bytes) noexcept;
   [[nodiscard]] Status commit_memory(std::uint64_t bytes) noexcept;
+  [[nodiscard]] Status lock_shared(Clock::time_point deadline) noexcept;
   [[nodiscard]] Status verdict() const noexcept;
+  [[nodiscard]] Status full_status() const noexcept;
 
   /// Waits until `done(head)`: spins a moment, then sleeps on the ring's head.
   template <typename Done>
-  [[nodiscard]] Status wait_for_head(std::chrono::nanoseconds timeout, Done done) noexcept;
+  [[nodiscard]] Status wait_for_head(nanoseconds timeout, Done done) noexcept;
 
-  // Of the open batch.
+  // ---- conflation
+
+  [[nodiscard]] Status conflate(std::span<const Mutation> mutations) noexcept;
+  void push_conflated() noexcept;
+  [[nodiscard]] Status flush_conflated(nanoseconds timeout) noexcept;
+
+  // ---- the open batch
+
   [[nodiscard]] Status add_to_batch(const Mutation& mutation) noexcept;
   [[nodiscard]] Status commit_batch() noexcept;
+  [[nodiscard]] Status conflate_batch() noexcept;
   void clear_batch() noexcept {
     batch.clear();
     batch_count = 0;
@@ -126,8 +205,10 @@ struct Writer::Impl {
   Mapping doorbell_mapping;
   RingFile ring;
   RingProducer<layout::RingHeader> producer;
+  Conflation conflation;
+  std::optional<SnapshotFile> snapshot;  // only for bound keys
   std::string path;
-  std::uint64_t committed_end = 0;  // stream position up to which memory is committed; unbounded after the first lap
+  std::uint64_t committed_end = 0;  // stream position up to which memory is committed
 
   std::vector<std::byte> batch;  // records, all marked as followed by another
   std::size_t batch_last = 0;    // where the last one begins
@@ -140,14 +221,69 @@ struct Writer::Impl {
   std::uint64_t rejected_reported = 0;  // by the last flush
 };
 
+// A bound key's place is looked up at first and then now and then; the merger looks before it believes.
+Status Writer::Impl::push(Operation operation, Key& key, ValueView value) noexcept {
+  Mutation mutation = make(operation, key.bytes(), value);
+  const HashedKey hashed = KeyHints::hashed(key, control.geometry().instance_id, control.geometry().hash_seed);
+  if (KeyHints::must_look(key)) {
+    try {
+      if (!snapshot) snapshot.emplace(control);
+      const Version version = current_version(control.publication());
+      Location at;
+      SlotHead head;
+      if (snapshot->is_possible(version) &&
+          snapshot->buffer(version.buffer).find(hashed, at, head) == BufferView::Found::kYes) {
+        KeyHints::set_place(key, at);
+      }
+    } catch (const std::exception&) {  // without permission to read there is no hint
+    }
+  }
+  mutation.hint = KeyHints::place(key);
+  if (mutation.hint != 0) mutation.flags |= kHasHint;
+  return push(mutation);
+}
+
+// OFD locks have no timeout, and a stopped holder must not stop us for longer than the caller allows: so we poll.
+Status Writer::Impl::lock_shared(Clock::time_point deadline) noexcept {
+  nanoseconds pause = std::chrono::microseconds(1);
+  for (int tries = 0; !os::try_lock(ring.fd(), kPusherByte, true); ++tries) {
+    if (Clock::now() >= deadline) return Status::kTimeout;
+    if (tries < 10) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(pause);
+      pause = std::min<nanoseconds>(pause * 2, kLockPollMax);
+    }
+  }
+  return Status::kOk;
+}
+
+template <typename Fill>
+Status Writer::Impl::write_shared(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
+  if (bytes > ring.data_bytes()) return Status::kMutationTooBig;
+  const auto deadline = Clock::now() + options.full_timeout;
+  for (;;) {
+    if (const Status status = lock_shared(deadline); status != Status::kOk) return status;
+    producer.take_over();
+    committed_end = producer.tail() >= ring.data_bytes() ? kAllCommitted : std::max(committed_end, producer.tail());
+    Status status = producer.has_room(bytes) ? commit_memory(bytes) : Status::kRingFull;
+    if (status == Status::kOk) status = write_here(bytes, count, fill);
+    os::unlock(ring.fd(), kPusherByte);
+    if (status != Status::kRingFull) return status;
+    if (options.when_full != WhenFull::kBlock) return full_status();
+    status = wait_for_head(deadline - Clock::now(), [&](std::uint64_t) {  // others wait, too: the lock decides
+      producer.take_over();
+      return producer.has_room(bytes);
+    });
+    if (status != Status::kOk) return status;
+  }
+}
+
 Status Writer::Impl::make_room(std::uint64_t bytes) noexcept {
   if (bytes > ring.data_bytes()) return Status::kMutationTooBig;
   producer.refresh();
   if (!producer.has_room(bytes)) {
-    if (options.when_full == WhenFull::kFail) {
-      const Status served = verdict();
-      return served == Status::kOk ? Status::kRingFull : served;
-    }
+    if (options.when_full != WhenFull::kBlock) return full_status();
     const Status waited = wait_for_head(options.full_timeout, [&](std::uint64_t) {
       producer.refresh();
       return producer.has_room(bytes);
@@ -160,18 +296,21 @@ Status Writer::Impl::make_room(std::uint64_t bytes) noexcept {
 // Memory is committed before it is touched, and only as far as the ring has ever been used.
 Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
   while (producer.tail() + bytes > committed_end) {
+    if (committed_end >= ring.data_bytes()) {
+      committed_end = kAllCommitted;
+      break;
+    }
     const std::uint64_t missing = producer.tail() + bytes - committed_end;
-    const std::uint64_t step =
-        std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
+    const std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
     const int error_number = os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step);
     if (error_number != 0) return error_number == ENOSPC ? Status::kNoMemory : Status::kSystem;
     committed_end += step;
-    if (committed_end == ring.data_bytes()) committed_end = std::numeric_limits<std::uint64_t>::max();
   }
   return Status::kOk;
 }
 
 Status Writer::Impl::verdict() const noexcept {
+  if (control.heartbeat().retired.load(std::memory_order_acquire) != 0) return Status::kNoInstance;
   switch (static_cast<layout::RingVerdict>(ring.header().verdict.load(std::memory_order_acquire))) {
     case layout::RingVerdict::kRefused: return Status::kRingRefused;
     case layout::RingVerdict::kQuarantined: return Status::kRingQuarantined;
@@ -179,14 +318,19 @@ Status Writer::Impl::verdict() const noexcept {
   }
 }
 
+Status Writer::Impl::full_status() const noexcept {
+  const Status served = verdict();
+  return served == Status::kOk ? Status::kRingFull : served;
+}
+
 template <typename Done>
-Status Writer::Impl::wait_for_head(std::chrono::nanoseconds timeout, Done done) noexcept {
+Status Writer::Impl::wait_for_head(nanoseconds timeout, Done done) noexcept {
   const auto began = Clock::now();
   const auto* const futex = reinterpret_cast<const std::uint32_t*>(ring.header().head.address());
   for (;;) {
     if (done(producer.head_before_sleep())) return Status::kOk;
     const auto waited = Clock::now() - began;
-    if (waited < std::min<std::chrono::nanoseconds>(kSpinTime, timeout)) {
+    if (waited < std::min<nanoseconds>(kSpinTime, timeout)) {
       os::relax();
       continue;
     }
@@ -196,56 +340,102 @@ Status Writer::Impl::wait_for_head(std::chrono::nanoseconds timeout, Done done) 
     producer.announce_wait();
     const std::uint64_t head = producer.head_before_sleep();
     if (!done(head)) {
-      os::futex_wait(futex, static_cast<std::uint32_t>(head),
-                     std::min<std::chrono::nanoseconds>(kSleepMax, timeout - waited));
+      os::futex_wait(futex, static_cast<std::uint32_t>(head), std::min<nanoseconds>(kSleepMax, timeout - waited));
     }
-    producer.end_wait();
+    if (!options.shared) producer.end_wait();  // of a shared ring, others may still wait
   }
 }
 
-Status Writer::Impl::add_to_batch(const Mutation& mutation) noexcept {
-  Status status = batch_status == Status::kOk ? check(mutation) : batch_status;
-  if (status == Status::kOk && batch.size() + record_bytes(mutation) > ring.data_bytes()) {
-    status = Status::kMutationTooBig;
+// ---- conflation
+
+Status Writer::Impl::conflate(std::span<const Mutation> mutations) noexcept {
+  try {
+    push_conflated();
+    for (const Mutation& mutation : mutations) {
+      if (record_bytes(mutation) > ring.data_bytes()) return Status::kMutationTooBig;
+    }
+    if (!conflation.add(mutations)) return full_status();
+    counters.conflated += mutations.size();
+    push_conflated();
+    return Status::kOk;
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
   }
+}
+
+// As much as there is room for, oldest first.
+void Writer::Impl::push_conflated() noexcept {
+  while (!conflation.empty()) {
+    const std::span<const std::byte> records = conflation.front();
+    const Status status = write(records.size(), conflation.front_count(), [&](std::byte* at) {
+      std::memcpy(at, records.data(), records.size());
+    });
+    if (status != Status::kOk) return;
+    conflation.pop_front();
+  }
+}
+
+Status Writer::Impl::flush_conflated(nanoseconds timeout) noexcept {
+  return wait_for_head(timeout, [&](std::uint64_t) {
+    push_conflated();
+    return conflation.empty();
+  });
+}
+
+// ---- the open batch
+
+Status Writer::Impl::add_to_batch(const Mutation& mutation) noexcept {
+  Status status = batch_status == Status::kOk ? check_here(mutation) : batch_status;
+  const std::size_t begin = batch.size();
+  if (status == Status::kOk && begin + record_bytes(mutation) > ring.data_bytes()) status = Status::kMutationTooBig;
   if (status == Status::kOk) {
-    const std::size_t begin = batch.size();
     try {
       batch.resize(begin + record_bytes(mutation));
     } catch (const std::bad_alloc&) {
       status = Status::kNoMemory;
     }
-    if (status == Status::kOk) {
-      encode_record(batch.data() + begin, mutation, kBatchContinues);
-      batch_last = begin;
-      ++batch_count;
-      return Status::kOk;
-    }
   }
-  batch_status = status;
-  ++batch_failures;
-  return status;
+  if (status != Status::kOk) {
+    batch_status = status;
+    ++batch_failures;
+    return status;
+  }
+  encode_record(batch.data() + begin, mutation, kBatchContinues);
+  batch_last = begin;
+  ++batch_count;
+  return Status::kOk;
 }
 
 Status Writer::Impl::commit_batch() noexcept {
-  const std::uint64_t bytes = batch.size();
   Status status = batch_status;
-  if (status == Status::kOk && bytes > 0) {
-    if (!has_room(bytes)) status = make_room(bytes);
-    if (status == Status::kOk) {
-      layout::RecordHead last;
-      std::memcpy(&last, batch.data() + batch_last, sizeof last);
-      last.flags &= static_cast<std::uint8_t>(~kBatchContinues);
-      std::memcpy(batch.data() + batch_last, &last, sizeof last);
-      std::memcpy(ring.at(producer.tail()), batch.data(), bytes);
-      producer.push(bytes);
-      counters.pushed += batch_count;
-      wake_merger();
-    }
+  if (status == Status::kOk && !batch.empty()) {
+    layout::RecordHead last;
+    std::memcpy(&last, batch.data() + batch_last, sizeof last);
+    last.flags &= static_cast<std::uint8_t>(~kBatchContinues);
+    std::memcpy(batch.data() + batch_last, &last, sizeof last);
+    status = conflation.empty() ? write(batch.size(), batch_count, [&](std::byte* at) {
+      std::memcpy(at, batch.data(), batch.size());
+    }) : Status::kRingFull;
+    if (status == Status::kRingFull && options.when_full == WhenFull::kConflate) status = conflate_batch();
   }
   if (status != Status::kOk) fail(status, batch_count + batch_failures);
   clear_batch();
   return status;
+}
+
+Status Writer::Impl::conflate_batch() noexcept {
+  try {
+    std::vector<Mutation> mutations;
+    for (std::size_t position = 0; position < batch.size();) {
+      RecordView record;
+      if (!parse_record(batch.data() + position, batch.size() - position, record)) return Status::kInvalidArgument;
+      mutations.push_back(record.mutation());
+      position += record.bytes;
+    }
+    return conflate(mutations);
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
 }
 
 // ---- Writer
@@ -254,17 +444,34 @@ Writer::Writer(std::string_view instance, WriterOptions options)
     : impl_(std::make_unique<Impl>(instance, std::move(options))) {}
 Writer::Writer(Writer&&) noexcept = default;
 Writer& Writer::operator=(Writer&&) noexcept = default;
-Writer::~Writer() = default;
+Writer::~Writer() {
+  if (impl_ && !impl_->conflation.empty()) static_cast<void>(impl_->flush_conflated(impl_->options.full_timeout));
+}
 
 Status Writer::set(std::string_view key, ValueView value) noexcept {
-  return impl_->push({.operation = Operation::kSet, .key = key, .value = value});
+  return impl_->push(make(Operation::kSet, key, value));
 }
-Status Writer::erase(std::string_view key) noexcept {
-  return impl_->push({.operation = Operation::kErase, .key = key, .value = {}});
+Status Writer::set(std::string_view key, ValueView value, const SetOptions& options) noexcept {
+  return impl_->push(make_set(key, value, options));
+}
+Status Writer::erase(std::string_view key) noexcept { return impl_->push(make(Operation::kErase, key, {})); }
+Status Writer::erase(std::string_view key, std::uint64_t version) noexcept {
+  return impl_->push(make_erase(key, version));
 }
 Status Writer::add(std::string_view key, ValueView delta) noexcept {
-  return impl_->push({.operation = Operation::kAdd, .key = key, .value = delta});
+  return impl_->push(make(Operation::kAdd, key, delta));
 }
+Status Writer::max(std::string_view key, ValueView value) noexcept {
+  return impl_->push(make(Operation::kMax, key, value));
+}
+Status Writer::min(std::string_view key, ValueView value) noexcept {
+  return impl_->push(make(Operation::kMin, key, value));
+}
+
+Status Writer::set(Key& key, ValueView value) noexcept { return impl_->push(Operation::kSet, key, value); }
+Status Writer::add(Key& key, ValueView delta) noexcept { return impl_->push(Operation::kAdd, key, delta); }
+Status Writer::max(Key& key, ValueView value) noexcept { return impl_->push(Operation::kMax, key, value); }
+Status Writer::min(Key& key, ValueView value) noexcept { return impl_->push(Operation::kMin, key, value); }
 
 Batch Writer::batch() noexcept {
   impl_->clear_batch();
@@ -273,9 +480,15 @@ Batch Writer::batch() noexcept {
 
 Ticket Writer::ticket() const noexcept { return impl_->producer.tail(); }
 
-Status Writer::flush(std::chrono::nanoseconds timeout) noexcept { return flush(ticket(), timeout); }
+Status Writer::flush(nanoseconds timeout) noexcept {
+  const auto began = Clock::now();
+  if (!impl_->conflation.empty()) {
+    if (const Status pushed = impl_->flush_conflated(timeout); pushed != Status::kOk) return pushed;
+  }
+  return flush(ticket(), std::max(nanoseconds::zero(), timeout - (Clock::now() - began)));
+}
 
-Status Writer::flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept {
+Status Writer::flush(Ticket ticket, nanoseconds timeout) noexcept {
   const Status waited = impl_->wait_for_head(timeout, [ticket](std::uint64_t head) { return head >= ticket; });
   if (waited != Status::kOk) return waited;
   const std::uint64_t rejected_now = counters().rejected;
@@ -302,6 +515,7 @@ std::uint64_t Writer::rejected(Status reason) const noexcept {
     case Status::kWrongType: return count(layout::Reject::kWrongType);
     case Status::kOutOfRange: return count(layout::Reject::kOutOfRange);
     case Status::kNoMemory: return count(layout::Reject::kNoMemory);
+    case Status::kLimit: return count(layout::Reject::kLimit);
     default: return 0;
   }
 }
@@ -317,13 +531,23 @@ Batch::~Batch() {
 }
 
 Status Batch::set(std::string_view key, ValueView value) noexcept {
-  return writer_->add_to_batch({.operation = Operation::kSet, .key = key, .value = value});
+  return writer_->add_to_batch(make(Operation::kSet, key, value));
 }
-Status Batch::erase(std::string_view key) noexcept {
-  return writer_->add_to_batch({.operation = Operation::kErase, .key = key, .value = {}});
+Status Batch::set(std::string_view key, ValueView value, const SetOptions& options) noexcept {
+  return writer_->add_to_batch(make_set(key, value, options));
+}
+Status Batch::erase(std::string_view key) noexcept { return writer_->add_to_batch(make(Operation::kErase, key, {})); }
+Status Batch::erase(std::string_view key, std::uint64_t version) noexcept {
+  return writer_->add_to_batch(make_erase(key, version));
 }
 Status Batch::add(std::string_view key, ValueView delta) noexcept {
-  return writer_->add_to_batch({.operation = Operation::kAdd, .key = key, .value = delta});
+  return writer_->add_to_batch(make(Operation::kAdd, key, delta));
+}
+Status Batch::max(std::string_view key, ValueView value) noexcept {
+  return writer_->add_to_batch(make(Operation::kMax, key, value));
+}
+Status Batch::min(std::string_view key, ValueView value) noexcept {
+  return writer_->add_to_batch(make(Operation::kMin, key, value));
 }
 Status Batch::commit() noexcept { return writer_->commit_batch(); }
 

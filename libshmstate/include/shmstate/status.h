@@ -23,7 +23,8 @@ enum class Status : std::uint8_t {
   kTimeout,           ///< the time given has passed
   kNoMemory,          ///< the file system or the configured limit has no room
   kRejected,          ///< the merger refused at least one mutation; the writer's counters say which kind
-  kRingRefused,       ///< the merger does not serve this ring: the instance has its maximum number of rings
+  kLimit,             ///< the instance has its maximum number of entries
+  kRingRefused,       ///< the merger does not serve this ring: too many rings, or this one is larger than allowed
   kRingQuarantined,   ///< the merger found bytes in this ring that are no mutations and stopped reading it
   kExpired,           ///< the merger took the pinned buffer back; data read since the last check is void
   kTooOld,            ///< the snapshot is older than the caller accepts
@@ -55,7 +56,8 @@ enum class Status : std::uint8_t {
     case Status::kTimeout: return "timed out";
     case Status::kNoMemory: return "no memory left";
     case Status::kRejected: return "rejected by the merger";
-    case Status::kRingRefused: return "ring refused: the instance has its maximum number of rings";
+    case Status::kLimit: return "the instance has its maximum number of entries";
+    case Status::kRingRefused: return "ring refused: too many rings, or larger than the instance allows";
     case Status::kRingQuarantined: return "ring is quarantined";
     case Status::kExpired: return "snapshot expired";
     case Status::kTooOld: return "snapshot is too old";

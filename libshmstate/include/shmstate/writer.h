@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "shmstate/key.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
 
@@ -24,6 +25,10 @@ using Ticket = std::uint64_t;
 enum class WhenFull : std::uint8_t {
   kFail,   ///< return `Status::kRingFull` at once
   kBlock,  ///< wait for room, for at most `WriterOptions::full_timeout`, then `Status::kTimeout`
+  /// Keep the latest of every key in private memory until there is room; never blocks, and never loses the final state.
+  /// Sums add up, maxima and minima fold, batches stay whole. Beyond `WriterOptions::conflate_bytes_max`: kRingFull.
+  /// What is kept is pushed by later calls and by `flush`; the destructor tries for `full_timeout`.
+  kConflate,
 };
 
 struct WriterOptions {
@@ -31,7 +36,25 @@ struct WriterOptions {
   std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
   WhenFull when_full = WhenFull::kBlock;
   std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);    ///< for `WhenFull::kBlock`
+  std::size_t conflate_bytes_max = std::size_t{64} << 20;             ///< for `WhenFull::kConflate`
+  /// Push through the one ring that all writers of this user share, behind a lock that the kernel frees when its holder
+  /// dies: for short-lived processes, and for very many. Dearer: two system calls for a push or a batch. `ring_bytes`
+  /// then only counts for who creates it; counters of the merger are those of the whole ring.
+  bool shared = false;
   std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
+};
+
+/// What a set says besides the value.
+struct SetOptions {
+  /// The key is erased when this has passed since the merger applied the set; 1 ms to years. Zero: never; a set without
+  /// it also takes an earlier one away.
+  std::chrono::nanoseconds ttl{0};
+  /// The key is erased when this writer is gone, however its process ended, unless another writer has set it since.
+  /// Not through a shared ring (kInvalidArgument).
+  bool ephemeral = false;
+  /// Apply only if this is higher than the version of the entry (an entry without one has 0): the highest version wins,
+  /// in whatever order writers are merged. A set without a version takes it away.
+  std::optional<std::uint64_t> version;
 };
 
 /// Counters of one writer, all since it was opened.
@@ -40,6 +63,7 @@ struct WriterCounters {
   std::uint64_t failed = 0;    ///< mutations that a push refused, whatever the reason
   std::uint64_t applied = 0;   ///< mutations that readers can see (merger's count)
   std::uint64_t rejected = 0;  ///< mutations that the merger refused, see `Writer::rejected`
+  std::uint64_t conflated = 0;  ///< mutations that went through `WhenFull::kConflate`
 };
 
 class Batch;
@@ -60,20 +84,34 @@ class Writer {
   ~Writer();
 
   /// Sets a key, whatever its type was.
-  /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kMutationTooBig, kRingFull or kTimeout, kNoMemory,
-  /// kRingRefused, kRingQuarantined. On error nothing was pushed.
+  /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kInvalidArgument, kMutationTooBig, kRingFull or kTimeout,
+  /// kNoMemory, kRingRefused, kRingQuarantined, kNoInstance. On error nothing was pushed.
   Status set(std::string_view key, ValueView value) noexcept;
+  Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
   /// Erases a key; erasing a missing one has no effect. Errors: as `set`.
+  /// With a version, only an entry of a lower one, and the merger remembers the version for a configured time, so that
+  /// older sets that arrive later have no effect.
   Status erase(std::string_view key) noexcept;
+  Status erase(std::string_view key, std::uint64_t version) noexcept;
   /// Adds to an int64 or float64, creating it as `delta`. The merger rejects another type (kWrongType) and a sum that
   /// overflows (kOutOfRange). Errors: as `set`; kWrongType when `delta` is bytes.
   Status add(std::string_view key, ValueView delta) noexcept;
+  /// Raises or lowers an int64 or float64 to `value` if that is higher, or lower, creating it as `value`. Errors: as
+  /// `add`; kOutOfRange for a NaN.
+  Status max(std::string_view key, ValueView value) noexcept;
+  Status min(std::string_view key, ValueView value) noexcept;
+
+  /// The same with a key that remembers where it was seen: the merger then neither hashes nor searches.
+  Status set(Key& key, ValueView value) noexcept;
+  Status add(Key& key, ValueView delta) noexcept;
+  Status max(Key& key, ValueView value) noexcept;
+  Status min(Key& key, ValueView value) noexcept;
 
   /// Starts a batch: mutations that become visible together or not at all. It is pushed by `Batch::commit`; one
   /// batch may be open at a time, and other mutations may be pushed meanwhile.
   [[nodiscard]] Batch batch() noexcept;
 
-  /// The ticket of the last mutation pushed. Cost: a load.
+  /// The ticket of the last mutation pushed; of what is still conflated it knows nothing. Cost: a load.
   [[nodiscard]] Ticket ticket() const noexcept;
   /// Waits until readers can see everything pushed so far, or up to `ticket`.
   /// Returns kOk; kTimeout; kRejected when the merger refused a mutation since the last flush; the first error of a
@@ -82,7 +120,7 @@ class Writer {
   [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
-  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory.
+  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit.
   [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
   /// The directory of the instance, and the identity of this writer's ring (its file is `rings/<16 hex digits>`).
   [[nodiscard]] const std::string& path() const noexcept;
@@ -103,8 +141,12 @@ class Batch {
   ~Batch();
 
   Status set(std::string_view key, ValueView value) noexcept;
+  Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
   Status erase(std::string_view key) noexcept;
+  Status erase(std::string_view key, std::uint64_t version) noexcept;
   Status add(std::string_view key, ValueView delta) noexcept;
+  Status max(std::string_view key, ValueView value) noexcept;
+  Status min(std::string_view key, ValueView value) noexcept;
   /// Pushes the batch with one release store, and empties it. Errors: as `Writer::set`.
   Status commit() noexcept;
 

@@ -17,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "shmstate/key.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
 
@@ -35,7 +36,13 @@ struct ReaderOptions {
 struct EntryView {
   std::string_view key;
   ValueView value;
-  Epoch changed_epoch = 0;  ///< the epoch that published the last change of this key
+  Epoch changed_epoch = 0;        ///< the epoch that published the last change of this key
+  std::uint64_t version = 0;      ///< of the last versioned set; 0 without one
+  std::uint64_t expiry_ns = 0;    ///< when it expires, on CLOCK_BOOTTIME; 0: never
+  bool ephemeral = false;         ///< goes when its writer goes
+
+  /// Time left to live; nothing when it does not expire.
+  [[nodiscard]] std::optional<std::chrono::nanoseconds> time_to_live() const noexcept;
 
   template <std::size_t I>
   [[nodiscard]] friend constexpr const auto& get(const EntryView& entry) noexcept {
@@ -47,10 +54,58 @@ struct EntryView {
   }
 };
 
+/// What is known about a key besides its value.
+struct EntryInfo {
+  Type type = Type::kNone;
+  std::size_t value_bytes = 0;
+  Epoch changed_epoch = 0;
+  std::uint64_t version = 0;
+  std::optional<std::chrono::nanoseconds> time_to_live;
+  bool ephemeral = false;
+};
+
+enum class ChangeKind : std::uint8_t {
+  kSet,        ///< set, or changed by add, max or min
+  kErased,     ///< erased by a writer
+  kExpired,    ///< its time to live was over
+  kOwnerGone,  ///< it was ephemeral and its writer is gone
+};
+
+/// A key's latest state, as of `Changes::epoch`.
+struct Change {
+  std::string key;
+  ChangeKind kind = ChangeKind::kSet;
+  Epoch epoch = 0;             ///< that published the change
+  std::optional<Value> value;  ///< for kSet
+};
+
+struct Changes {
+  std::vector<Change> changes;  ///< each key once, in the order of epochs
+  Epoch epoch = 0;              ///< ask with this the next time
+  /// The feed no longer reaches back to the epoch asked for, or the instance was made anew: `changes` is empty; read the
+  /// state from a snapshot and go on with `epoch`.
+  bool gap = false;
+  Epoch oldest_epoch = 0;  ///< the oldest epoch that could have been asked for
+};
+
+/// Where a reader stands.
+struct ReaderStatus {
+  bool merger_running = false;        ///< asks the kernel
+  std::chrono::nanoseconds age{};     ///< as `Reader::age`
+  std::uint64_t reattach_count = 0;   ///< how often the instance was made anew and this reader went over to it
+  bool instance_gone = false;         ///< the directory no longer leads to what is being read
+};
+
+struct Attachment;
+class BufferView;
 class Snapshot;
 
 /// One consumer's handle: everything mapped read-only. Use a reader, and the snapshots taken from it, from one thread
 /// at a time; open one per thread. Readers never wait for the merger or for each other.
+///
+/// A reader outlives mergers: while none runs it reads the last snapshot, and a restarted one is simply continued with.
+/// When the instance itself was removed and made anew, the reader goes over to the new one by itself (see `status`);
+/// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin anew.
 class Reader {
  public:
   /// Attaches to an instance, by name or by the path of its directory. Works while the merger is down: the last
@@ -78,6 +133,26 @@ class Reader {
   /// set, when they do not fit.
   [[nodiscard]] Status read(std::string_view key, std::span<char> buffer, std::size_t& value_bytes) const noexcept;
 
+  /// Point reads with a key that remembers where it was seen: neither hashing nor searching while it stays there.
+  template <typename T>
+  [[nodiscard]] std::optional<T> get(Key& key) const {
+    T value{};
+    return read(key, value) == Status::kOk ? std::optional<T>(std::move(value)) : std::nullopt;
+  }
+  [[nodiscard]] Status read(Key& key, std::int64_t& value) const noexcept;
+  [[nodiscard]] Status read(Key& key, double& value) const noexcept;
+  [[nodiscard]] Status read(Key& key, std::string& value) const;
+  [[nodiscard]] Status read(Key& key, Value& value) const;
+
+  /// A point read that refuses a snapshot older than `age_max` with kTooOld.
+  template <typename T>
+  [[nodiscard]] Status read_fresh(std::string_view key, T& value, std::chrono::nanoseconds age_max) const {
+    return age() > age_max ? Status::kTooOld : read(key, value);
+  }
+
+  /// What is known about a key besides its value.
+  [[nodiscard]] std::optional<EntryInfo> info(std::string_view key) const noexcept;
+
   /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
   /// Returns the epoch.
   Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) const;
@@ -91,18 +166,38 @@ class Reader {
   /// Sleeps until the epoch is newer than `epoch`, for at most `timeout`; returns the epoch then current.
   Epoch wait(Epoch epoch, std::chrono::nanoseconds timeout) const noexcept;
 
+  /// Sleeps until a key changed, or was erased, after `epoch`; kOk or kTimeout.
+  [[nodiscard]] Status wait_change(std::string_view key, Epoch epoch, std::chrono::nanoseconds timeout) const;
+  /// Sleeps until `predicate(value)` holds for the key's value, which is empty while the key is missing; kOk or kTimeout.
+  template <typename Predicate>
+  [[nodiscard]] Status wait_until(std::string_view key, Predicate&& predicate, std::chrono::nanoseconds timeout) const {
+    const auto end = std::chrono::steady_clock::now() + timeout;
+    for (;;) {
+      const Epoch before = epoch();
+      const std::optional<Value> value = get<Value>(key);
+      if (predicate(value)) return Status::kOk;
+      const auto left = end - std::chrono::steady_clock::now();
+      if (left <= std::chrono::nanoseconds::zero()) return Status::kTimeout;
+      wait(before, left);
+    }
+  }
+
+  /// The keys that changed after epoch `since`, in their latest state. Costs what changed. Throws `Error`.
+  [[nodiscard]] Changes changes(Epoch since) const;
+
   /// How old the current snapshot is: the time since the merger last knew that it held everything pushed. Grows while
   /// the merger is down, stopped or behind; an idle merger renews it ten times a second.
   [[nodiscard]] std::chrono::nanoseconds age() const noexcept;
   /// Whether a merger serves the instance now. Asks the kernel, one system call.
   [[nodiscard]] bool merger_running() const noexcept;
+  [[nodiscard]] ReaderStatus status() const noexcept;
   /// The directory of the instance.
   [[nodiscard]] const std::string& path() const noexcept;
 
  private:
   friend class Snapshot;
   struct Impl;
-  std::shared_ptr<Impl> impl_;
+  std::unique_ptr<Impl> impl_;
 };
 
 /// One consistent state, for as long as it is held. When the merger is configured to take buffers back after a
@@ -144,6 +239,9 @@ class Snapshot {
 
    private:
     friend class Snapshot;
+    [[nodiscard]] bool find_in_segment(const BufferView& view);
+    [[nodiscard]] bool next_segment(const BufferView& view);
+
     const Snapshot* snapshot_ = nullptr;
     std::uint32_t directory_index_ = 0;  // the next place to look at
     std::uint32_t slot_ = 0;
@@ -153,10 +251,23 @@ class Snapshot {
   [[nodiscard]] Iterator begin() const;
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 
+  /// Calls `visit(entry)` for each entry whose key begins with `prefix`, and for which `predicate(entry)` holds. Looks
+  /// at every entry: a hash table has no order.
+  template <typename Visit>
+  void scan(std::string_view prefix, Visit&& visit) const {
+    scan(prefix, [](const EntryView&) { return true; }, visit);
+  }
+  template <typename Predicate, typename Visit>
+  void scan(std::string_view prefix, Predicate&& predicate, Visit&& visit) const {
+    for (const EntryView& entry : *this) {
+      if (entry.key.starts_with(prefix) && predicate(entry)) visit(entry);
+    }
+  }
+
  private:
   friend class Reader;
   struct Impl;
-  explicit Snapshot(std::unique_ptr<Impl> impl) noexcept;
+  explicit Snapshot(std::shared_ptr<Attachment> files);
   std::unique_ptr<Impl> impl_;
 };
 

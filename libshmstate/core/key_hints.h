@@ -1,0 +1,30 @@
+// What a bound key remembers, for the libraries.
+#pragma once
+
+#include "core/buffer_view.h"
+#include "shmstate/key.h"
+
+namespace shmstate {
+
+class KeyHints {
+ public:
+  /// Forgets what belongs to another instance, and makes sure that the hash is known.
+  static HashedKey hashed(Key& key, const layout::Id& instance_id, std::uint64_t seed) noexcept {
+    if (key.instance_id_ != instance_id) {
+      key.instance_id_ = instance_id;
+      key.hash_ = hash_key(key.bytes_, seed);
+      key.place_ = 0;
+      key.uses_ = 0;
+    }
+    return {.bytes = key.bytes_, .hash = key.hash_};
+  }
+  [[nodiscard]] static std::uint64_t place(const Key& key) noexcept { return key.place_; }
+  static void set_place(Key& key, const Location& at) noexcept { key.place_ = at.page << 16 | at.slot; }
+  [[nodiscard]] static Location location(const Key& key) noexcept {
+    return {.page = key.place_ >> 16, .slot = static_cast<std::uint32_t>(key.place_ & 0xffff)};
+  }
+  /// True at the first use and then now and then: time to look where the key is.
+  [[nodiscard]] static bool must_look(Key& key) noexcept { return key.uses_++ % 4096 == 0; }
+};
+
+}  // namespace shmstate

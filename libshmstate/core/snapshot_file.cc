@@ -1,0 +1,43 @@
+#include "core/snapshot_file.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+namespace shmstate {
+
+SnapshotFile::SnapshotFile(const Control& control)
+    : feed_offset_(control.geometry().feed_offset),
+      buffer_offset_(control.geometry().buffer_offset),
+      buffer_stride_(control.geometry().buffer_stride),
+      buffer_count_(control.geometry().buffer_count) {
+  const std::filesystem::path path = control.path() / "snapshot";
+  fd_ = os::open_file(path, O_RDONLY);
+  if (!fd_.is_open()) os::throw_errno("cannot open " + path.string(), errno);
+  const std::optional<os::FileInfo> info = os::file_info(fd_.get());
+  if (!info || info->bytes < control.geometry().snapshot_bytes) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) +
+                                      ": snapshot is truncated; remove the directory and restart the merger");
+  }
+  mapping_ = Mapping(fd_, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes),
+                     path.string());
+}
+
+void SnapshotFile::prefault(std::uint32_t buffer_index) const noexcept {
+  const auto bytes = static_cast<std::size_t>(buffer(buffer_index).page_count() * layout::kPageBytes);
+  for (std::uint32_t b = 0; b < buffer_count_; ++b) {
+    os::populate(mapping_.data() + buffer_offset_ + b * buffer_stride_, bytes);
+  }
+}
+
+bool SnapshotFile::pin(std::uint32_t buffer) noexcept {
+  if (pins_[buffer] == 0 && !os::try_lock(fd_.get(), kPinByte + buffer, false)) return false;
+  ++pins_[buffer];
+  return true;
+}
+
+void SnapshotFile::unpin(std::uint32_t buffer) noexcept {
+  if (--pins_[buffer] == 0) os::unlock(fd_.get(), kPinByte + buffer);
+}
+
+}  // namespace shmstate

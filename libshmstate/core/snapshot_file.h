@@ -1,0 +1,45 @@
+// The snapshot file as readers map it, and the pins they take on its buffers.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "core/buffer_view.h"
+#include "core/instance.h"
+#include "core/publish.h"
+
+namespace shmstate {
+
+class SnapshotFile {
+ public:
+  /// Maps the file read-only. Throws `Error`.
+  explicit SnapshotFile(const Control& control);
+
+  [[nodiscard]] bool is_possible(Version version) const noexcept {
+    return version.epoch != 0 && version.buffer < buffer_count_;
+  }
+  [[nodiscard]] BufferView buffer(std::uint32_t index) const noexcept {
+    return {mapping_.data() + buffer_offset_ + index * buffer_stride_, buffer_stride_ / layout::kPageBytes};
+  }
+  [[nodiscard]] const layout::FeedRecord* feed() const noexcept {
+    return reinterpret_cast<const layout::FeedRecord*>(mapping_.data() + feed_offset_);
+  }
+  /// Maps the committed pages of all buffers now, as far as one of them says.
+  void prefault(std::uint32_t buffer) const noexcept;
+
+  /// The kernel's locks on the bytes of the buffers. They belong to this open file, so several pins of one buffer are
+  /// counted here and the kernel sees one lock.
+  [[nodiscard]] bool pin(std::uint32_t buffer) noexcept;
+  void unpin(std::uint32_t buffer) noexcept;
+
+ private:
+  os::Fd fd_;
+  Mapping mapping_;
+  std::uint64_t feed_offset_;
+  std::uint64_t buffer_offset_;
+  std::uint64_t buffer_stride_;
+  std::uint32_t buffer_count_;
+  std::array<std::uint32_t, layout::kBuffersMax> pins_{};
+};
+
+}  // namespace shmstate

@@ -1,0 +1,92 @@
+// Timers for entries: a hierarchical timing wheel (Varghese and Lauck 1987) with a node for each slot that needs one.
+//
+// A node says "look at this slot then", not "expire it": the entry may have been refreshed, replaced or moved since, so
+// a later time needs no change here, and whoever is told looks at the entry itself. Private to the merger, and rebuilt
+// from the entries at start. Every operation is O(1), also with a million nodes, and `advance` does bounded work.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/layout.h"
+
+namespace shmstate {
+
+class TimingWheel {
+ public:
+  /// Names a slot: its page times 1024 plus its number in the segment.
+  using Id = std::uint32_t;
+  static constexpr unsigned kSlotBits = 10;
+  static_assert(layout::kSegmentSlots < 1U << kSlotBits);
+
+  explicit TimingWheel(std::uint64_t pages_max) : pages_(pages_max) { heads_.fill(kNone); }
+
+  /// Begins at a time; nothing is due before it.
+  void start_from(std::uint64_t now_ns) noexcept { now_ = now_ns >> kTickBits; }
+
+  /// Makes sure that the slot is looked at when `time_ns` has come, or earlier.
+  void ensure(Id id, std::uint64_t time_ns);
+
+  /// Calls `look(id)` for what has become due, at most `budget` steps of work; the rest stays due.
+  template <typename Look>
+  void advance(std::uint64_t now_ns, std::size_t budget, Look&& look) {
+    const std::uint64_t target = now_ns >> kTickBits;
+    for (; budget > 0; --budget) {
+      if (const Id due = heads_[kDueList]; due != kNone) {
+        unlink(due);
+        look(due);
+      } else if (const Id first = heads_[active_]; first != kNone) {
+        unlink(first);
+        if (active_ < kBuckets) {
+          look(first);
+        } else {
+          link(first, node(first).tick);
+        }
+      } else if (!turn(target)) {
+        return;
+      }
+    }
+  }
+
+  /// The earliest time at which `advance` may have something to do; the largest number when there is nothing.
+  [[nodiscard]] std::uint64_t next_due_ns() const noexcept;
+
+ private:
+  static constexpr unsigned kTickBits = 20;  // 1.05 ms
+  static constexpr unsigned kLevelBits = 8;
+  static constexpr std::uint32_t kBuckets = 1U << kLevelBits;
+  static constexpr std::uint32_t kLevels = 5;  // 36 years; what is later is looked at then
+  static constexpr std::uint32_t kDueList = kLevels * kBuckets;
+  static constexpr Id kNone = ~Id{0};
+  static constexpr std::uint16_t kUnlinked = 0xffff;
+
+  struct Node {
+    std::uint64_t tick = 0;
+    Id next = kNone;
+    Id previous = kNone;
+    std::uint16_t list = kUnlinked;
+  };
+  using PageNodes = std::array<Node, layout::kSegmentSlots>;
+  struct Turn {
+    std::uint64_t tick;  // the beginning of the next bucket that holds anything
+    std::uint32_t list;
+  };
+
+  [[nodiscard]] Node& node(Id id) noexcept { return (*pages_[id >> kSlotBits])[id & ((1U << kSlotBits) - 1)]; }
+  void link(Id id, std::uint64_t tick);
+  void push(Id id, std::uint32_t list);
+  void unlink(Id id);
+  [[nodiscard]] bool turn(std::uint64_t target);
+  [[nodiscard]] Turn next_turn() const noexcept;
+
+  std::vector<std::unique_ptr<PageNodes>> pages_;
+  std::array<Id, kDueList + 1> heads_{};
+  std::array<std::array<std::uint64_t, kBuckets / 64>, kLevels> occupied_{};
+  std::uint32_t active_ = kDueList;  // the bucket whose time has come: being looked at, or moved to lower levels
+  std::uint64_t now_ = 0;            // ticks; everything at or before it is due
+};
+
+}  // namespace shmstate

@@ -1,0 +1,48 @@
+// Following the changes of all keys with a prefix, on top of the change feed.
+//
+//   shmstate::Watch watch{"plant", "pump/"};
+//   for (;;) for (const auto& change : watch.next(1s).changes) ...
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "shmstate/reader.h"
+
+namespace shmstate {
+
+struct WatchBatch {
+  std::vector<Change> changes;  ///< each key once, in the order of epochs; empty after a timeout
+  Epoch epoch = 0;              ///< up to which everything has been delivered
+  /// `changes` is the complete state (all keys with the prefix that exist): at first, after falling behind the change
+  /// feed, and when the instance was made anew. A key that is not in it does not exist.
+  bool complete = false;
+  /// Several epochs are delivered at once, so states in between may have been skipped.
+  bool conflated = false;
+};
+
+/// Delivers the latest state of every key that changes, at least once, in the order of epochs. Use it from one thread.
+class Watch {
+ public:
+  /// Throws `Error`.
+  Watch(std::string_view instance, std::string_view prefix, ReaderOptions options = {});
+  Watch(Watch&&) noexcept;
+  Watch& operator=(Watch&&) noexcept;
+  ~Watch();
+
+  /// The next changes: at once when there are some, otherwise after waiting for at most `timeout`. The first call
+  /// delivers the present state. Throws `Error`.
+  [[nodiscard]] WatchBatch next(std::chrono::nanoseconds timeout);
+
+  /// A descriptor that becomes readable when `next` has something to look at: for poll, epoll and event loops. `next`
+  /// makes it unreadable again. Costs a thread, from the first call on. Throws `Error`.
+  [[nodiscard]] int fd();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace shmstate

@@ -1,0 +1,121 @@
+#include "changes.h"
+
+#include <algorithm>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "core/feed_view.h"
+#include "entry.h"
+#include "pinned.h"
+
+namespace shmstate {
+namespace {
+
+ChangeKind kind_of(std::uint8_t reason) {
+  switch (static_cast<EraseReason>(reason)) {
+    case EraseReason::kExpiry: return ChangeKind::kExpired;
+    case EraseReason::kOwnerGone: return ChangeKind::kOwnerGone;
+    default: return ChangeKind::kErased;
+  }
+}
+
+class Collector {
+ public:
+  Collector(const Pinned& pinned, Epoch since)
+      : view_(pinned.view()),
+        since_(since),
+        hash_seed_(pinned.files().control.geometry().hash_seed),
+        feed_(pinned.files().snapshot.feed(), pinned.files().control.geometry().feed_record_count,
+              pinned.files().control.heartbeat()) {}
+
+  /// False when the feed does not reach back that far, or not any more.
+  [[nodiscard]] bool collect(Changes& news) {
+    const std::uint64_t end = view_.feed_end();
+    const std::uint64_t begin = feed_.begin();
+    if (begin >= end && begin != 0) return false;
+    // The first record may be in the middle of its epoch.
+    news.oldest_epoch = begin == 0 ? 0 : feed_.head(begin).epoch;
+    if (since_ < news.oldest_epoch) return false;
+    const std::uint64_t first = feed_.first_after(since_, begin, end);
+    for (std::uint64_t position = first; position < end;) {
+      if (!take(position, end, news)) return false;
+    }
+    if (feed_.begin() > first) return false;  // overwritten while we read
+    take_erased(news);
+    std::stable_sort(news.changes.begin(), news.changes.end(),
+                     [](const Change& a, const Change& b) { return a.epoch < b.epoch; });
+    return true;
+  }
+
+ private:
+  [[nodiscard]] bool take(std::uint64_t& position, std::uint64_t end, Changes& news) {
+    const FeedHead head = feed_.head(position);
+    const std::uint64_t body = feed_.body(position);
+    ++position;
+    if (head.kind == FeedKind::kErased) return take_key(head, body, position, end);
+    if (head.kind == FeedKind::kChanged || head.kind == FeedKind::kMoved) return take_place(body, news);
+    return false;
+  }
+
+  // The place may hold another entry by now, or none; then that entry's or its key's own record tells.
+  [[nodiscard]] bool take_place(std::uint64_t body, Changes& news) {
+    const Location at{.page = body >> 16, .slot = static_cast<std::uint32_t>(body & 0xffff)};
+    const SlotHead head = view_.head_at(at);
+    if (head.type == Type::kNone || head.type == kTombstone || !places_.insert(body).second) return true;
+    EntryView entry;
+    if (!view_entry(view_, view_.segment(at.page).slots[at.slot], head, entry)) return false;
+    if (entry.changed_epoch <= since_) return true;
+    news.changes.push_back({.key = std::string(entry.key),
+                            .kind = ChangeKind::kSet,
+                            .epoch = entry.changed_epoch,
+                            .value = entry.value.to_value()});
+    return true;
+  }
+
+  [[nodiscard]] bool take_key(FeedHead head, std::uint64_t key_bytes, std::uint64_t& position, std::uint64_t end) {
+    if (key_bytes == 0 || key_bytes > kKeyBytesMax || words_of(key_bytes) > end - position) return false;
+    std::string key(padded(key_bytes), '\0');
+    for (std::size_t i = 0; i < words_of(key_bytes); ++i) {
+      const std::uint64_t word = feed_.body(position++);
+      std::memcpy(key.data() + i * kWord, &word, kWord);
+    }
+    key.resize(key_bytes);
+    erased_[std::move(key)] = head;
+    return true;
+  }
+
+  // A key that exists again is told by its own record.
+  void take_erased(Changes& news) const {
+    for (const auto& [key, head] : erased_) {
+      Location at;
+      SlotHead found;
+      const HashedKey hashed{.bytes = key, .hash = hash_key(key, hash_seed_)};
+      if (view_.find(hashed, at, found) == BufferView::Found::kYes && found.type != kTombstone) continue;
+      news.changes.push_back({.key = key, .kind = kind_of(head.detail), .epoch = head.epoch, .value = std::nullopt});
+    }
+  }
+
+  BufferView view_;
+  Epoch since_;
+  std::uint64_t hash_seed_;
+  FeedView feed_;
+  std::unordered_set<std::uint64_t> places_;
+  std::unordered_map<std::string, FeedHead> erased_;
+};
+
+}  // namespace
+
+Changes collect_changes(const std::shared_ptr<Attachment>& files, std::optional<Epoch> since) {
+  const Pinned pinned(files);
+  Changes news;
+  news.epoch = pinned.version().epoch;
+  news.gap = !since || *since > news.epoch;
+  if (!news.gap && *since < news.epoch) {
+    news.gap = !Collector(pinned, *since).collect(news) || !pinned.is_intact();
+  }
+  if (news.gap) news.changes.clear();
+  return news;
+}
+
+}  // namespace shmstate

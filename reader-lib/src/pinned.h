@@ -1,0 +1,42 @@
+// The current buffer of an instance, pinned while this lives.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "attachment.h"
+
+namespace shmstate {
+
+class Pinned {
+ public:
+  /// Throws `Error`.
+  explicit Pinned(std::shared_ptr<Attachment> files) : files_(std::move(files)) {
+    if (const Status status = files_->pin_current(version_); status != Status::kOk) fail(status);
+  }
+  ~Pinned() { files_->snapshot.unpin(version_.buffer); }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+
+  [[nodiscard]] const Attachment& files() const noexcept { return *files_; }
+  [[nodiscard]] Version version() const noexcept { return version_; }
+  [[nodiscard]] BufferView view() const noexcept { return files_->snapshot.buffer(version_.buffer); }
+  /// False once the merger took the buffer back.
+  [[nodiscard]] bool is_intact() const noexcept { return shmstate::is_intact(files_->publication(), version_); }
+
+  [[noreturn]] void fail(Status status) const {
+    throw Error(status, "shmstate: " + quoted(files_->control.path()) + ": snapshot of epoch " +
+                            std::to_string(version_.epoch) + ": " + std::string(describe(status)));
+  }
+  void check_intact() const {
+    if (!is_intact()) fail(Status::kExpired);
+  }
+  /// Fails as expired when that explains why something was out of bounds.
+  [[noreturn]] void fail_damaged() const { fail(is_intact() ? Status::kDamaged : Status::kExpired); }
+
+ private:
+  std::shared_ptr<Attachment> files_;
+  Version version_;
+};
+
+}  // namespace shmstate
