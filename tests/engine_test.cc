@@ -309,7 +309,7 @@ TEST(EngineTest, AWriterGoesOnDuringAStallUntilItsRingIsFull) {
       ++pushed;
       ASSERT_EQ(instance.step(), Progress::kStalled);
     }
-    EXPECT_EQ(pushed, kSmallRing / record_bytes(5, 8)) << "nothing was taken from the ring";
+    EXPECT_EQ(pushed, kSmallRing / record_bytes(5, 8, 0)) << "nothing was taken from the ring";
   }
   instance.pump();
   EXPECT_EQ(reader.get<std::int64_t>("count"), pushed);
@@ -895,7 +895,7 @@ TEST(EngineTest, EveryNewKeyEntersTheFeedAlsoInPagesThatHeldValuesBefore) {
   std::size_t missing = 0;
   for (std::size_t i = 0; i < kKeys; ++i) {
     const std::string bytes = numbered("key", i);
-    const Key key{.bytes = bytes, .hash = hash_key(bytes, instance.owner().geometry().hash_seed)};
+    const HashedKey key{.bytes = bytes, .hash = hash_key(bytes, instance.owner().geometry().hash_seed)};
     Location at;
     SlotHead head;
     ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);

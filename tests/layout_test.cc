@@ -406,7 +406,7 @@ TEST_F(LayoutOfAnInstance, ARingFileDescribesItself) {
 
 TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {
   const BufferView view(current(), instance_.owner().geometry().pages_max());
-  const Key key{.bytes = "empty", .hash = hash_key("empty", instance_.owner().geometry().hash_seed)};
+  const HashedKey key{.bytes = "empty", .hash = hash_key("empty", instance_.owner().geometry().hash_seed)};
   Location at;
   SlotHead head;
   ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
