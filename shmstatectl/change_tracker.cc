@@ -15,32 +15,34 @@ std::string change_text(const Change& change) {
   return fmt::format("{} set {} {}\n", change.epoch, escaped(change.key), value_text(*change.value));
 }
 
-std::vector<Change> ChangeTracker::update(std::uint64_t epoch, const Scan& scan) {
-  const bool first = !last_epoch_;
+std::vector<Change> ChangeTracker::compare(const Look& look) const {
   std::vector<Change> changes;
   std::size_t entry_count = 0;
-  scan([&](std::string_view key, ValueView value, std::uint64_t changed_epoch) {
+  look.scan([&](std::string_view key, ValueView value, std::uint64_t changed_epoch) {
     ++entry_count;
-    if (first || changed_epoch > *last_epoch_) changes.push_back({changed_epoch, std::string(key), value.to_value()});
+    if (is_new(changed_epoch)) changes.push_back({changed_epoch, std::string(key), value.to_value()});
   });
-  // A second look at all keys is needed only when the number of entries shows that some are gone.
+  // The known keys are looked up only when the number of entries shows that some are gone.
   if (keys_.size() + count_unknown(changes) != entry_count) {
-    for (Change& change : erased(epoch, scan)) changes.push_back(std::move(change));
+    for (Change& change : erased(look)) changes.push_back(std::move(change));
   }
-  remember(changes);
-  last_epoch_ = epoch;
-  if (first) return {};
   std::sort(changes.begin(), changes.end(),
             [](const Change& a, const Change& b) { return std::tie(a.epoch, a.key) < std::tie(b.epoch, b.key); });
   return changes;
 }
 
-std::vector<Change> ChangeTracker::erased(std::uint64_t epoch, const Scan& scan) const {
-  KeySet present;
-  scan([&](std::string_view key, ValueView, std::uint64_t) { present.emplace(key); });
+std::vector<Change> ChangeTracker::accept(std::uint64_t epoch, std::vector<Change> changes) {
+  const bool is_first = !last_epoch_;
+  remember(changes);
+  last_epoch_ = epoch;
+  if (is_first) changes.clear();
+  return changes;
+}
+
+std::vector<Change> ChangeTracker::erased(const Look& look) const {
   std::vector<Change> changes;
   for (const std::string& key : keys_) {
-    if (!present.contains(key)) changes.push_back({epoch, key, std::nullopt});
+    if (!look.contains(key)) changes.push_back({look.epoch, key, std::nullopt});
   }
   return changes;
 }

@@ -27,12 +27,19 @@ struct Change {
 class ChangeTracker {
  public:
   using Visit = std::function<void(std::string_view key, ValueView value, std::uint64_t changed_epoch)>;
-  /// Calls `visit` for every entry of one and the same snapshot. May throw.
-  using Scan = std::function<void(const Visit& visit)>;
+  /// One snapshot: `scan` calls `visit` for every entry. Both functions may throw.
+  struct Look {
+    std::uint64_t epoch = 0;
+    std::function<void(const Visit& visit)> scan;
+    std::function<bool(std::string_view key)> contains;
+  };
 
-  /// The changes from the snapshot seen last to this one, by epoch and key. The first snapshot has none: it is where
-  /// the watching starts. When `scan` throws, nothing was seen. Cost: all entries are visited; the keys are kept.
-  [[nodiscard]] std::vector<Change> update(std::uint64_t epoch, const Scan& scan);
+  /// What a snapshot has that the one accepted last had not, by epoch and key. Remembers nothing, so a look at a
+  /// snapshot that turns out to have expired does no harm. Cost: all entries are visited.
+  [[nodiscard]] std::vector<Change> compare(const Look& look) const;
+  /// Remembers a snapshot by the changes that `compare` found, and returns those to report: none for the first
+  /// snapshot, which is where the watching starts. Cost: the keys are kept.
+  [[nodiscard]] std::vector<Change> accept(std::uint64_t epoch, std::vector<Change> changes);
 
  private:
   struct TextHash {
@@ -41,7 +48,8 @@ class ChangeTracker {
   };
   using KeySet = std::unordered_set<std::string, TextHash, std::equal_to<>>;
 
-  [[nodiscard]] std::vector<Change> erased(std::uint64_t epoch, const Scan& scan) const;
+  [[nodiscard]] bool is_new(std::uint64_t changed_epoch) const { return !last_epoch_ || changed_epoch > *last_epoch_; }
+  [[nodiscard]] std::vector<Change> erased(const Look& look) const;
   [[nodiscard]] std::size_t count_unknown(const std::vector<Change>& changes) const;
   void remember(const std::vector<Change>& changes);
 

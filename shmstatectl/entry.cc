@@ -1,18 +1,31 @@
 #include "shmstatectl/entry.h"
 
+#include <algorithm>
+
 #include "shmstatectl/text.h"
 #include "shmstatectl/value_text.h"
 
 namespace shmstate::ctl {
 
+namespace {
+
+// A state can be large: the width is found without keeping every cell.
+std::size_t key_width(const std::vector<Entry>& entries) {
+  std::size_t width = 0;
+  for (const Entry& entry : entries) width = std::max(width, character_count(escaped(entry.key)));
+  return std::min(width, kColumnWidthMax);
+}
+
+}  // namespace
+
 std::string entries_text(const std::vector<Entry>& entries, bool keys_only) {
-  std::vector<std::vector<std::string>> rows;
-  rows.reserve(entries.size());
+  const std::size_t width = key_width(entries);
+  std::string text;
   for (const Entry& entry : entries) {
-    rows.push_back({escaped(entry.key)});
-    if (!keys_only) rows.back().push_back(value_text(entry.value));
+    text += keys_only ? escaped(entry.key) : padded(escaped(entry.key), width) + value_text(entry.value);
+    text += '\n';
   }
-  return format_columns(rows);
+  return text;
 }
 
 }  // namespace shmstate::ctl

@@ -37,4 +37,22 @@ template <typename T>
 [[nodiscard]] std::string json_line(const Json& json);
 [[nodiscard]] std::string json_document(const Json& json);
 
+/// The object `head` with one more field: an array of `items`, a line each. Takes far less memory than a `Json` of all.
+template <typename T, typename ToJson>
+[[nodiscard]] std::string json_document(const Json& head, std::string_view name, const std::vector<T>& items,
+                                        const ToJson& to_json) {
+  constexpr std::string_view kEnd = "\n}\n";
+  std::string text = json_document(head);
+  text.resize(text.size() - kEnd.size());
+  text += ",\n  " + Json(name).dump() + ": [";
+  std::string_view separator = "\n    ";
+  for (const T& item : items) {
+    text += separator;
+    text += json_line(to_json(item));
+    text.pop_back();
+    separator = ",\n    ";
+  }
+  return text + "\n  ]" + std::string(kEnd);
+}
+
 }  // namespace shmstate::ctl

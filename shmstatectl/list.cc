@@ -43,15 +43,11 @@ Listed read_entries(const Snapshot& snapshot, const Options& options) {
   return listed;
 }
 
-Json json_of(const Listed& listed, const InstanceInfo& info, bool keys_only) {
-  Json json = json_of_freshness(info, listed.epoch);
-  if (!keys_only) {
-    json["entries"] = json_array(listed.entries);
-    return json;
-  }
-  json["keys"] = Json::array();
-  for (const Entry& entry : listed.entries) json["keys"].push_back(json_of_bytes(entry.key));
-  return json;
+std::string json_of(const Listed& listed, const InstanceInfo& info, bool keys_only) {
+  const Json head = json_of_freshness(info, listed.epoch);
+  if (!keys_only)
+    return json_document(head, "entries", listed.entries, [](const Entry& entry) { return json_of(entry); });
+  return json_document(head, "keys", listed.entries, [](const Entry& entry) { return json_of_bytes(entry.key); });
 }
 
 }  // namespace
@@ -62,8 +58,8 @@ ExitCode run_list(const Options& options) {
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return read_entries(snapshot, options); });
   std::sort(listed.entries.begin(), listed.entries.end(), key_less);
   const InstanceInfo info = inspect(reader.path());
-  fmt::print("{}", options.json ? json_document(json_of(listed, info, options.keys_only))
-                                : entries_text(listed.entries, options.keys_only));
+  fmt::print("{}",
+             options.json ? json_of(listed, info, options.keys_only) : entries_text(listed.entries, options.keys_only));
   if (!options.json) report_silent_merger(info);
   return ExitCode::kOk;
 }

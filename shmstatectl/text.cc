@@ -85,15 +85,12 @@ std::string two_units(std::int64_t count, std::int64_t small_per_big, std::strin
   return fmt::format("{} {} {} {}", count / small_per_big, big, count % small_per_big, small);
 }
 
-std::size_t width_of(std::string_view utf8) {
-  return static_cast<std::size_t>(std::count_if(utf8.begin(), utf8.end(), [](char c) { return !is_continuation(c); }));
-}
-
 std::vector<std::size_t> column_widths(const std::vector<std::vector<std::string>>& rows, std::size_t width_max) {
   std::vector<std::size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], std::min(width_of(row[i]), width_max));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], std::min(character_count(row[i]), width_max));
   }
   return widths;
 }
@@ -169,16 +166,21 @@ std::optional<std::uint64_t> parse_count(std::string_view text) {
   return count;
 }
 
+std::size_t character_count(std::string_view utf8) noexcept {
+  return static_cast<std::size_t>(std::count_if(utf8.begin(), utf8.end(), [](char c) { return !is_continuation(c); }));
+}
+
+std::string padded(std::string cell, std::size_t width) {
+  const std::size_t count = character_count(cell);
+  cell.append(2 + (count < width ? width - count : 0), ' ');
+  return cell;
+}
+
 std::string format_columns(const std::vector<std::vector<std::string>>& rows, std::size_t width_max) {
   const std::vector<std::size_t> widths = column_widths(rows, width_max);
   std::string text;
   for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      text += row[i];
-      if (i + 1 == row.size()) break;
-      const std::size_t width = width_of(row[i]);
-      text.append(2 + (width < widths[i] ? widths[i] - width : 0), ' ');
-    }
+    for (std::size_t i = 0; i < row.size(); ++i) text += i + 1 < row.size() ? padded(row[i], widths[i]) : row[i];
     text += '\n';
   }
   return text;

@@ -32,8 +32,16 @@ namespace shmstate::ctl {
 /// A whole number of 1 or more.
 [[nodiscard]] std::optional<std::uint64_t> parse_count(std::string_view text);
 
-/// Rows of cells as lines, each column as wide as its widest cell, but at most `width_max` (a wider cell pushes the
-/// rest of its line to the right). The last column is not padded.
-[[nodiscard]] std::string format_columns(const std::vector<std::vector<std::string>>& rows, std::size_t width_max = 48);
+/// The number of characters, for text that is UTF-8.
+[[nodiscard]] std::size_t character_count(std::string_view utf8) noexcept;
+/// `cell` with spaces behind it, to `width` characters, and two more that part it from the next cell.
+[[nodiscard]] std::string padded(std::string cell, std::size_t width);
+
+inline constexpr std::size_t kColumnWidthMax = 48;  // a wider cell pushes the rest of its line to the right
+
+/// Rows of cells as lines, each column as wide as its widest cell, but at most `width_max`. The last column is not
+/// padded.
+[[nodiscard]] std::string format_columns(const std::vector<std::vector<std::string>>& rows,
+                                         std::size_t width_max = kColumnWidthMax);
 
 }  // namespace shmstate::ctl

@@ -56,17 +56,19 @@ class Watch {
   [[nodiscard]] bool is_done() const { return is_interrupted() || (options_.limit && printed_ == *options_.limit); }
 
   std::vector<Change> changes() {
-    return with_stable_snapshot(reader_, [&](const Snapshot& snapshot) {
+    std::vector<Change> found = with_stable_snapshot(reader_, [&](const Snapshot& snapshot) {
       seen_ = snapshot.epoch();
-      return tracker_.update(snapshot.epoch(), [&](const ChangeTracker::Visit& visit) { scan(snapshot, visit); });
+      return tracker_.compare({.epoch = seen_,
+                               .scan = [&](const ChangeTracker::Visit& visit) { scan(snapshot, visit); },
+                               .contains = [&](std::string_view key) { return snapshot.find(key).has_value(); }});
     });
+    return tracker_.accept(seen_, std::move(found));
   }
 
   void scan(const Snapshot& snapshot, const ChangeTracker::Visit& visit) const {
     for (const EntryView& entry : snapshot) {
       if (entry.key.starts_with(options_.prefix)) visit(entry.key, entry.value, entry.changed_epoch);
     }
-    if (snapshot.expired()) throw Error(Status::kExpired, "snapshot expired");
   }
 
   void print(const std::vector<Change>& changes) {

@@ -1,6 +1,7 @@
 // What shmstatectl does without an instance: its arguments, its texts, its JSON, its exit codes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -262,6 +263,15 @@ TEST(CtlJson, KeepsTypes) {
   EXPECT_EQ(json_line(json_of(Value(-std::numeric_limits<double>::infinity()))), "{\"float\":\"-inf\"}\n");
 }
 
+// A document with an array of many is valid JSON, also when there are none.
+TEST(CtlJson, PutsManyIntoOneDocument) {
+  const auto document = [](const std::vector<std::int64_t>& items) {
+    return Json::parse(json_document({{"epoch", 7}}, "items", items, [](std::int64_t item) { return Json(item); }));
+  };
+  EXPECT_EQ(document({}), (Json{{"epoch", 7}, {"items", Json::array()}}));
+  EXPECT_EQ(document({1, 2}), (Json{{"epoch", 7}, {"items", {1, 2}}}));
+}
+
 // A change is one line of JSON, and an erased key has no value.
 TEST(CtlJson, SaysWhatChanged) {
   EXPECT_EQ(json_line(json_of(Change{3, "k", Value(std::string("v"))})),
@@ -313,10 +323,18 @@ TEST(CtlStatus, IsCompleteAsJson) {
   EXPECT_EQ(json["statistics"][0]["value"], 1500);
 }
 
-ChangeTracker::Scan scan_of(std::vector<Entry> entries) {
-  return [entries = std::move(entries)](const ChangeTracker::Visit& visit) {
+ChangeTracker::Look look_at(std::uint64_t epoch, const std::vector<Entry>& entries) {
+  const auto scan = [entries](const ChangeTracker::Visit& visit) {
     for (const Entry& entry : entries) visit(entry.key, entry.value, entry.changed_epoch);
   };
+  const auto contains = [entries](std::string_view key) {
+    return std::any_of(entries.begin(), entries.end(), [key](const Entry& entry) { return entry.key == key; });
+  };
+  return {epoch, scan, contains};
+}
+
+std::vector<Change> update(ChangeTracker& tracker, const ChangeTracker::Look& look) {
+  return tracker.accept(look.epoch, tracker.compare(look));
 }
 
 std::string text_of(const std::vector<Change>& changes) {
@@ -330,38 +348,40 @@ const Value kOne = std::int64_t{1};
 // Watching begins with the state that is there: it is no change.
 TEST(CtlChanges, FirstSnapshotIsNoChange) {
   ChangeTracker tracker;
-  EXPECT_EQ(text_of(tracker.update(5, scan_of({{"a", kOne, 3}, {"b", kOne, 5}}))), "");
-  EXPECT_EQ(text_of(tracker.update(5, scan_of({{"a", kOne, 3}, {"b", kOne, 5}}))), "");
+  EXPECT_EQ(text_of(update(tracker, look_at(5, {{"a", kOne, 3}, {"b", kOne, 5}}))), "");
+  EXPECT_EQ(text_of(update(tracker, look_at(5, {{"a", kOne, 3}, {"b", kOne, 5}}))), "");
 }
 
 // New, changed and erased keys are each reported once, in the order of their epochs.
 TEST(CtlChanges, ReportsEachChangeOnce) {
   ChangeTracker tracker;
-  (void)tracker.update(5, scan_of({{"a", kOne, 3}, {"b", kOne, 5}}));
-  const auto scan = scan_of({{"c", kOne, 8}, {"a", Value(2.0), 7}});
-  EXPECT_EQ(text_of(tracker.update(8, scan)), "7 set a 2.0\n8 erase b\n8 set c 1\n");
-  EXPECT_EQ(text_of(tracker.update(9, scan)), "");
-  EXPECT_EQ(text_of(tracker.update(10, scan_of({}))), "10 erase a\n10 erase c\n");
-  EXPECT_EQ(text_of(tracker.update(11, scan_of({{"a", kOne, 11}}))), "11 set a 1\n");
+  (void)update(tracker, look_at(5, {{"a", kOne, 3}, {"b", kOne, 5}}));
+  const std::vector<Entry> entries = {{"c", kOne, 8}, {"a", Value(2.0), 7}};
+  EXPECT_EQ(text_of(update(tracker, look_at(8, entries))), "7 set a 2.0\n8 erase b\n8 set c 1\n");
+  EXPECT_EQ(text_of(update(tracker, look_at(9, entries))), "");
+  EXPECT_EQ(text_of(update(tracker, look_at(10, {}))), "10 erase a\n10 erase c\n");
+  EXPECT_EQ(text_of(update(tracker, look_at(11, {{"a", kOne, 11}}))), "11 set a 1\n");
 }
 
 // A key that was erased while as many others appeared is not overlooked.
 TEST(CtlChanges, SeesErasedKeysBehindNewOnes) {
   ChangeTracker tracker;
-  (void)tracker.update(1, scan_of({{"a", kOne, 1}}));
-  EXPECT_EQ(text_of(tracker.update(2, scan_of({{"b", kOne, 2}}))), "2 erase a\n2 set b 1\n");
+  (void)update(tracker, look_at(1, {{"a", kOne, 1}}));
+  EXPECT_EQ(text_of(update(tracker, look_at(2, {{"b", kOne, 2}}))), "2 erase a\n2 set b 1\n");
 }
 
-// A look that fails half-way loses no change.
+// A look that fails half-way, or is not accepted, loses no change and adds none.
 TEST(CtlChanges, SurvivesAFailedLook) {
   ChangeTracker tracker;
-  (void)tracker.update(1, scan_of({{"a", kOne, 1}}));
-  const auto failing = [](const ChangeTracker::Visit& visit) {
+  (void)update(tracker, look_at(1, {{"a", kOne, 1}}));
+  ChangeTracker::Look failing = look_at(2, {});
+  failing.scan = [](const ChangeTracker::Visit& visit) {
     visit("torn", kOne, 2);
     throw std::runtime_error("expired");
   };
-  EXPECT_THROW((void)tracker.update(2, failing), std::runtime_error);
-  EXPECT_EQ(text_of(tracker.update(3, scan_of({{"b", kOne, 2}}))), "2 set b 1\n3 erase a\n");
+  EXPECT_THROW((void)tracker.compare(failing), std::runtime_error);
+  (void)tracker.compare(look_at(2, {{"never accepted", kOne, 2}}));
+  EXPECT_EQ(text_of(update(tracker, look_at(3, {{"b", kOne, 2}}))), "2 set b 1\n3 erase a\n");
 }
 
 // Every status has the exit code that is documented for it.
