@@ -310,7 +310,8 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
     if (position >= quota_end && (staged.record.flags & kBatchContinues) == 0) break;
   }
   for (std::size_t i = 0; i < count; ++i) {
-    if ((staged_[i].record.flags & kHasHint) == 0) table_.prefetch_slot(staged_[i].key.hash);
+    Staged& staged = staged_[i];
+    if ((staged.record.flags & kHasHint) == 0) staged.record.hint = table_.prefetch_slot(staged.key.hash);
   }
   end = position;
   return count;
@@ -326,11 +327,9 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   } else if (record.type != Type::kNone) {
     value.number = load_word(record.value, std::memory_order_relaxed);
   }
-  if ((record.flags & kHasHint) != 0) {
-    const bool is_plain = (record.flags & ~(kHasHint | kBatchContinues)) == 0;
-    if (is_plain && table_.update_at(record.hint, record.operation, staged.key.bytes, value, epoch)) return true;
-    staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
-  }
+  const bool is_plain = (record.flags & ~(kHasHint | kBatchContinues)) == 0;
+  if (is_plain && table_.update_at(record.hint, record.operation, staged.key.bytes, value, epoch)) return true;
+  if ((record.flags & kHasHint) != 0) staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
   const std::optional<Reject> reject = apply_by_key(ring, record, staged.key, value, epoch);
   if (!reject) return true;
   std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(*reject)];

@@ -46,8 +46,9 @@ inline constexpr std::uint8_t kOptionalWordFlags = kHasTtl | kHasVersion | kHasH
 
 [[nodiscard]] constexpr std::size_t record_bytes(std::size_t key_bytes, std::size_t value_bytes,
                                                  unsigned flags) noexcept {
-  return sizeof(layout::RecordHead) + static_cast<std::size_t>(std::popcount(flags & kOptionalWordFlags)) * kWord +
-         padded(key_bytes) + padded(value_bytes);
+  const unsigned optional = flags & kOptionalWordFlags;
+  const auto optional_words = static_cast<std::size_t>(optional == 0 ? 0 : std::popcount(optional));
+  return sizeof(layout::RecordHead) + optional_words * kWord + padded(key_bytes) + padded(value_bytes);
 }
 
 [[nodiscard]] inline std::size_t value_bytes_of(const ValueView& value) noexcept {

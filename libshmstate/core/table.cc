@@ -473,12 +473,17 @@ void Table::prefetch_hint(std::uint64_t hint) const noexcept {
   if (const std::optional<Location> at = location_of(hint)) __builtin_prefetch(&slot(*at), 1);
 }
 
-void Table::prefetch_slot(std::uint64_t hash) const noexcept {
-  const layout::Segment& here = segment(page_of(hash));
+std::uint64_t Table::prefetch_slot(std::uint64_t hash) const noexcept {
+  const std::uint64_t page = page_of(hash);
+  const layout::Segment& here = segment(page);
   const std::uint32_t group = home_group(hash);
+  std::uint64_t hint = 0;
   for (std::uint32_t match = TagWords(here.groups[group]).match(tag_of(hash)); match != 0; match &= match - 1) {
-    __builtin_prefetch(&here.slots[group * kGroupSlots + static_cast<std::size_t>(std::countr_zero(match))], 1);
+    const std::uint64_t slot = group * kGroupSlots + static_cast<std::uint64_t>(std::countr_zero(match));
+    __builtin_prefetch(&here.slots[slot], 1);
+    if (hint == 0) hint = page << 16 | slot;
   }
+  return hint;
 }
 
 // ---- taking over

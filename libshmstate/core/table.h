@@ -72,9 +72,10 @@ class Table {
   /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
   [[nodiscard]] bool erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch);
 
-  /// Asks the caches for the first, then the second line that a mutation of this key will touch.
+  /// Asks the caches for the first line that a mutation of this key will touch, then for the second. The latter returns
+  /// a hint where the key probably is, or zero.
   void prefetch_tags(std::uint64_t hash) const noexcept;
-  void prefetch_slot(std::uint64_t hash) const noexcept;
+  [[nodiscard]] std::uint64_t prefetch_slot(std::uint64_t hash) const noexcept;
   void prefetch_hint(std::uint64_t hint) const noexcept;
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
