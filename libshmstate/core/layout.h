@@ -106,15 +106,15 @@ enum class RingState : std::uint32_t { kFree = 0, kLive = 1, kFinished = 2, kQua
 struct alignas(kLine) RingStatus {
   Shared<std::uint64_t> ring_id;  // merger: zero when free
   Shared<std::uint32_t> state;    // merger: RingState
-  std::uint32_t owner_pid;
-  std::uint32_t owner_uid;
+  Shared<std::uint32_t> owner_pid;
+  Shared<std::uint32_t> owner_uid;
   std::uint32_t reserved_0;
-  Shared<std::uint64_t> tail;     // bytes pushed
+  Shared<std::uint64_t> tail;  // bytes pushed
   Shared<std::uint64_t> head;     // bytes applied and published
   Shared<std::uint64_t> applied_count;
   Shared<std::uint64_t> rejected_count;
-  std::uint64_t ring_bytes;
-  char name[48];  // as the writer gave it; NUL-terminated
+  Shared<std::uint64_t> ring_bytes;
+  Shared<std::uint64_t> name[6];  // 48 characters as the writer gave them; NUL-terminated
   std::uint64_t reserved[2];
 };
 

@@ -540,11 +540,12 @@ void MergeEngine::inspect(ServedRing& ring) {
   layout::RingStatus& status = owner_.ring_status(ring.index);
   std::uint64_t rejected = 0;
   for (const std::uint64_t count : cursor.rejected) rejected += count;
-  status.owner_pid = header.owner_pid;
-  status.owner_uid = header.owner_uid;
-  status.ring_bytes = ring.file.data_bytes();
-  std::memcpy(status.name, header.name, sizeof status.name);
-  status.name[sizeof status.name - 1] = '\0';
+  status.owner_pid.store(header.owner_pid, std::memory_order_relaxed);
+  status.owner_uid.store(header.owner_uid, std::memory_order_relaxed);
+  status.ring_bytes.store(ring.file.data_bytes(), std::memory_order_relaxed);
+  std::array<std::uint64_t, std::size(status.name)> name{};
+  std::memcpy(name.data(), header.name, sizeof header.name - 1);  // the last byte stays NUL
+  for (std::size_t i = 0; i < name.size(); ++i) status.name[i].store(name[i], std::memory_order_relaxed);
   status.tail.store(tail, std::memory_order_relaxed);
   status.head.store(ring.published_cursor, std::memory_order_relaxed);
   status.applied_count.store(cursor.applied_count, std::memory_order_relaxed);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/buffer_view.h"
 #include "core/instance.h"
@@ -16,6 +17,16 @@ namespace fs = std::filesystem;
 template <std::size_t N>
 std::string text(const char (&field)[N]) {
   return {field, std::find(field, field + N, '\0')};
+}
+
+template <std::size_t N>
+std::string text(const Shared<std::uint64_t> (&words)[N]) {
+  char copy[N * sizeof(std::uint64_t)];
+  for (std::size_t i = 0; i < N; ++i) {
+    const std::uint64_t word = words[i].load(std::memory_order_relaxed);
+    std::memcpy(copy + i * sizeof word, &word, sizeof word);
+  }
+  return text(copy);
 }
 
 std::string hex(const layout::Id& id) {
@@ -52,10 +63,10 @@ std::vector<RingInfo> rings_of(const Control& control) {
     if (id == 0) continue;
     rings.push_back({.id = id,
                      .name = text(status.name),
-                     .pid = status.owner_pid,
-                     .uid = status.owner_uid,
+                     .pid = status.owner_pid.load(std::memory_order_relaxed),
+                     .uid = status.owner_uid.load(std::memory_order_relaxed),
                      .state = state_name(status.state.load(std::memory_order_relaxed)),
-                     .ring_bytes = status.ring_bytes,
+                     .ring_bytes = status.ring_bytes.load(std::memory_order_relaxed),
                      .pushed_bytes = status.tail.load(std::memory_order_relaxed),
                      .applied_bytes = status.head.load(std::memory_order_relaxed),
                      .applied_count = status.applied_count.load(std::memory_order_relaxed),
