@@ -543,7 +543,7 @@ void MergeEngine::inspect(ServedRing& ring) {
   status.owner_pid.store(header.owner_pid, std::memory_order_relaxed);
   status.owner_uid.store(header.owner_uid, std::memory_order_relaxed);
   status.ring_bytes.store(ring.file.data_bytes(), std::memory_order_relaxed);
-  std::array<std::uint64_t, std::size(status.name)> name{};
+  std::array<std::uint64_t, sizeof header.name / sizeof(std::uint64_t)> name{};
   std::memcpy(name.data(), header.name, sizeof header.name - 1);  // the last byte stays NUL
   for (std::size_t i = 0; i < name.size(); ++i) status.name[i].store(name[i], std::memory_order_relaxed);
   status.tail.store(tail, std::memory_order_relaxed);
