@@ -35,7 +35,11 @@ struct Change {
   Value value;
 
   [[nodiscard]] Mutation mutation() const {
-    return {operation, key, operation == Operation::kErase ? ValueView() : ValueView(value)};
+    Mutation made;
+    made.operation = operation;
+    made.key = key;
+    if (operation != Operation::kErase) made.value = ValueView(value);
+    return made;
   }
 };
 
@@ -47,7 +51,7 @@ Status apply(Entries& entries, const Change& change) {
   switch (change.operation) {
     case Operation::kErase: entries.erase(change.key); return Status::kOk;
     case Operation::kSet: entries.insert_or_assign(change.key, change.value); return Status::kOk;
-    case Operation::kAdd: break;
+    default: break;  // add: the only other one here
   }
   if (entry == entries.end()) {
     entries.emplace(change.key, change.value);

@@ -51,6 +51,8 @@ inline constexpr std::uint8_t kOptionalWordFlags = kHasTtl | kHasVersion | kHasH
   return sizeof(layout::RecordHead) + optional_words * kWord + padded(key_bytes) + padded(value_bytes);
 }
 
+inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValueBytesMax, kOptionalWordFlags);
+
 [[nodiscard]] inline std::size_t value_bytes_of(const ValueView& value) noexcept {
   switch (value.type()) {
     case Type::kBytes: return value.bytes().size();
