@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <unordered_set>
 
 #include "core/combine.h"
 
@@ -24,6 +25,14 @@ bool fold_number(Value& number, const Mutation& mutation) {
 
 bool is_versioned(std::uint8_t flags) { return (flags & kHasVersion) != 0; }
 
+bool is_set_or_erase(const Mutation& mutation) {
+  return mutation.operation == Operation::kSet || mutation.operation == Operation::kErase;
+}
+
+bool replaces_everything(const Mutation& mutation) {
+  return is_set_or_erase(mutation) && !is_versioned(mutation.flags);
+}
+
 }  // namespace
 
 Conflation::Step::Step(const Mutation& mutation)
@@ -41,18 +50,7 @@ Mutation Conflation::Step::mutation(std::string_view key) const {
 }
 
 bool Conflation::add(std::span<const Mutation> batch) {
-  std::size_t wanted = 0;
-  std::size_t together = 0;
-  for (const Mutation& mutation : batch) {
-    wanted += record_bytes(mutation) + mutation.key.size() + kEntryOverhead;
-    together += record_bytes(mutation);
-  }
-  if (bytes_ + wanted > bytes_max_) return false;  // as if nothing folded: simple, and safe
-  for (const Mutation& mutation : batch) {
-    const auto found = entries_.find(std::string(mutation.key));
-    if (found != entries_.end()) together += groups_.at(found->second.group).bytes;
-  }
-  if (together > group_bytes_max_) return false;
+  if (!has_room(batch)) return false;
 
   std::uint64_t id = 0;
   Group& group = join_groups(batch, id);
@@ -70,6 +68,24 @@ bool Conflation::add(std::span<const Mutation> batch) {
     bytes_ += after - before;
   }
   return true;
+}
+
+// Counts as if nothing but what a plain set replaces would fold: simple, and safe.
+bool Conflation::has_room(std::span<const Mutation> batch) const {
+  std::size_t grown = 0;
+  std::size_t replaced = 0;
+  std::size_t joined = 0;
+  std::unordered_set<std::string_view> keys;
+  std::unordered_set<std::uint64_t> groups;
+  for (const Mutation& mutation : batch) {
+    const auto found = entries_.find(std::string(mutation.key));
+    const bool is_first = keys.insert(mutation.key).second;
+    grown += record_bytes(mutation) + (found == entries_.end() ? mutation.key.size() + kEntryOverhead : 0);
+    if (found == entries_.end()) continue;
+    if (groups.insert(found->second.group).second) joined += groups_.at(found->second.group).bytes;
+    if (is_first && replaces_everything(mutation)) replaced += bytes_of(*found);
+  }
+  return bytes_ + grown - replaced <= bytes_max_ && joined + grown - replaced <= group_bytes_max_;
 }
 
 // The groups of all keys in the batch become one, at the place of the oldest.
@@ -97,16 +113,14 @@ Conflation::Group& Conflation::join_groups(std::span<const Mutation> batch, std:
 
 // The steps must have the effect of all mutations one after the other, whatever the entry is when they are merged.
 void Conflation::fold(std::vector<Step>& steps, const Mutation& mutation) {
-  const bool sets = mutation.operation == Operation::kSet || mutation.operation == Operation::kErase;
-  if (sets && is_versioned(mutation.flags)) {  // of two versions in a row the higher one counts
+  if (is_set_or_erase(mutation) && is_versioned(mutation.flags)) {  // of two versions in a row the higher one counts
     if (!steps.empty() && is_versioned(steps.back().flags)) {
       if (mutation.version > steps.back().version) steps.back() = Step(mutation);
       return;
     }
-  } else if (mutation.operation == Operation::kSet ||
-             (sets && std::none_of(steps.begin(), steps.end(), [](const Step& s) { return is_versioned(s.flags); }))) {
+  } else if (replaces_everything(mutation)) {
     steps.clear();
-  } else if (!sets && !steps.empty()) {
+  } else if (!steps.empty()) {
     Step& last = steps.back();
     const Mutation before = last.mutation(mutation.key);
     const bool same_type = last.has_value && before.value.type() == mutation.value.type();

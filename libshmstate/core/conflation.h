@@ -53,6 +53,7 @@ class Conflation {
     std::size_t bytes = 0;  // as records
   };
 
+  [[nodiscard]] bool has_room(std::span<const Mutation> batch) const;
   static void fold(std::vector<Step>& steps, const Mutation& mutation);
   [[nodiscard]] static std::size_t bytes_of(const Entry& entry);
   [[nodiscard]] Group& join_groups(std::span<const Mutation> batch, std::uint64_t& id);

@@ -68,8 +68,12 @@ bool leads_to(const fs::path& path, const os::Fd& fd) noexcept {
 }
 
 Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes, const fs::path& instance) {
-  if (identity.layout_major != layout::kLayoutMajor ||
-      (identity.required_features & ~layout::kRequiredFeatures) != 0) {
+  if (const std::uint64_t unknown = identity.required_features & ~layout::kRequiredFeatures; unknown != 0) {
+    throw Error(Status::kVersionMismatch,
+                "shmstate: " + quoted(instance) + ": requires features that this program does not know (bits " +
+                    std::to_string(unknown) + "); install the same shmstate version for merger, writers and readers");
+  }
+  if (identity.layout_major != layout::kLayoutMajor) {
     throw Error(Status::kVersionMismatch,
                 "shmstate: " + quoted(instance) + ": has layout " +
                     version_text(identity.layout_major, identity.layout_minor) + ", this program reads layout " +

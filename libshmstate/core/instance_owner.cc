@@ -106,15 +106,16 @@ void write_descriptions(layout::StatisticName* names) {
 
 os::Fd open_or_throw(const fs::path& path, int flags, unsigned mode) {
   os::Fd fd = os::open_file(path, flags, mode);
-  if (!fd.is_open()) os::throw_errno("cannot open " + path.string(), errno);
+  if (!fd.is_open()) {
+    os::throw_errno("cannot open " + path.string(), errno, "the merger's user must be allowed to read and write it");
+  }
   return fd;
 }
 
 void commit_or_throw(const os::Fd& fd, const fs::path& path, std::uint64_t offset, std::uint64_t bytes) {
   if (const int error_number = os::commit(fd.get(), offset, bytes); error_number != 0) {
-    os::throw_errno(path.string() + ": cannot commit " + std::to_string(bytes) +
-                        " bytes; make the file system larger or lower the memory limit",
-                    error_number);
+    os::throw_errno(path.string() + ": cannot commit " + std::to_string(bytes) + " bytes", error_number,
+                    "make the file system larger or lower the memory limit");
   }
 }
 
@@ -122,7 +123,8 @@ void make_directory(const fs::path& path, unsigned mode) {
   if (::mkdir(path.c_str(), mode) == 0) {
     if (::chmod(path.c_str(), mode) != 0) os::throw_errno("cannot chmod " + path.string(), errno);  // umask
   } else if (errno != EEXIST) {
-    os::throw_errno("cannot create " + path.string(), errno);
+    os::throw_errno("cannot create " + path.string(), errno,
+                    "the merger's user must be allowed to write there, or choose another path for the instance");
   }
 }
 
@@ -171,7 +173,11 @@ void InstanceOwner::lock_control(unsigned mode) {
 
 bool InstanceOwner::can_resume() {
   const std::optional<os::FileInfo> info = os::file_info(control_.get());
-  if (!info || info->bytes < sizeof(layout::ControlHeader)) return false;
+  if (!info || info->bytes == 0) return false;  // new, or its creator died before it had a size
+  if (info->bytes < sizeof(layout::ControlHeader)) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
+                                      ": control is truncated; remove the directory to begin with an empty state");
+  }
   control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
   const std::uint64_t magic = header().identity.magic.load(std::memory_order_acquire);
   if (magic != layout::kControlMagic) {

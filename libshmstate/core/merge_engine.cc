@@ -141,7 +141,8 @@ void MergeEngine::resume_rings() {
     is_index_used_[i] = true;
     std::optional<RingFile> file =
         RingFile::open(owner_.rings_path(), cursors[i].ring_id, owner_.geometry().instance_id);
-    if (!file) {
+    if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
+      RingFile::remove_broken(owner_.rings_path(), cursors[i].ring_id, true);
       orphans_.push_back(i);
       continue;
     }
@@ -149,7 +150,8 @@ void MergeEngine::resume_rings() {
     ServedRing& ring = *rings_.back();
     ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed),
                                      std::memory_order_relaxed);
-    if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));  // died before moving it
+    mirror_counters(ring.file.header(), cursors[i]);  // the merger before us may have died before it came to this
+    if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));
     ++rings_seen_;
   }
 }
@@ -200,8 +202,13 @@ bool MergeEngine::claim_back_buffer() {
   std::uint32_t tried = 1U << current_.buffer;
   while (const std::optional<std::uint32_t> buffer = newest_buffer_except(tried)) {
     tried |= 1U << *buffer;
-    if (!try_claim(owner_.publication(), locks, *buffer, force)) continue;
-    if (force) {
+    // Who kept a pin for too long once is not waited for again while that lock lasts.
+    const std::uint32_t bit = 1U << *buffer;
+    if ((expired_pins_ & bit) != 0 && !locks.is_pinned(*buffer)) expired_pins_ &= ~bit;
+    const bool is_known = (expired_pins_ & bit) != 0;
+    if (!try_claim(owner_.publication(), locks, *buffer, force || is_known)) continue;
+    if (force && !is_known) {
+      expired_pins_ |= bit;
       ++pins_expired_;
       report(MergeEvent::Kind::kPinExpired, 0, "buffer " + std::to_string(*buffer));
     }
@@ -384,12 +391,17 @@ void MergeEngine::release_heads() {
     ring->published_cursor = ring->consumer.cursor();
     layout::RingHeader& header = ring->file.header();
     const layout::RingCursor& cursor = cursors[ring->index];
-    header.applied_count.store(cursor.applied_count, std::memory_order_relaxed);
-    for (std::size_t reason = 0; reason < layout::kRejectCount; ++reason) {
-      if (header.rejected[reason].load(std::memory_order_relaxed) == cursor.rejected[reason]) continue;
-      header.rejected[reason].store(cursor.rejected[reason], std::memory_order_relaxed);
-    }
+    mirror_counters(header, cursor);
     if (ring->consumer.release()) os::futex_wake_all(low_half(header.head));
+  }
+}
+
+// For the writer, who may not be allowed to read the snapshot.
+void MergeEngine::mirror_counters(layout::RingHeader& header, const layout::RingCursor& cursor) noexcept {
+  header.applied_count.store(cursor.applied_count, std::memory_order_relaxed);
+  for (std::size_t reason = 0; reason < layout::kRejectCount; ++reason) {
+    if (header.rejected[reason].load(std::memory_order_relaxed) == cursor.rejected[reason]) continue;
+    header.rejected[reason].store(cursor.rejected[reason], std::memory_order_relaxed);
   }
 }
 
@@ -412,6 +424,7 @@ void MergeEngine::look_for_rings() {
   if (registrations == registrations_seen_ && !must_look_for_rings_) return;
   registrations_seen_ = registrations;
   must_look_for_rings_ = false;
+  const std::set<std::uint64_t> refused_before = std::exchange(refused_, {});
   std::error_code error;
   for (fs::directory_iterator entry(owner_.rings_path(), error), end; !error && entry != end; entry.increment(error)) {
     const std::optional<std::uint64_t> id = ring_id_of(entry->path().filename().string());
@@ -419,14 +432,19 @@ void MergeEngine::look_for_rings() {
     const bool is_served =
         std::any_of(rings_.begin(), rings_.end(), [&](const auto& ring) { return ring->file.id() == *id; });
     if (is_served) continue;
+    std::string why;
     try {
       std::optional<RingFile> file = RingFile::open(owner_.rings_path(), *id, owner_.geometry().instance_id);
       if (file && serve(std::move(*file))) continue;
-      report(MergeEvent::Kind::kRingRefused, *id, file ? "too many rings, or too large a one" : "not a ring");
+      if (!file) RingFile::remove_broken(owner_.rings_path(), *id, false);
+      why = file ? "too many rings, or too large a one" : "not a ring";
     } catch (const Error& problem) {  // no address space, no descriptors: others go on
-      report(MergeEvent::Kind::kRingRefused, *id, problem.what());
+      why = problem.what();
     }
+    refused_.insert(*id);
+    if (refused_before.contains(*id)) continue;
     ++rings_refused_;
+    report(MergeEvent::Kind::kRingRefused, *id, std::move(why));
   }
 }
 
@@ -535,6 +553,7 @@ void MergeEngine::inspect(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
   ring.is_abandoned = ring.file.is_abandoned();
   has_abandoned_rings_ = has_abandoned_rings_ || ring.is_abandoned;
+  if (ring.file.has_faulted() && !ring.is_quarantined) quarantine(ring, "its file was truncated");
   const layout::RingHeader& header = ring.file.header();
   const layout::RingCursor& cursor = cursor_of(ring);
   layout::RingStatus& status = owner_.ring_status(ring.index);

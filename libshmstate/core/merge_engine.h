@@ -19,6 +19,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -122,6 +123,7 @@ class MergeEngine {
                                                            const HashedKey& key, const NewValue& value, std::uint64_t epoch);
   void publish();
   void release_heads();
+  static void mirror_counters(layout::RingHeader& header, const layout::RingCursor& cursor) noexcept;
   void wake_readers();
 
   // Rings
@@ -155,11 +157,13 @@ class MergeEngine {
   bool is_dirty_ = false;          // the back buffer differs from the current one
   std::uint64_t turn_began_ns_ = 0;  // of a turn that worked, until the next turn tells how long it took
   std::uint64_t stalled_since_ns_ = 0;
+  std::uint32_t expired_pins_ = 0;  // a bit for each buffer whose pin was overridden and is still there
   std::uint64_t goal_ns_ = 0;      // when the goals of the rings were set
   std::size_t open_goals_ = 0;     // rings that have not reached theirs
 
   std::vector<std::unique_ptr<ServedRing>> rings_;
   std::vector<bool> is_index_used_;
+  std::set<std::uint64_t> refused_;      // rings, so that each is reported once
   std::vector<std::uint32_t> orphans_;  // cursors whose ring was finished before a crash
   bool has_abandoned_rings_ = false;
   std::size_t next_inspected_ = 0;

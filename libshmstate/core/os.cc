@@ -83,8 +83,9 @@ Fd::~Fd() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-void throw_errno(const std::string& what, int error_number) {
-  throw Error(status_of(error_number), "shmstate: " + what + ": " + std::generic_category().message(error_number));
+void throw_errno(const std::string& what, int error_number, const std::string& remedy) {
+  throw Error(status_of(error_number), "shmstate: " + what + ": " + std::generic_category().message(error_number) +
+                                           (remedy.empty() ? "" : "; " + remedy));
 }
 
 Fd open_file(const std::filesystem::path& path, int flags, unsigned mode) noexcept {

@@ -33,8 +33,8 @@ class Fd {
   int fd_ = -1;
 };
 
-/// Throws `Error`: "shmstate: <what>: <text of errno>", with the status that fits errno.
-[[noreturn]] void throw_errno(const std::string& what, int error_number);
+/// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status that fits errno.
+[[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
 
 /// Opens a file with O_CLOEXEC; `flags` and `mode` as for open(2). An Fd that is not open on failure, with errno set.
 [[nodiscard]] Fd open_file(const std::filesystem::path& path, int flags, unsigned mode = 0) noexcept;

@@ -54,6 +54,10 @@ void PageAllocator::release(std::uint64_t page, std::uint64_t count) {
 // Commits a little more than is needed, in proportion, so that growing is neither many small steps nor one big pause.
 bool PageAllocator::grow(std::uint64_t count) {
   const std::uint64_t ahead = std::clamp<std::uint64_t>(committed_ / 16, 1, 16);
+  if (!free_runs_.empty()) {  // what is free at the end counts
+    const auto [page, length] = *free_runs_.rbegin();
+    if (page + length == committed_) count -= length;
+  }
   for (const std::uint64_t wanted : {std::max(count, ahead), count}) {
     const std::uint64_t end = committed_ + wanted;
     if (end > pages_max_ || !commit_(committed_, end)) continue;

@@ -123,8 +123,11 @@ RingFile RingFile::open_shared(const fs::path& rings, const Description& descrip
 }
 
 std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, const layout::Id& instance_id) {
-  std::optional<RingFile> ring =
-      open_checked(os::open_file(rings / ring_name(id), O_RDWR | O_NOFOLLOW | O_NONBLOCK), id, instance_id);
+  os::Fd fd = os::open_file(rings / ring_name(id), O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  if (!fd.is_open() && errno != ENOENT && errno != ELOOP && errno != EISDIR && errno != ENXIO) {
+    os::throw_errno("cannot open " + (rings / ring_name(id)).string(), errno);
+  }
+  std::optional<RingFile> ring = open_checked(std::move(fd), id, instance_id);
   if (ring) ring->guard_ = FaultGuard(ring->mapping_.header(), ring->mapping_.size());
   return ring;
 }
@@ -144,6 +147,14 @@ std::optional<RingFile> RingFile::open_checked(os::Fd fd, std::optional<std::uin
                      static_cast<std::uint64_t>(info.st_size) == layout::kRingHeaderBytes + header.data_bytes;
   if (!sound) return std::nullopt;
   return RingFile(std::move(fd), header.ring_id, header.data_bytes, ring_name(header.ring_id));
+}
+
+void RingFile::remove_broken(const fs::path& rings, std::uint64_t id, bool anyway) noexcept {
+  const fs::path path = rings / ring_name(id);
+  const os::Fd fd = os::open_file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  if (!anyway && fd.is_open() && os::is_locked(fd.get(), kLifeByte)) return;
+  std::error_code ignored;
+  fs::remove(path, ignored);
 }
 
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }

@@ -38,7 +38,8 @@ class RingFile {
   /// For a writer: opens the shared ring of this user, or creates it. Who has it open holds a shared lock on it.
   static RingFile open_shared(const std::filesystem::path& rings, const Description& description);
 
-  /// For the merger: opens and checks a ring that somebody created; nothing if it is not one of this instance.
+  /// For the merger: opens and checks a ring that somebody created; nothing if there is none, or it is not one of this
+  /// instance. Throws `Error` when that cannot be told (no descriptors, no address space).
   static std::optional<RingFile> open(const std::filesystem::path& rings, std::uint64_t id,
                                       const layout::Id& instance_id);
 
@@ -57,6 +58,8 @@ class RingFile {
   [[nodiscard]] bool is_abandoned() const noexcept;
   /// Removes the file, unless somebody holds it (merger only).
   [[nodiscard]] bool try_remove(const std::filesystem::path& rings) const noexcept;
+  /// Removes what has a ring's name but is none and belongs to nobody any more; with `anyway`, whoever holds it.
+  static void remove_broken(const std::filesystem::path& rings, std::uint64_t id, bool anyway) noexcept;
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
  private:

@@ -25,9 +25,6 @@ enum class Stat : std::uint8_t {
   kPinStallMax,
   kPinsExpired,
   kEntries,
-  kTombstones,
-  kSuperseded,
-  kExpired,
   kSegments,
   kSegmentSplits,
   kPagesCommitted,
@@ -35,6 +32,9 @@ enum class Stat : std::uint8_t {
   kHeapBytes,
   kSleeps,
   kCommitFailures,
+  kTombstones,
+  kSuperseded,
+  kExpired,
   kCount
 };
 
@@ -48,7 +48,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"mutations_applied", "", "mutations applied and published since the merger started"},
     {"mutations_rejected", "", "mutations refused since the merger started, all rings and reasons"},
     {"publishes", "", "snapshots published since the merger started"},
-    {"turn_duration_max", "ns", "longest turn of draining, applying, publishing and catching up since the merger started"},
+    {"turn_duration_max", "ns", "longest turn: drain, apply, publish, catch up; since the merger started"},
     {"turn_duration_total", "ns", "time spent in such turns since the merger started"},
     {"lines_copied", "", "64-byte lines copied to bring stale buffers up to date"},
     {"rings_live", "", "rings served now"},
@@ -60,9 +60,6 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"pin_stall_max", "ns", "longest such time"},
     {"pins_expired", "", "buffers taken back from readers after the maximum pin time"},
     {"entries", "", "entries in the newest snapshot"},
-    {"tombstones", "", "versioned erases that are remembered now"},
-    {"mutations_superseded", "", "versioned mutations without effect because a higher version was there"},
-    {"entries_expired", "", "entries erased because their time to live was over"},
     {"segments", "", "segments of the table"},
     {"segment_splits", "", "segments split since the merger started"},
     {"pages_committed", "64KiB", "pages of memory that each buffer has"},
@@ -70,6 +67,9 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"heap_bytes", "bytes", "heap blocks in use for long keys and values, in each buffer"},
     {"sleeps", "", "times that the merger slept for want of work"},
     {"commit_failures", "", "times that the file system or the limit had no room for more pages"},
+    {"tombstones", "", "versioned erases that are remembered now"},
+    {"mutations_superseded", "", "versioned mutations without effect because a higher version was there"},
+    {"entries_expired", "", "entries erased because their time to live was over"},
 }};
 
 }  // namespace shmstate

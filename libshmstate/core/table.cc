@@ -112,6 +112,7 @@ std::optional<Reject> Table::erase(const HashedKey& key, std::optional<std::uint
   SlotHead head;
   const bool found = view().find(key, at, head) == BufferView::Found::kYes;
   if (!version) {
+    if (found && head.type == kTombstone) remove(at, head, key.hash);
     if (found && head.type != kTombstone) erase_at(at, head, EraseReason::kErase, epoch);
     return std::nullopt;
   }
@@ -175,6 +176,7 @@ std::optional<Reject> Table::insert(const HashedKey& key, const NewValue& value,
   write_value(here, head, value, blocks);
   write_attributes(here, head, attributes);
   track(at, {}, head, attributes.expiry_ns);
+  replicas_.store(here.changed_epoch, std::uint64_t{0});  // whatever was here before
   if (head.type != kTombstone) changed(at, epoch);
   return std::nullopt;
 }
@@ -353,7 +355,6 @@ void Table::free_slot(const Location& location, std::uint64_t hash) {
   set_tag(location.page, last, location.slot % kGroupSlots, 0);
   layout::Slot& freed = slot(location);
   replicas_.store(freed.head, std::uint64_t{0});
-  replicas_.store(freed.changed_epoch, std::uint64_t{0});  // so that the next entry here enters the feed
   --entries_of_page_[location.page];
 }
 

@@ -74,6 +74,7 @@ TimingWheel::Turn TimingWheel::next_turn() const noexcept {
 
 // Moves on to the next bucket that holds anything, or to the target. Returns whether there is something to do.
 bool TimingWheel::turn(std::uint64_t target) {
+  active_ = kDueList;  // that bucket is empty now, and will be used again
   const Turn next = next_turn();
   if (next.tick > target) {
     now_ = std::max(now_, target);

@@ -29,14 +29,18 @@ class Collector {
         feed_(pinned.files().snapshot.feed(), pinned.files().control.geometry().feed_record_count,
               pinned.files().control.heartbeat()) {}
 
-  /// False when the feed does not reach back that far, or not any more.
+  /// The oldest epoch that can be asked for now: the first record may be in the middle of its epoch.
+  [[nodiscard]] Epoch oldest_epoch(Epoch newest) const noexcept {
+    const std::uint64_t begin = feed_.begin();
+    if (begin == 0) return 0;
+    return begin < view_.feed_end() ? std::min(feed_.head(begin).epoch, newest) : newest;
+  }
+
+  /// False when the feed does not reach back that far any more.
   [[nodiscard]] bool collect(Changes& news) {
     const std::uint64_t end = view_.feed_end();
     const std::uint64_t begin = feed_.begin();
-    if (begin >= end && begin != 0) return false;
-    // The first record may be in the middle of its epoch.
-    news.oldest_epoch = begin == 0 ? 0 : feed_.head(begin).epoch;
-    if (since_ < news.oldest_epoch) return false;
+    if (begin != 0 && (begin >= end || feed_.head(begin).epoch > since_)) return false;
     const std::uint64_t first = feed_.first_after(since_, begin, end);
     for (std::uint64_t position = first; position < end;) {
       if (!take(position, end, news)) return false;
@@ -110,10 +114,10 @@ Changes collect_changes(const std::shared_ptr<Attachment>& files, std::optional<
   const Pinned pinned(files);
   Changes news;
   news.epoch = pinned.version().epoch;
-  news.gap = !since || *since > news.epoch;
-  if (!news.gap && *since < news.epoch) {
-    news.gap = !Collector(pinned, *since).collect(news) || !pinned.is_intact();
-  }
+  Collector collector(pinned, since.value_or(news.epoch));
+  news.oldest_epoch = collector.oldest_epoch(news.epoch);
+  news.gap = !since || *since > news.epoch || *since < news.oldest_epoch;
+  if (!news.gap && *since < news.epoch) news.gap = !collector.collect(news) || !pinned.is_intact();
   if (news.gap) news.changes.clear();
   return news;
 }

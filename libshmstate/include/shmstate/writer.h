@@ -88,7 +88,7 @@ class Writer {
   /// kNoMemory, kRingRefused, kRingQuarantined, kNoInstance. On error nothing was pushed.
   Status set(std::string_view key, ValueView value) noexcept;
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
-  /// Erases a key; erasing a missing one has no effect. Errors: as `set`.
+  /// Erases a key, and what is remembered of its version; erasing a missing one has no effect. Errors: as `set`.
   /// With a version, only an entry of a lower one, and the merger remembers the version for a configured time, so that
   /// older sets that arrive later have no effect.
   Status erase(std::string_view key) noexcept;
