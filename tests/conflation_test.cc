@@ -74,8 +74,8 @@ void apply_to(State& state, const Mutation& mutation) {
         if (at == state.end() || mutation.version > at->second.version) state[key] = entry_of(mutation);
       } else if (mutation.operation == Operation::kSet) {
         state[key] = entry_of(mutation);
-      } else if (at != state.end() && !at->second.is_tombstone) {
-        state.erase(at);
+      } else if (at != state.end()) {
+        state.erase(at);  // also what a tombstone remembers
       }
       return;
     default: return combine_into(state, mutation);

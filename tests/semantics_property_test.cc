@@ -122,8 +122,8 @@ std::optional<layout::Reject> apply_to(State& state, const Change& change, std::
   } else if (is_versioned) {
     state[change.key] = {
         .is_tombstone = true, .value = {}, .version = mutation.version, .expiry_ns = now_ns + tombstone_ns, .owner = 0};
-  } else if (at != state.end() && !at->second.is_tombstone) {
-    state.erase(at);
+  } else if (at != state.end()) {
+    state.erase(at);  // also what a tombstone remembers
   }
   return std::nullopt;
 }
