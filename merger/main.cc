@@ -34,6 +34,7 @@ struct Arguments {
   std::uint64_t publish_interval_ns = 1'000'000;
   std::uint64_t pin_time_max_ns = 5'000'000'000;
   std::uint64_t spin_time_ns = 50'000;
+  std::uint64_t tombstone_time_ns = 60'000'000'000;
   std::uint64_t feed_bytes = std::uint64_t{4} << 20;
   shmstate::ServiceOptions service;
 };
@@ -65,7 +66,7 @@ void add_options(CLI::App& app, Arguments& a) {
       ->envname("SHMSTATE_MODE")
       ->check(CLI::IsMember({"0700", "0750", "0755"}))
       ->capture_default_str();
-  app.add_option("--publish-interval", a.publish_interval_ns, "Longest time between publishes while data flows")
+  app.add_option("--publish-interval", a.publish_interval_ns, "How long rings are drained before what was taken is published")
       ->envname("SHMSTATE_PUBLISH_INTERVAL")
       ->transform(duration)
       ->default_str("1ms");
@@ -78,6 +79,17 @@ void add_options(CLI::App& app, Arguments& a) {
       ->envname("SHMSTATE_SPIN_TIME")
       ->transform(duration)
       ->default_str("50us");
+  app.add_option("--max-entries", a.service.merge.entries_max, "Entries and tombstones of the instance")
+      ->envname("SHMSTATE_MAX_ENTRIES")
+      ->default_str("unlimited");
+  app.add_option("--max-ring-bytes", a.service.merge.ring_bytes_max, "Larger rings are refused")
+      ->envname("SHMSTATE_MAX_RING_BYTES")
+      ->transform(size)
+      ->default_str("1g");
+  app.add_option("--tombstone-time", a.tombstone_time_ns, "How long the version of an erased key is remembered")
+      ->envname("SHMSTATE_TOMBSTONE_TIME")
+      ->transform(duration)
+      ->default_str("60s");
   app.add_flag("--remove-at-exit", a.service.remove_at_exit, "Remove the instance's directory when ending normally");
   app.add_option("--log-level", a.log_level, "trace, debug, info, warn, error or off")
       ->envname("SHMSTATE_LOG_LEVEL")
@@ -91,6 +103,7 @@ shmstate::ServiceOptions service_options(Arguments& a) {
   a.service.files.feed_record_count = a.feed_bytes / sizeof(shmstate::layout::FeedRecord);
   a.service.merge.publish_interval = std::chrono::nanoseconds(a.publish_interval_ns);
   a.service.merge.pin_time_max = std::chrono::nanoseconds(a.pin_time_max_ns);
+  a.service.merge.tombstone_time = std::chrono::nanoseconds(a.tombstone_time_ns);
   a.service.spin_time = std::chrono::nanoseconds(a.spin_time_ns);
   return a.service;
 }

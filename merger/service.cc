@@ -43,21 +43,18 @@ Service::Service(const ServiceOptions& options)
 }
 
 bool Service::run(const std::atomic<bool>& stop) {
-  std::uint64_t idle_since_ns = 0;
+  std::uint64_t worked_ns = 0;
   while (!stop.load(std::memory_order_relaxed) && engine_.is_current()) {
     const std::uint64_t now_ns = os::now_ns();
     const MergeEngine::Progress progress = engine_.step(now_ns);
     if (progress == MergeEngine::Progress::kWorked) {
-      idle_since_ns = 0;
+      worked_ns = now_ns;
     } else if (progress == MergeEngine::Progress::kStalled) {
       os::futex_wait(owner_.doorbell().asleep.address(), 0, kStallNap);
-    } else if (idle_since_ns == 0) {
-      idle_since_ns = now_ns;
-    } else if (now_ns - idle_since_ns < static_cast<std::uint64_t>(options_.spin_time.count())) {
+    } else if (now_ns - worked_ns < static_cast<std::uint64_t>(options_.spin_time.count())) {
       os::relax();
     } else {
       sleep();
-      idle_since_ns = 0;
     }
   }
   sd_notify(0, "STOPPING=1");

@@ -15,7 +15,7 @@
 namespace shmstate {
 
 /// Bytes of files under an instance directory that are locked to tell who lives (see os::try_lock).
-inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger; of a ring: its writer
+inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger, shared; of a ring: its writer
 inline constexpr std::uint64_t kPinByte = 0;     // of `snapshot`: buffer b is byte kPinByte + b
 inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes now
 

@@ -136,7 +136,8 @@ unsigned file_mode(unsigned directory_mode) { return 0600 | (directory_mode & 00
 InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : path_(std::move(path)) {
   check_options(options);
   open_directory(options.directory_mode);
-  lock_control(options.directory_mode);
+  lock_instance();
+  open_control(options.directory_mode);
   is_resumed_ = can_resume();
   if (!is_resumed_) create(options);
   open_doorbell(options.directory_mode);
@@ -159,16 +160,24 @@ void InstanceOwner::open_directory(unsigned mode) {
   make_directory(rings_path(), 03000 | (mode & 0770) | ((mode & 0050) != 0 ? 0020U : 0U));
 }
 
-void InstanceOwner::lock_control(unsigned mode) {
-  control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, file_mode(mode));
-  if (os::try_lock(control_.get(), kLifeByte, true)) return;
+// The lock that makes the merger the only one lies on a file that nobody else can open. The one on `control` only tells
+// readers that a merger lives; being a shared lock, no reader's lock can keep it away.
+void InstanceOwner::lock_instance() {
+  lock_ = open_or_throw(path_ / "merger.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  if (os::try_lock(lock_.get(), kLifeByte, true)) return;
   std::string who = "another process";
   layout::ControlHeader other{};
-  if (::pread(control_.get(), &other, sizeof other, 0) == sizeof other) {
+  const os::Fd control = os::open_file(path_ / "control", O_RDONLY);
+  if (control.is_open() && ::pread(control.get(), &other, sizeof other, 0) == sizeof other) {
     who = "process " + std::to_string(other.heartbeat.merger_pid.load(std::memory_order_relaxed));
   }
   throw Error(Status::kAlreadyRunning, "shmstate: " + quoted(path_) + ": its merger is already running as " + who +
                                            "; stop that one first");
+}
+
+void InstanceOwner::open_control(unsigned mode) {
+  control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, file_mode(mode));
+  if (!os::try_lock(control_.get(), kLifeByte, false)) os::throw_errno("cannot lock " + path_.string(), errno);
 }
 
 bool InstanceOwner::can_resume() {
@@ -207,6 +216,11 @@ void InstanceOwner::create(const InstanceOptions& options) {
   if (::ftruncate(control_.get(), 0) != 0) os::throw_errno("cannot truncate " + control_path.string(), errno);
   ::unlink(snapshot_path.c_str());
   snapshot_ = open_or_throw(snapshot_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, file_mode(options.directory_mode));
+  for (const os::Fd* const fd : {&control_, &snapshot_}) {  // whatever the umask took away
+    if (::fchmod(fd->get(), file_mode(options.directory_mode)) != 0) {
+      os::throw_errno("cannot chmod a file in " + path_.string(), errno);
+    }
+  }
   std::error_code ignored;
   for (const fs::directory_entry& ring : fs::directory_iterator(rings_path())) fs::remove(ring, ignored);
 
@@ -239,6 +253,7 @@ void InstanceOwner::open_doorbell(unsigned mode) {
   }
   commit_or_throw(doorbell_, path, 0, bytes);
   doorbell_mapping_ = Mapping(doorbell_, Access::kReadWrite, 0, bytes, path.string());
+  doorbell_guard_ = FaultGuard(doorbell_mapping_.data(), bytes);  // every writer may truncate it
 }
 
 int InstanceOwner::commit_pages(std::uint64_t first, std::uint64_t end) noexcept {

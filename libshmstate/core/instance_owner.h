@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "core/fault_guard.h"
 #include "core/instance.h"
 #include "core/layout.h"
 #include "core/mapping.h"
@@ -70,18 +71,21 @@ class InstanceOwner {
     return *reinterpret_cast<layout::ControlHeader*>(control_mapping_.data());
   }
   void open_directory(unsigned mode);
-  void lock_control(unsigned mode);
+  void lock_instance();
+  void open_control(unsigned mode);
   [[nodiscard]] bool can_resume();
   void create(const InstanceOptions& options);
   void open_doorbell(unsigned mode);
 
   std::filesystem::path path_;
+  os::Fd lock_;
   os::Fd control_;
   os::Fd snapshot_;
   os::Fd doorbell_;
   Mapping control_mapping_;
   Mapping snapshot_mapping_;
   Mapping doorbell_mapping_;
+  FaultGuard doorbell_guard_;
   Geometry geometry_;
   bool is_resumed_ = false;
 };

@@ -34,6 +34,16 @@ const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
   return reinterpret_cast<const std::uint32_t*>(word.address());  // little-endian
 }
 
+// A writer that takes our rights to its ring away has broken it; anything else that hinders us is no reason to forget it.
+std::optional<RingFile> open_known_ring(const InstanceOwner& owner, std::uint64_t id) {
+  try {
+    return RingFile::open(owner.rings_path(), id, owner.geometry().instance_id);
+  } catch (const Error& error) {
+    if (error.status() == Status::kNoPermission) return std::nullopt;
+    throw;
+  }
+}
+
 }  // namespace
 
 struct MergeEngine::ServedRing {
@@ -49,6 +59,7 @@ struct MergeEngine::ServedRing {
   RingConsumer<layout::RingHeader> consumer;
   std::uint64_t published_cursor;  // where head is
   std::uint64_t goal;              // the tail when the goals were set
+  bool has_open_goal = false;      // not reached yet
   bool is_abandoned = false;
   bool is_quarantined = false;
 };
@@ -56,16 +67,18 @@ struct MergeEngine::ServedRing {
 // ---- start
 
 MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
-                         std::function<void(const MergeEvent&)> on_event, std::uint64_t now_ns)
+                         std::function<void(const MergeEvent&)> on_event, std::uint64_t now_ns,
+                         std::function<std::uint64_t()> clock)
     : owner_(owner),
       options_(options),
       on_event_(std::move(on_event)),
+      clock_(std::move(clock)),
       now_ns_(now_ns),
       replicas_(owner),
       pages_(owner.geometry().first_page, owner.geometry().pages_max(),
              [this](std::uint64_t first, std::uint64_t end) {
                if (owner_.commit_pages(first, end) != 0) {
-                 ++commit_failures_;
+                 report_no_memory();
                  return false;
                }
                replicas_.store(replicas_.header().page_count, end);
@@ -139,8 +152,7 @@ void MergeEngine::resume_rings() {
   for (std::uint32_t i = 0; i < owner_.geometry().ring_count_max; ++i) {
     if (cursors[i].ring_id == 0) continue;
     is_index_used_[i] = true;
-    std::optional<RingFile> file =
-        RingFile::open(owner_.rings_path(), cursors[i].ring_id, owner_.geometry().instance_id);
+    std::optional<RingFile> file = open_known_ring(owner_, cursors[i].ring_id);
     if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
       RingFile::remove_broken(owner_.rings_path(), cursors[i].ring_id, true);
       orphans_.push_back(i);
@@ -167,7 +179,7 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
   }
   owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);
   if (now_ns >= next_round_ns_) round();
-  if (!is_back_claimed_ && !claim_back_buffer()) return has_work() ? Progress::kStalled : Progress::kIdle;
+  if (!is_back_claimed_ && !claim_back_buffer()) return is_due() ? Progress::kStalled : Progress::kIdle;
 
   look_for_rings();
   drain_rings();
@@ -194,6 +206,8 @@ bool MergeEngine::has_work() const noexcept {
   });
 }
 
+bool MergeEngine::is_due() const noexcept { return has_work() || table_.next_expiry_ns() <= now_ns_; }
+
 // Prefers the buffer that lacks least. Overrides pins only when work has waited for the maximum pin time.
 bool MergeEngine::claim_back_buffer() {
   SnapshotLocks locks(owner_.snapshot_fd());
@@ -218,7 +232,7 @@ bool MergeEngine::claim_back_buffer() {
     is_back_claimed_ = true;
     return true;
   }
-  if (stalled_since_ns_ == 0 && has_work()) {
+  if (stalled_since_ns_ == 0 && is_due()) {
     stalled_since_ns_ = now_ns_;
     ++stall_count_;
   }
@@ -244,19 +258,37 @@ void MergeEngine::end_stall() noexcept {
   stalled_since_ns_ = 0;
 }
 
-void MergeEngine::drain_rings() {
-  const bool sets_goals = open_goals_ == 0;
-  if (sets_goals) goal_ns_ = now_ns_;
+// What is in the rings now: when all of it has been published, the snapshot was current at this moment.
+void MergeEngine::set_goals() {
+  goal_ns_ = now_ns_;
   for (const auto& ring : rings_) {
     if (ring->is_quarantined) continue;
-    if (sets_goals) {
-      ring->goal = ring->consumer.tail();
-      if (ring->goal > ring->consumer.cursor()) ++open_goals_;
-    }
-    const bool was_open = ring->consumer.cursor() < ring->goal;
-    drain(*ring);
-    if (ring->is_quarantined) ring->goal = ring->consumer.cursor();
-    if (was_open && ring->consumer.cursor() >= ring->goal) --open_goals_;
+    ring->goal = ring->consumer.tail();
+    ring->has_open_goal = ring->goal > ring->consumer.cursor();
+    if (ring->has_open_goal) ++open_goals_;
+  }
+}
+
+void MergeEngine::close_goal(ServedRing& ring) noexcept {
+  if (!ring.has_open_goal || (!ring.is_quarantined && ring.consumer.cursor() < ring.goal)) return;
+  ring.has_open_goal = false;
+  --open_goals_;
+}
+
+// Goes around the rings, from where the last turn was cut short.
+void MergeEngine::drain_rings() {
+  if (open_goals_ == 0) set_goals();
+  std::uint64_t began_ns = 0;
+  const std::size_t first = next_drained_;
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    ServedRing& ring = *rings_[(first + i) % rings_.size()];
+    if (ring.is_quarantined || ring.consumer.tail() == ring.consumer.cursor()) continue;
+    if (began_ns == 0) began_ns = clock_();
+    drain(ring);
+    close_goal(ring);
+    if (clock_() - began_ns < static_cast<std::uint64_t>(options_.publish_interval.count())) continue;
+    next_drained_ = (first + i + 1) % rings_.size();
+    break;
   }
 }
 
@@ -472,6 +504,7 @@ bool MergeEngine::serve(RingFile file) {
 
 void MergeEngine::quarantine(ServedRing& ring, const std::string& why) {
   ring.is_quarantined = true;
+  close_goal(ring);
   ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kQuarantined),
                                    std::memory_order_release);
   os::futex_wake_all(low_half(ring.file.header().head));
@@ -503,7 +536,6 @@ bool MergeEngine::try_finish(ServedRing& ring) {
     return false;
   }
   drop_cursor(ring.index);
-  if (ring.consumer.cursor() < ring.goal) --open_goals_;
   report(MergeEvent::Kind::kRingFinished, ring.file.id(), "");
   return true;
 }
@@ -605,6 +637,13 @@ void MergeEngine::write_statistics() {
   write(Stat::kHeapBytes, table_.heap().used_bytes());
   write(Stat::kSleeps, sleep_count_);
   write(Stat::kCommitFailures, commit_failures_);
+}
+
+void MergeEngine::report_no_memory() {
+  ++commit_failures_;
+  if (now_ns_ < next_memory_report_ns_) return;
+  next_memory_report_ns_ = now_ns_ + kSearchIntervalNs;
+  report(MergeEvent::Kind::kNoMemory, 0, "the file system or the memory limit has no room for more pages");
 }
 
 void MergeEngine::report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const {

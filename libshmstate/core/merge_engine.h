@@ -1,7 +1,7 @@
 // The merge engine: drains the rings, applies mutations to the back buffer, publishes it, catches the next one up.
 //
-// A plain object: it never waits and never looks at a clock; whoever calls `step` decides when and says what time it
-// is. It writes shared memory and asks the kernel who lives. Invariants:
+// A plain object: it never waits; whoever calls `step` decides when, says what time it is, and brings the clock by which
+// a turn with many rings is cut short. It writes shared memory and asks the kernel who lives. Invariants:
 //
 //   1 Only the back buffer is written, and only while its stamp is kWriting.
 //   2 A buffer holds, for every ring, the effect of exactly the bytes before its cursor; cursor and state become
@@ -63,7 +63,7 @@ class MergeEngine {
  public:
   /// Takes over the instance's snapshot, or publishes an empty first one. Throws `Error` (kDamaged, kNoMemory).
   MergeEngine(InstanceOwner& owner, const MergeOptions& options, std::function<void(const MergeEvent&)> on_event,
-              std::uint64_t now_ns);
+              std::uint64_t now_ns, std::function<std::uint64_t()> clock = os::now_ns);
   ~MergeEngine();
   MergeEngine(const MergeEngine&) = delete;
   MergeEngine& operator=(const MergeEngine&) = delete;
@@ -114,6 +114,9 @@ class MergeEngine {
   bool claim_back_buffer();
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void end_stall() noexcept;
+  [[nodiscard]] bool is_due() const noexcept;
+  void set_goals();
+  void close_goal(ServedRing& ring) noexcept;
   void drain_rings();
   void drain(ServedRing& ring);
   [[nodiscard]] std::size_t stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
@@ -140,11 +143,13 @@ class MergeEngine {
   void round();
   void inspect_some_rings();
   void inspect(ServedRing& ring);
+  void report_no_memory();
   void report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const;
 
   InstanceOwner& owner_;
   MergeOptions options_;
   std::function<void(const MergeEvent&)> on_event_;
+  std::function<std::uint64_t()> clock_;
   std::uint64_t now_ns_;
 
   Replicas replicas_;
@@ -166,6 +171,7 @@ class MergeEngine {
   std::set<std::uint64_t> refused_;      // rings, so that each is reported once
   std::vector<std::uint32_t> orphans_;  // cursors whose ring was finished before a crash
   bool has_abandoned_rings_ = false;
+  std::size_t next_drained_ = 0;
   std::size_t next_inspected_ = 0;
   std::uint32_t registrations_seen_ = 0;
   bool must_look_for_rings_ = true;
@@ -175,6 +181,7 @@ class MergeEngine {
 
   std::uint64_t next_round_ns_ = 0;
   std::uint64_t next_search_ns_ = 0;
+  std::uint64_t next_memory_report_ns_ = 0;
   std::uint64_t last_wake_ns_ = 0;
   bool is_wake_owed_ = false;
   bool is_current_ = true;

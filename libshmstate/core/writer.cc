@@ -341,6 +341,7 @@ Status Writer::Impl::wait_for_head(nanoseconds timeout, Done done) noexcept {
     const std::uint64_t head = producer.head_before_sleep();
     if (!done(head)) {
       os::futex_wait(futex, static_cast<std::uint32_t>(head), std::min<nanoseconds>(kSleepMax, timeout - waited));
+      if (waited >= kSleepMax && !control.is_current()) return Status::kNoInstance;  // removed while no merger ran
     }
     if (!options.shared) producer.end_wait();  // of a shared ring, others may still wait
   }

@@ -68,10 +68,13 @@ struct Reader::Impl {
     }
   }
 
+  void look_now_and_then() noexcept {  // before a key is hashed: the seed is the instance's
+    if (++reads % kReadsPerLook == 0) look_around();
+  }
+
   /// Runs `read` on the current buffer until the buffer was intact behind it, and returns what it returned.
   template <typename Read>
   Status read_current(Read&& read, Epoch* epoch = nullptr) {
-    if (++reads % kReadsPerLook == 0) look_around();
     const layout::Publication& publication = files->publication();
     Version version;
     for (int i = 0; i < kReadTries; ++i) {
@@ -94,12 +97,14 @@ struct Reader::Impl {
   template <typename Take>
   Status read_key(std::string_view bytes, Take&& take) {
     if (const Status status = check_key(bytes); status != Status::kOk) return status;
+    look_now_and_then();
     const HashedKey key = hashed(bytes);
     return read_current([&](const BufferView& view) { return read_in(view, key, take); });
   }
   template <typename Take>
   Status read_key(Key& bound, Take&& take) {
     if (const Status status = check_key(bound.bytes()); status != Status::kOk) return status;
+    look_now_and_then();
     const HashedKey key = KeyHints::hashed(bound, geometry().instance_id, geometry().hash_seed);
     return read_current([&](const BufferView& view) {
       SlotHead head;
@@ -239,7 +244,7 @@ Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::
 }
 
 Epoch Reader::epoch() const noexcept {
-  if (++impl_->reads % kReadsPerLook == 0) impl_->look_around();
+  impl_->look_now_and_then();
   return current_version(impl_->files->publication()).epoch;
 }
 

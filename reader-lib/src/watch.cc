@@ -37,8 +37,10 @@ class Notifier {
   void run(const std::stop_token& stop) {
     while (!stop.stop_requested()) {
       const Epoch now = reader_.wait(known_, kStopInterval);
-      if (now == known_) continue;
+      const std::uint64_t instances = reader_.status().reattach_count;
+      if (now == known_ && instances == instances_) continue;
       known_ = now;
+      instances_ = instances;
       const std::uint64_t one = 1;
       while (::write(event_.get(), &one, sizeof one) < 0 && errno == EINTR) {
       }
@@ -48,6 +50,7 @@ class Notifier {
   os::Fd event_;
   Reader reader_;
   Epoch known_;
+  std::uint64_t instances_ = 0;  // that the reader went over to
   std::jthread thread_;  // last: it ends before what it uses
 };
 
