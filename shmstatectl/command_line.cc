@@ -30,8 +30,7 @@ void add_duration(CLI::App& app, const std::string& name, std::chrono::nanosecon
     if (!duration) throw CLI::ValidationError(name, in_quotes(text) + " is no duration; write for example 250ms or 2s");
     target = *duration;
   };
-  app.add_option_function<std::string>(name, assign, description + ", default " + format_duration(target))
-      ->type_name("DURATION");
+  app.add_option_function<std::string>(name, assign, description)->type_name("DURATION");
 }
 
 void add_limit(CLI::App& app, const std::string& name, Options& options, const std::string& description) {
@@ -58,7 +57,7 @@ void add_type(CLI::App& command, Options& options, const std::map<std::string, T
 }
 
 void add_timeout(CLI::App& command, Options& options) {
-  add_duration(command, "--timeout", options.timeout, "How long to wait until it is merged");
+  add_duration(command, "--timeout", options.timeout, "How long to wait until it is merged, default 1s");
 }
 
 void add_status(CLI::App& app, Options& options) {
@@ -79,6 +78,7 @@ void add_set(CLI::App& app, Options& options) {
   add_text(command, "VALUE", options.value, "An integer, a float or text; - reads bytes from standard input")
       ->required();
   add_type(command, options, kTypeNames);
+  add_duration(command, "--ttl", options.time_to_live, "Erase the key after this time");
   add_timeout(command, options);
 }
 
@@ -108,7 +108,7 @@ void add_watch(CLI::App& app, Options& options) {
       add_command(app, options, "watch", run_watch, "Print changes as they become visible, until SIGINT");
   add_text(command, "PREFIX", options.prefix, "Only keys that begin with this");
   add_limit(command, "--count", options, "End after so many changes");
-  add_duration(command, "--interval", options.interval, "Look at most so often");
+  add_duration(command, "--interval", options.interval, "Print at most so often; the default prints at once");
 }
 
 void declare(CLI::App& app, Options& options) {

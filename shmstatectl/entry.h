@@ -1,7 +1,9 @@
 // An entry that owns its bytes, so that it outlives the snapshot it was read from.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,9 @@ struct Entry {
   std::string key;
   Value value;
   std::uint64_t changed_epoch = 0;
+  std::uint64_t version = 0;  // 0: none
+  std::optional<std::chrono::nanoseconds> time_to_live = {};
+  bool ephemeral = false;
 };
 
 /// A line per entry, for a terminal: key and value in columns, or only the key.

@@ -17,7 +17,6 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::kNotReady: return ExitCode::kNoInstance;
     case Status::kNoPermission: return ExitCode::kNoPermission;
     case Status::kTimeout:
-    case Status::kRingFull:
     case Status::kNoMerger: return ExitCode::kNotMerged;
     case Status::kRejected:
     case Status::kLimit:
@@ -26,6 +25,7 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::kVersionMismatch:
     case Status::kDamaged: return ExitCode::kUnreadable;
     case Status::kBufferTooSmall:
+    case Status::kRingFull:
     case Status::kNoMemory:
     case Status::kExpired:
     case Status::kTooOld:

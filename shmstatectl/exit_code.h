@@ -28,9 +28,9 @@ inline constexpr std::string_view kExitCodesHelp =
     "  2  usage: an argument is missing, unknown or out of its limits\n"
     "  3  no such instance\n"
     "  4  no permission\n"
-    "  5  pushed, but not merged within the timeout, or no merger is running; or the ring is full\n"
+    "  5  pushed, but not merged within the timeout, or no merger is running\n"
     "  6  rejected by the merger\n"
     "  7  layout version mismatch, or the instance is damaged\n"
-    "  8  anything else\n";
+    "  8  anything else, for example a full ring\n";
 
 }  // namespace shmstate::ctl

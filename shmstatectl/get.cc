@@ -31,7 +31,7 @@ Found find_all(const Snapshot& snapshot, const std::vector<std::string>& keys) {
   found.epoch = snapshot.epoch();
   for (const std::string& key : keys) {
     if (const auto entry = snapshot.find(key)) {
-      found.entries.push_back({key, entry->value.to_value(), entry->changed_epoch});
+      found.entries.push_back(copy_of(*entry));
     } else {
       found.missing.push_back(key);
     }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "shmstatectl/change_text.h"
 #include "shmstatectl/text.h"
 #include "shmstatectl/value_text.h"
 
@@ -48,19 +49,22 @@ Json json_of(const Value& value) {
 }
 
 Json json_of(const Entry& entry) {
-  return {{"key", json_of_bytes(entry.key)},
-          {"type", type_name(ValueView(entry.value).type())},
-          {"value", json_of(entry.value)},
-          {"changed_epoch", entry.changed_epoch}};
+  Json json = {{"key", json_of_bytes(entry.key)},
+               {"type", type_name(ValueView(entry.value).type())},
+               {"value", json_of(entry.value)},
+               {"changed_epoch", entry.changed_epoch}};
+  if (entry.version != 0) json["version"] = entry.version;
+  if (entry.time_to_live) json["time_to_live_ns"] = entry.time_to_live->count();
+  if (entry.ephemeral) json["ephemeral"] = true;
+  return json;
 }
 
 Json json_of(const Change& change) {
-  if (!change.value) return {{"epoch", change.epoch}, {"change", "erase"}, {"key", json_of_bytes(change.key)}};
-  return {{"epoch", change.epoch},
-          {"change", "set"},
-          {"key", json_of_bytes(change.key)},
-          {"type", type_name(ValueView(*change.value).type())},
-          {"value", json_of(*change.value)}};
+  Json json = {{"epoch", change.epoch}, {"change", change_name(change.kind)}, {"key", json_of_bytes(change.key)}};
+  if (!change.value) return json;
+  json["type"] = type_name(ValueView(*change.value).type());
+  json["value"] = json_of(*change.value);
+  return json;
 }
 
 Json json_of(const BufferInfo& buffer) {

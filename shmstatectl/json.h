@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "shmstate/inspect.h"
+#include "shmstate/reader.h"
 #include "shmstate/value.h"
-#include "shmstatectl/change_tracker.h"
 #include "shmstatectl/entry.h"
 
 namespace shmstate::ctl {

@@ -31,15 +31,14 @@ void push_bounded(std::vector<Entry>& heap, Entry entry, std::uint64_t limit) {
 Listed read_entries(const Snapshot& snapshot, const Options& options) {
   Listed listed;
   listed.epoch = snapshot.epoch();
-  for (const EntryView& entry : snapshot) {
-    if (!entry.key.starts_with(options.prefix)) continue;
-    Entry copy{std::string(entry.key), options.keys_only ? Value() : entry.value.to_value(), entry.changed_epoch};
+  snapshot.scan(options.prefix, [&](const EntryView& entry) {
+    Entry copy = options.keys_only ? Entry{.key = std::string(entry.key), .value = {}} : copy_of(entry);
     if (options.limit) {
       push_bounded(listed.entries, std::move(copy), *options.limit);
     } else {
       listed.entries.push_back(std::move(copy));
     }
-  }
+  });
   return listed;
 }
 

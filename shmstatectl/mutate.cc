@@ -23,6 +23,17 @@ struct Outcome {
   bool merger_running = true;
 };
 
+// A ring of its own lets a command know what became of its own mutation. While no merger runs, the ring that this
+// user's short-lived writers share keeps the order of commands, and few files.
+Writer open_writer(const std::string& instance, const Options& options) {
+  WriterOptions writer_options;
+  writer_options.name = "shmstatectl";
+  writer_options.shared = !inspect(instance).merger_running;
+  writer_options.full_timeout = options.timeout;
+  writer_options.attach_timeout = {};
+  return Writer(instance, writer_options);
+}
+
 std::string read_stdin() {
   std::string bytes(kValueBytesMax + 1, '\0');  // one more than allowed, to notice what is too big
   bytes.resize(std::fread(bytes.data(), 1, bytes.size(), stdin));
@@ -47,15 +58,8 @@ Value value_to_set(const Options& options) {
   return options.value == "-" ? value_from_stdin(options.type) : parse_value(options.value, options.type);
 }
 
-Writer open_writer(const std::string& instance) {
-  WriterOptions options;
-  options.name = "shmstatectl";
-  options.attach_timeout = std::chrono::nanoseconds(0);
-  return Writer(instance, options);
-}
-
 Status reason_of_rejection(const Writer& writer) {
-  for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory}) {
+  for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit}) {
     if (writer.rejected(reason) != 0) return reason;
   }
   return Status::kRejected;
@@ -74,6 +78,7 @@ std::string_view push_remedy(Status status) {
     case Status::kValueTooBig:
     case Status::kMutationTooBig: return "choose a smaller value, or several keys";
     case Status::kNoMemory: return "the file system of the instance is full: erase keys, or give it more room";
+    case Status::kRingFull: return "start shmstate-merger, or give it time with --timeout";
     default: return "see shmstatectl status";
   }
 }
@@ -84,6 +89,7 @@ std::string rejection_text(Status reason) {
       return "the key holds another type; look with get --json, choose --type, or erase the key first";
     case Status::kOutOfRange: return "the sum overflows; set the key to a smaller number first";
     case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
+    case Status::kLimit: return "the instance has its maximum number of entries; erase keys, or configure more";
     default: return "see the counters in shmstatectl status";
   }
 }
@@ -98,7 +104,7 @@ std::string outcome_text(const Outcome& outcome, std::chrono::nanoseconds timeou
           format_duration(timeout));
     case Status::kRejected: return "rejected by the merger: " + rejection_text(outcome.reason);
     case Status::kRingRefused:
-      return "will not be merged: the instance has its maximum number of rings; end writers, or configure more";
+      return "will not be merged: the ring was refused: end other writers, or configure more rings";
     case Status::kRingQuarantined:
       return "will not be merged: the merger quarantined the ring; see its log, and try again";
     default: return std::string(describe(outcome.status));
@@ -122,11 +128,12 @@ std::string subject_of(const Options& options, const Writer& writer) {
 template <typename Push>
 ExitCode push_and_wait(const Options& options, const Push& push) {
   check_key(options.key);
-  Writer writer = open_writer(resolve_instance(options.instance));
+  Writer writer = open_writer(resolve_instance(options.instance), options);
   const Status pushed = push(writer);
   if (pushed != Status::kOk) {
     const std::string subject = subject_of(options, writer);
-    throw Error(pushed, fmt::format("{}not pushed: {}; {}", subject, describe(pushed), push_remedy(pushed)));
+    const Status reason = pushed == Status::kTimeout ? Status::kRingFull : pushed;
+    throw Error(reason, fmt::format("{}not pushed: {}; {}", subject, describe(reason), push_remedy(reason)));
   }
   const Outcome outcome = wait_until_merged(writer, options.timeout);
   if (options.json) fmt::print("{}", json_document(json_of(outcome, options, writer.path())));
@@ -138,7 +145,9 @@ ExitCode push_and_wait(const Options& options, const Push& push) {
 
 ExitCode run_set(const Options& options) {
   const Value value = value_to_set(options);
-  return push_and_wait(options, [&](Writer& writer) { return writer.set(options.key, value); });
+  SetOptions set_options;
+  set_options.ttl = options.time_to_live;
+  return push_and_wait(options, [&](Writer& writer) { return writer.set(options.key, value, set_options); });
 }
 
 ExitCode run_add(const Options& options) {

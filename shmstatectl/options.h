@@ -25,8 +25,9 @@ struct Options {
 
   std::optional<Type> type;  // set, add: forced
   std::chrono::nanoseconds timeout = std::chrono::seconds(1);
-  std::chrono::nanoseconds interval = std::chrono::milliseconds(100);
-  std::optional<std::uint64_t> limit;  // list: entries; watch: changes
+  std::chrono::nanoseconds interval{};
+  std::chrono::nanoseconds time_to_live{};  // set; zero: for ever
+  std::optional<std::uint64_t> limit;       // list: entries; watch: changes
   bool raw = false;
   bool keys_only = false;
   bool verbose = false;

@@ -4,9 +4,19 @@
 #include <fmt/format.h>
 
 #include "shmstate/reader.h"
+#include "shmstatectl/entry.h"
 #include "shmstatectl/text.h"
 
 namespace shmstate::ctl {
+
+[[nodiscard]] inline Entry copy_of(const EntryView& entry) {
+  return {.key = std::string(entry.key),
+          .value = entry.value.to_value(),
+          .changed_epoch = entry.changed_epoch,
+          .version = entry.version,
+          .time_to_live = entry.time_to_live(),
+          .ephemeral = entry.ephemeral};
+}
 
 /// What `read(snapshot)` returns, from a snapshot that did not expire meanwhile. Throws `Error` (kExpired) when the
 /// merger took the buffer back every time, and what `read` throws.

@@ -6,11 +6,13 @@
 #include <cstdio>
 #include <thread>
 
+#include "shmstate/watch.h"
+#include "shmstatectl/change_text.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/known_keys.h"
 #include "shmstatectl/report.h"
-#include "shmstatectl/stable_snapshot.h"
-#include "shmstatectl/value_text.h"
+#include "shmstatectl/text.h"
 
 namespace shmstate::ctl {
 
@@ -38,36 +40,29 @@ void sleep_until(Clock::time_point deadline) {
     std::this_thread::sleep_for(std::min<nanoseconds>(kSlice, deadline - Clock::now()));
 }
 
-class Watch {
+class Session {
  public:
-  explicit Watch(const Options& options)
-      : options_(options), reader_(open_reader(resolve_instance(options.instance))) {}
+  Session(const Options& options, const std::string& instance)
+      : options_(options), reader_(open_reader(instance)), watch_(instance, options.prefix, {.attach_timeout = {}}) {}
 
   void run() {
     while (!is_done()) {
       const auto look = Clock::now();
-      print(changes());
+      print(known_keys_.changes_of(next_batch()));
+      report_merger();
       sleep_until(look + options_.interval);
-      wait_for_news();
     }
   }
 
  private:
   [[nodiscard]] bool is_done() const { return is_interrupted() || (options_.limit && printed_ == *options_.limit); }
 
-  std::vector<Change> changes() {
-    std::vector<Change> found = with_stable_snapshot(reader_, [&](const Snapshot& snapshot) {
-      seen_ = snapshot.epoch();
-      return tracker_.compare({.epoch = seen_,
-                               .scan = [&](const ChangeTracker::Visit& visit) { scan(snapshot, visit); },
-                               .contains = [&](std::string_view key) { return snapshot.find(key).has_value(); }});
-    });
-    return tracker_.accept(seen_, std::move(found));
-  }
-
-  void scan(const Snapshot& snapshot, const ChangeTracker::Visit& visit) const {
-    for (const EntryView& entry : snapshot) {
-      if (entry.key.starts_with(options_.prefix)) visit(entry.key, entry.value, entry.changed_epoch);
+  WatchBatch next_batch() {
+    try {
+      return watch_.next(kSlice);
+    } catch (const Error& error) {
+      if (error.status() != Status::kExpired) throw;
+      return {};  // the merger took the snapshot back while it was read; the next call reads it again
     }
   }
 
@@ -78,10 +73,6 @@ class Watch {
       ++printed_;
     }
     if (std::fflush(stdout) != 0) throw std::runtime_error("standard output cannot be written; look at where it goes");
-  }
-
-  void wait_for_news() {
-    while (!is_done() && reader_.wait(seen_, kSlice) == seen_) report_merger();
   }
 
   void report_merger() {
@@ -97,8 +88,8 @@ class Watch {
 
   const Options& options_;
   Reader reader_;
-  ChangeTracker tracker_;
-  Epoch seen_ = 0;
+  Watch watch_;
+  KnownKeys known_keys_;
   std::uint64_t printed_ = 0;
   bool merger_running_ = true;
 };
@@ -107,7 +98,7 @@ class Watch {
 
 ExitCode run_watch(const Options& options) {
   end_on_interrupt();
-  Watch(options).run();
+  Session(options, resolve_instance(options.instance)).run();
   return ExitCode::kOk;
 }
 

@@ -1,16 +1,16 @@
 // What shmstatectl does without an instance: its arguments, its texts, its JSON, its exit codes.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
 
-#include "shmstatectl/change_tracker.h"
+#include "shmstatectl/change_text.h"
 #include "shmstatectl/command_line.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/entry.h"
 #include "shmstatectl/json.h"
+#include "shmstatectl/known_keys.h"
 #include "shmstatectl/status_text.h"
 #include "shmstatectl/text.h"
 #include "shmstatectl/usage.h"
@@ -115,6 +115,8 @@ TEST(CtlCommandLine, TakesEveryOption) {
   EXPECT_EQ(parse({"set", "--type", "text", "--timeout", "250ms", "k", "1"}), 0);
   EXPECT_EQ(ran_with.type, Type::kBytes);
   EXPECT_EQ(ran_with.timeout, 250ms);
+  EXPECT_EQ(parse({"set", "--ttl", "1h", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.time_to_live, 1h);
   EXPECT_EQ(parse({"add", "--type", "float", "k", "1"}), 0);
   EXPECT_EQ(ran_with.type, Type::kFloat64);
   EXPECT_EQ(ran_with.timeout, 1s);
@@ -255,6 +257,14 @@ TEST(CtlJson, CarriesAnyBytes) {
   EXPECT_EQ(json_of_bytes("\xFF\xFE\xFD\xFC")["base64"], "//79/A==");
 }
 
+// What an entry has besides its value is told only where it has it.
+TEST(CtlJson, TellsVersionAndTimeToLive) {
+  const Json json = json_of(Entry{.key = "k", .value = {}, .version = 9, .time_to_live = 2ns, .ephemeral = true});
+  EXPECT_EQ(json["version"], 9);
+  EXPECT_EQ(json["time_to_live_ns"], 2);
+  EXPECT_EQ(json["ephemeral"], true);
+}
+
 // Numbers keep their type in JSON, also those that JSON cannot say.
 TEST(CtlJson, KeepsTypes) {
   EXPECT_EQ(json_line(json_of(Entry{"k", std::int64_t{1}, 7})),
@@ -274,9 +284,10 @@ TEST(CtlJson, PutsManyIntoOneDocument) {
 
 // A change is one line of JSON, and an erased key has no value.
 TEST(CtlJson, SaysWhatChanged) {
-  EXPECT_EQ(json_line(json_of(Change{3, "k", Value(std::string("v"))})),
+  EXPECT_EQ(json_line(json_of(Change{"k", ChangeKind::kSet, 3, Value(std::string("v"))})),
             "{\"epoch\":3,\"change\":\"set\",\"key\":\"k\",\"type\":\"bytes\",\"value\":\"v\"}\n");
-  EXPECT_EQ(json_line(json_of(Change{4, "k", std::nullopt})), "{\"epoch\":4,\"change\":\"erase\",\"key\":\"k\"}\n");
+  EXPECT_EQ(json_line(json_of(Change{"k", ChangeKind::kErased, 4, {}})),
+            "{\"epoch\":4,\"change\":\"erase\",\"key\":\"k\"}\n");
 }
 
 InstanceInfo some_instance() {
@@ -323,65 +334,42 @@ TEST(CtlStatus, IsCompleteAsJson) {
   EXPECT_EQ(json["statistics"][0]["value"], 1500);
 }
 
-ChangeTracker::Look look_at(std::uint64_t epoch, const std::vector<Entry>& entries) {
-  const auto scan = [entries](const ChangeTracker::Visit& visit) {
-    for (const Entry& entry : entries) visit(entry.key, entry.value, entry.changed_epoch);
-  };
-  const auto contains = [entries](std::string_view key) {
-    return std::any_of(entries.begin(), entries.end(), [key](const Entry& entry) { return entry.key == key; });
-  };
-  return {epoch, scan, contains};
-}
-
-std::vector<Change> update(ChangeTracker& tracker, const ChangeTracker::Look& look) {
-  return tracker.accept(look.epoch, tracker.compare(look));
-}
-
 std::string text_of(const std::vector<Change>& changes) {
   std::string text;
   for (const Change& change : changes) text += change_text(change);
   return text;
 }
 
-const Value kOne = std::int64_t{1};
+Change set_change(Epoch epoch, std::string key) { return {std::move(key), ChangeKind::kSet, epoch, Value(1.0)}; }
+Change erase_change(Epoch epoch, std::string key) { return {std::move(key), ChangeKind::kErased, epoch, {}}; }
 
-// Watching begins with the state that is there: it is no change.
-TEST(CtlChanges, FirstSnapshotIsNoChange) {
-  ChangeTracker tracker;
-  EXPECT_EQ(text_of(update(tracker, look_at(5, {{"a", kOne, 3}, {"b", kOne, 5}}))), "");
-  EXPECT_EQ(text_of(update(tracker, look_at(5, {{"a", kOne, 3}, {"b", kOne, 5}}))), "");
+// Every kind of change has its word, and only a set has a value.
+TEST(CtlChanges, SaysWhatHappened) {
+  EXPECT_EQ(change_text({"a\n", ChangeKind::kSet, 7, Value(2.0)}), "7 set a\\n 2.0\n");
+  EXPECT_EQ(change_text({"a", ChangeKind::kErased, 7, {}}), "7 erase a\n");
+  EXPECT_EQ(change_text({"a", ChangeKind::kExpired, 7, {}}), "7 expire a\n");
+  EXPECT_EQ(change_text({"a", ChangeKind::kOwnerGone, 7, {}}), "7 owner_gone a\n");
 }
 
-// New, changed and erased keys are each reported once, in the order of their epochs.
-TEST(CtlChanges, ReportsEachChangeOnce) {
-  ChangeTracker tracker;
-  (void)update(tracker, look_at(5, {{"a", kOne, 3}, {"b", kOne, 5}}));
-  const std::vector<Entry> entries = {{"c", kOne, 8}, {"a", Value(2.0), 7}};
-  EXPECT_EQ(text_of(update(tracker, look_at(8, entries))), "7 set a 2.0\n8 erase b\n8 set c 1\n");
-  EXPECT_EQ(text_of(update(tracker, look_at(9, entries))), "");
-  EXPECT_EQ(text_of(update(tracker, look_at(10, {}))), "10 erase a\n10 erase c\n");
-  EXPECT_EQ(text_of(update(tracker, look_at(11, {{"a", kOne, 11}}))), "11 set a 1\n");
+// Watching begins with the state that is there: it is no change; what comes after is told as it comes.
+TEST(CtlChanges, BeginWithTheStateThatIsThere) {
+  KnownKeys known;
+  EXPECT_EQ(text_of(known.changes_of({})), "");
+  EXPECT_EQ(text_of(known.changes_of({.changes = {set_change(3, "a")}, .epoch = 5, .complete = true})), "");
+  EXPECT_EQ(text_of(known.changes_of({.changes = {set_change(6, "b"), erase_change(7, "a")}, .epoch = 7})),
+            "6 set b 1.0\n7 erase a\n");
 }
 
-// A key that was erased while as many others appeared is not overlooked.
-TEST(CtlChanges, SeesErasedKeysBehindNewOnes) {
-  ChangeTracker tracker;
-  (void)update(tracker, look_at(1, {{"a", kOne, 1}}));
-  EXPECT_EQ(text_of(update(tracker, look_at(2, {{"b", kOne, 2}}))), "2 erase a\n2 set b 1\n");
-}
-
-// A look that fails half-way, or is not accepted, loses no change and adds none.
-TEST(CtlChanges, SurvivesAFailedLook) {
-  ChangeTracker tracker;
-  (void)update(tracker, look_at(1, {{"a", kOne, 1}}));
-  ChangeTracker::Look failing = look_at(2, {});
-  failing.scan = [](const ChangeTracker::Visit& visit) {
-    visit("torn", kOne, 2);
-    throw std::runtime_error("expired");
-  };
-  EXPECT_THROW((void)tracker.compare(failing), std::runtime_error);
-  (void)tracker.compare(look_at(2, {{"never accepted", kOne, 2}}));
-  EXPECT_EQ(text_of(update(tracker, look_at(3, {{"b", kOne, 2}}))), "2 set b 1\n3 erase a\n");
+// After changes were missed, what exists is told, and what is gone: nothing that was told before stays wrong.
+TEST(CtlChanges, RecoverFromMissedChanges) {
+  KnownKeys known;
+  (void)known.changes_of({.changes = {set_change(3, "a"), set_change(3, "b")}, .epoch = 5, .complete = true});
+  (void)known.changes_of({.changes = {set_change(6, "c"), erase_change(6, "b")}, .epoch = 6});
+  EXPECT_EQ(
+      text_of(known.changes_of({.changes = {set_change(8, "c"), set_change(9, "d")}, .epoch = 9, .complete = true})),
+      "8 set c 1.0\n9 set d 1.0\n9 erase a\n");
+  EXPECT_EQ(text_of(known.changes_of({.changes = {}, .epoch = 2, .complete = true})).size(),
+            std::string_view("2 erase c\n2 erase d\n").size());
 }
 
 // Every status has the exit code that is documented for it.

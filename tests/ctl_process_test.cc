@@ -312,6 +312,29 @@ TEST_F(CtlProcess, WorksWhileTheMergerIsDown) {
   EXPECT_EQ(out({"get", "k", "n"}), "k  new\nn  5\n");
 }
 
+// What several commands push while no merger runs is merged in their order.
+TEST_F(CtlProcess, KeepsTheOrderWhileTheMergerIsDown) {
+  stop_merger();
+  for (const Arguments& arguments : {Arguments{"set", "n", "10"}, Arguments{"add", "n", "5"},
+                                     Arguments{"set", "k", "1"}, Arguments{"del", "k"}, Arguments{"add", "n", "-1"}}) {
+    Arguments pushing = arguments;
+    pushing.insert(pushing.end(), {"--timeout", "0"});
+    EXPECT_EQ(ctl(pushing).code, 5);
+  }
+  start_merger();
+  EXPECT_EQ(out({"list"}), "n  14\n");
+}
+
+// A key set with a time to live tells it, and is gone when it is over.
+TEST_F(CtlProcess, SetsATimeToLive) {
+  out({"set", "k", "1", "--ttl", "1h"});
+  const Json entry = json({"get", "k", "--json"})["entries"][0];
+  EXPECT_GT(entry["time_to_live_ns"], 0);
+  EXPECT_LE(entry["time_to_live_ns"], 3600'000'000'000);
+  out({"set", "k", "1", "--ttl", "1ms"});
+  EXPECT_TRUE(eventually([] { return ctl({"get", "k"}).code == 1; }));
+}
+
 // A merger that hangs is not taken for one that is gone, and is pointed at.
 TEST_F(CtlProcess, PointsAtAMergerThatHangs) {
   merger_->signal(SIGSTOP);
