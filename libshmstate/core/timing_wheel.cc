@@ -35,6 +35,7 @@ void TimingWheel::push(Id id, std::uint32_t list) {
   timer.next = heads_[list];
   if (timer.next != kNone) node(timer.next).previous = id;
   heads_[list] = id;
+  ++linked_count_;
   if (list < kDueList) occupied_[list / kBuckets][list % kBuckets / 64] |= std::uint64_t{1} << list % 64;
 }
 
@@ -51,6 +52,7 @@ void TimingWheel::unlink(Id id) {
     }
   }
   timer.list = kUnlinked;
+  --linked_count_;
 }
 
 // A lower level always comes first: it divides the present bucket of the level above.
@@ -86,6 +88,7 @@ bool TimingWheel::turn(std::uint64_t target) {
 }
 
 std::uint64_t TimingWheel::next_due_ns() const noexcept {
+  if (linked_count_ == 0) return std::numeric_limits<std::uint64_t>::max();
   if (heads_[kDueList] != kNone || heads_[active_] != kNone) return 0;
   const std::uint64_t tick = next_turn().tick;
   return tick > std::numeric_limits<std::uint64_t>::max() >> kTickBits ? std::numeric_limits<std::uint64_t>::max()
