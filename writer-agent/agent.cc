@@ -8,6 +8,7 @@
 #include <systemd/sd-daemon.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <csignal>
 #include <utility>
@@ -46,12 +47,16 @@ void StopSignal::on_events(std::uint32_t /*events*/) {
   signalfd_siginfo signal{};
   if (::read(fd_.get(), &signal, sizeof signal) != sizeof signal) return;
   has_come_ = true;
+  stop_catching();
+}
+
+void StopSignal::stop_catching() {
   const sigset_t signals = stop_signals();
   ::sigprocmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
-Agent::Agent(const Options& options)
-    : options_(options),
+Agent::Agent(Options options)
+    : options_(std::move(options)),
       writer_(options_.instance, options_.writer),
       flusher_(writer_, options_.flush_timeout),
       read_buffer_(kReadBytes),
@@ -62,7 +67,7 @@ Agent::Agent(const Options& options)
                .tally = tally_,
                .scratch = scratch_,
                .read_buffer = read_buffer_,
-               .batch_bytes_max = options_.writer.ring_bytes},
+               .batch_bytes_max = std::bit_ceil(options_.writer.ring_bytes)},
       next_tick_(Clock::now() + kTick) {
   open_sources();
 }
@@ -74,6 +79,7 @@ int Agent::run() {
   ::sd_notify(0, "STOPPING=1");
   if (stop_signal_.has_come()) drain();
   close();
+  StopSignal::stop_catching();
   return finish();
 }
 
@@ -162,8 +168,8 @@ void Agent::tick() {
   for (const std::unique_ptr<Input>& input : inputs_) {
     if (!input->is_watchable()) loop_.call_again(*input);
   }
-  share_places();
   if (++tick_count_ % kTicksPerReport != 0) return;
+  share_places();
   reporter_.report_suppressed();
   report_rejections();
   (void)sink_.note(writer_.flush(writer_.ticket(), kNoWait));  // is the ring still served?

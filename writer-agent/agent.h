@@ -26,6 +26,8 @@ class StopSignal final : public EventHandler {
   explicit StopSignal(EventLoop& loop);
   void on_events(std::uint32_t events) override;
   [[nodiscard]] bool has_come() const noexcept { return has_come_; }
+  /// From now on, SIGTERM and SIGINT kill.
+  static void stop_catching();
 
  private:
   os::Fd fd_;
@@ -35,7 +37,7 @@ class StopSignal final : public EventHandler {
 class Agent {
  public:
   /// Attaches to the instance and opens all sources. Throws `Error`.
-  explicit Agent(const Options& options);
+  explicit Agent(Options options);
 
   /// Returns the exit status.
   int run();
@@ -66,8 +68,8 @@ class Agent {
 
   Options options_;
   EventLoop loop_;
-  StopSignal stop_signal_{loop_};
   Writer writer_;
+  StopSignal stop_signal_{loop_};  // later than the writer, which may wait long for its instance
   WriterSink sink_{writer_};
   Flusher flusher_;
   Reporter reporter_;

@@ -13,7 +13,7 @@ namespace shmstate::agent {
 class FollowedFile final : public Input {
  public:
   /// Starts at the end of a file that exists now, unless `from_start`; one that appears later is read as a whole.
-  FollowedFile(InputContext& context, const std::string& path, bool from_start);
+  FollowedFile(InputContext& shared, const std::string& path, bool from_start);
   ~FollowedFile() override;
 
   void on_events(std::uint32_t events) override;

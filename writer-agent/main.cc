@@ -7,6 +7,7 @@
 #include <exception>
 #include <iostream>
 #include <optional>
+#include <utility>
 
 #include "writer-agent/agent.h"
 #include "writer-agent/options.h"
@@ -27,7 +28,7 @@ int main(int argc, char** argv) {
     if (const std::optional<int> status = shmstate::agent::parse_options(argc, argv, options)) return *status;
     set_up_log(options.log_level);
     std::signal(SIGPIPE, SIG_IGN);
-    return shmstate::agent::Agent(options).run();
+    return shmstate::agent::Agent(std::move(options)).run();
   } catch (const shmstate::Error& error) {
     std::cerr << error.what() << '\n';
   } catch (const std::exception& error) {

@@ -14,7 +14,7 @@ namespace shmstate::agent {
 
 class Connection final : public Input {
  public:
-  Connection(InputContext& context, os::Fd fd, std::string name, bool answers_lines);
+  Connection(InputContext& shared, os::Fd fd, std::string name, bool answers_lines);
 
   [[nodiscard]] bool is_connection() const override { return true; }
 

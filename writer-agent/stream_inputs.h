@@ -11,7 +11,7 @@ namespace shmstate::agent {
 /// only when there is something to read.
 class StandardInput final : public Input {
  public:
-  explicit StandardInput(InputContext& context);
+  explicit StandardInput(InputContext& shared);
 
  private:
   void on_end_of_stream() override { end(); }
@@ -21,7 +21,7 @@ class StandardInput final : public Input {
 class FifoInput final : public Input {
  public:
   /// Creates the FIFO when it is missing. Throws `Error`.
-  FifoInput(InputContext& context, const std::string& path);
+  FifoInput(InputContext& shared, const std::string& path);
 
  private:
   void on_end_of_stream() override;
