@@ -1,0 +1,117 @@
+// What others do to the merger's files: nobody who may only read or write an instance can keep its merger from serving.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "core/instance.h"
+#include "process_support.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
+
+namespace shmstate::test {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+constexpr uid_t kSomebody = 65533;
+
+class Hostile : public ::testing::Test {
+ protected:
+  TestDirectory directory_;
+  fs::path instance_ = directory_ / "plant";
+};
+
+// A lock that needs read permission only must not look like another merger.
+TEST_F(Hostile, ReaderThatLocksControlDoesNotKeepAMergerFromStarting) {
+  { Program merger = start_merger(instance_); }
+  const os::Fd control = os::open_file(instance_ / "control", O_RDONLY);
+  ASSERT_TRUE(os::try_lock(control.get(), kLifeByte, false));
+  const Program merger = start_merger(instance_);
+  EXPECT_TRUE(Reader(instance_.string()).merger_running());
+}
+
+// The merger's mapping of the doorbell survives that; it then looks at the rings ten times a second.
+TEST_F(Hostile, TruncatedDoorbellDoesNotKillTheMerger) {
+  Program merger = start_merger(instance_);
+  Child pusher([this] {
+    Writer writer(instance_.string(), {.name = "w"});
+    must_be_ok(writer.set("before", 1), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+    must(::truncate((instance_ / "doorbell").c_str(), 0) == 0, "cannot truncate");
+    std::this_thread::sleep_for(500ms);
+  });
+  EXPECT_EQ(pusher.verdict(), "");
+  EXPECT_FALSE(merger.has_ended()) << merger.output();
+  EXPECT_EQ(Reader(instance_.string()).get<std::int64_t>("before"), 1);
+  merger.signal(SIGTERM);
+  EXPECT_EQ(merger.wait(), 0) << merger.output();
+
+  const Program next = start_merger(instance_);  // makes it whole again
+  Writer writer(instance_.string(), {.name = "w"});
+  EXPECT_EQ(writer.set("after", 2), Status::kOk);
+  EXPECT_EQ(writer.flush(kPatience), Status::kOk);
+}
+
+// The modes are those that were asked for, whatever the umask of the merger is.
+TEST_F(Hostile, UmaskOfTheMergerTakesNoRightsFromTheGroup) {
+  const mode_t before = ::umask(077);
+  const Program merger = start_merger(instance_, {"--mode", "0750"});
+  ::umask(before);
+  const auto mode = [this](const char* name) {
+    struct stat info {};
+    EXPECT_EQ(::stat((instance_ / name).c_str(), &info), 0);
+    return info.st_mode & 07777;
+  };
+  EXPECT_EQ(mode("control"), 0640U);
+  EXPECT_EQ(mode("snapshot"), 0640U);
+  EXPECT_EQ(mode("doorbell"), 0660U);
+  EXPECT_EQ(mode("rings"), 03770U);
+  EXPECT_EQ(mode("merger.lock"), 0600U);
+}
+
+// A writer that locks the merger out of its ring loses the ring, and hinders nobody.
+TEST_F(Hostile, RingThatTheMergerMayNotOpenDoesNotKeepItFromStarting) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to run a merger as another user";
+  const ProgramSettings as_somebody{.input = "", .uid = kSomebody};
+  fs::create_directory(instance_);
+  ASSERT_EQ(::chown(instance_.c_str(), kSomebody, kSomebody), 0);
+  const auto serves = [](const Program& merger) { return merger.output().find(" at epoch ") != std::string::npos; };
+  std::optional<Writer> writer;
+  {
+    const Program merger = launch_merger(instance_, {}, as_somebody);
+    eventually("a merger", [&] { return serves(merger); });
+    writer.emplace(instance_.string(), WriterOptions{.name = "hostile"});
+    ASSERT_EQ(writer->set("key", 1), Status::kOk);
+    ASSERT_EQ(writer->flush(kPatience), Status::kOk);
+  }
+  for (const fs::directory_entry& ring : fs::directory_iterator(instance_ / "rings")) {
+    ASSERT_EQ(::chown(ring.path().c_str(), 0, 0), 0);
+    ASSERT_EQ(::chmod(ring.path().c_str(), 0600), 0);
+  }
+  const Program merger = launch_merger(instance_, {}, as_somebody);
+  eventually("a merger again", [&] { return serves(merger); });
+  EXPECT_EQ(Reader(instance_.string()).get<std::int64_t>("key"), 1);
+  eventually("the ring is removed", [&] { return fs::is_empty(instance_ / "rings"); });
+}
+
+// A writer whose instance is removed while no merger runs learns it when it waits.
+TEST_F(Hostile, WriterOfARemovedInstanceIsTold) {
+  { const Program merger = start_merger(instance_); }
+  Writer writer(instance_.string(), {.name = "w"});
+  ASSERT_EQ(writer.set("key", 1), Status::kOk);
+  fs::remove_all(instance_);
+  EXPECT_EQ(writer.flush(kPatience), Status::kNoInstance);
+}
+
+}  // namespace
+}  // namespace shmstate::test
