@@ -172,6 +172,14 @@ class Witness {
     }
   }
 
+  /// A pin that is given holds: what is found is of that epoch, not of one that is being written.
+  void check_pin() {
+    const Snapshot snapshot = reader_.snapshot();
+    check_epoch(snapshot.epoch());
+    const std::int64_t count = snapshot.get<std::int64_t>(scripts_[0].count()).value_or(0);
+    must(count >= seen_[0].batch && !snapshot.expired(), "a pinned buffer was written");
+  }
+
   /// The whole state.
   void check_snapshot() {
     const Snapshot snapshot = reader_.snapshot();
@@ -239,8 +247,9 @@ void witness_snapshots(const std::string& instance, Observed& observed) {
   Witness witness(instance);
   while (!observed.stop.load(std::memory_order_relaxed)) {
     for (int i = 0; i < 100; ++i) witness.check_get_many();
+    for (int i = 0; i < 500; ++i) witness.check_pin();
     witness.check_snapshot();
-    observed.snapshots_checked.fetch_add(101, std::memory_order_relaxed);
+    observed.snapshots_checked.fetch_add(601, std::memory_order_relaxed);
   }
 }
 
@@ -382,10 +391,9 @@ TEST_F(ReadYourWrites, WithTheMergerAsleepBeforeEachPush) {
 
 // The first thing that a new writer flushes is readable, also for a reader that attaches only then.
 TEST_F(ReadYourWrites, RightAfterAttaching) {
-  const Turn attach_and_write = [&](std::int64_t round) { writer_of_one_key()(round); };
-  const Turn attach_and_read = [&](std::int64_t round) { reader_of_one_key()(round); };
-  take_turns(
-      is_long_run() ? 30'000 : 500, [&] { return attach_and_write; }, [&] { return attach_and_read; });
+  const auto make_writer = [&]() -> Turn { return [&](std::int64_t round) { writer_of_one_key()(round); }; };
+  const auto make_reader = [&]() -> Turn { return [&](std::int64_t round) { reader_of_one_key()(round); }; };
+  take_turns(is_long_run() ? 30'000 : 500, make_writer, make_reader);
 }
 
 // A flushed batch is readable with all its keys.

@@ -254,6 +254,53 @@ TEST_F(Lifecycle, WritersPushWhileTheMergerIsDown) {
   eventually("the removal of the ended writer's ring", [&] { return inspect(instance_).rings.size() == 1; });
 }
 
+// An ephemeral key goes when its writer is killed, also while the merger is down; what else the writer set stays.
+TEST_F(Lifecycle, EphemeralKeysGoWithTheirWriter) {
+  Program merger = start_merger(instance_);
+  const auto hold_key = [&](const std::string& key) {
+    Writer writer(instance_);
+    must_be_ok(writer.set(key, 1, {.ttl = 0ns, .ephemeral = true, .version = {}}), "set");
+    must_be_ok(writer.set(key + " stays", 1), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+    eventually("the end", [&] { return load_->stop.load(); });
+  };
+  children_.emplace_back([&] { hold_key("first"); });
+  children_.emplace_back([&] { hold_key("second"); });
+  const Reader reader(instance_);
+  const auto has = [&](const std::string& key) { return reader.get<std::int64_t>(key).has_value(); };
+  eventually("both keys", [&] { return has("first") && has("second"); });
+  children_[0].kill();
+  eventually("the erasure of the first key", [&] { return !has("first"); });
+  merger.kill();
+  children_[1].kill();
+  EXPECT_TRUE(has("second"));
+  merger = start_merger(instance_);
+  eventually("the erasure of the second key", [&] { return !has("second"); });
+  EXPECT_TRUE(has("first stays") && has("second stays"));
+}
+
+// When an instance is removed under a running merger, the merger ends with a failure, writers are told, and readers go
+// over to the new instance that the next merger creates.
+TEST_F(Lifecycle, RemovedInstanceIsMadeAnew) {
+  Program merger = start_merger(instance_);
+  Writer writer(instance_);
+  const Reader reader(instance_);
+  ASSERT_EQ(writer.set("key", "old"), Status::kOk);
+  ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+  fs::remove_all(instance_);
+  EXPECT_EQ(merger.wait(), 1) << merger.output();
+  EXPECT_EQ(reader.get<std::string>("key"), "old");
+  ASSERT_EQ(writer.set("key", "lost"), Status::kOk);
+  EXPECT_EQ(writer.flush(kPatience), Status::kNoInstance);
+
+  merger = start_merger(instance_);
+  Writer new_writer(instance_);
+  ASSERT_EQ(new_writer.set("key", "new"), Status::kOk);
+  ASSERT_EQ(new_writer.flush(kPatience), Status::kOk);
+  eventually("the reader's change to the new instance", [&] { return reader.get<std::string>("key") == "new"; });
+  EXPECT_EQ(reader.status().reattach_count, 1U);
+}
+
 // A merger that was asked to leaves nothing behind.
 TEST_F(Lifecycle, RemoveAtExitRemovesTheInstance) {
   Program merger = start_merger(instance_, {"--remove-at-exit"});
@@ -388,12 +435,15 @@ TEST_F(HeldSnapshot, ExpiredPinStallsOnlyOnce) {
 TEST_F(HeldSnapshot, IsKeptWithoutAMaximumPinTime) {
   look_ = must_hold_the_old_value;
   start({"--buffers", "2", "--pin-time-max", "0s"});
-  for (int i = 1; i <= 1000; ++i) ASSERT_EQ(writer_->set("key", i), Status::kOk);
-  eventually("a stall", [&] { return statistic(instance_, "pin_stalls") == 1; });
+  int last = 0;
+  eventually("a stall", [&] {  // one more publish fits before it
+    EXPECT_EQ(writer_->set("key", ++last), Status::kOk);
+    return statistic(instance_, "pin_stalls") == 1;
+  });
   EXPECT_EQ(writer_->flush(200ms), Status::kTimeout);
   finish();
   EXPECT_EQ(writer_->flush(kPatience), Status::kOk);
-  EXPECT_EQ(Reader(instance_).get<std::int64_t>("key"), 1000);
+  EXPECT_EQ(Reader(instance_).get<std::int64_t>("key"), last);
 }
 
 // While the merger is stopped, readers read on, writers push until their rings are full, and no second merger takes
@@ -425,6 +475,27 @@ TEST_F(StoppedParticipants, StoppedMergerStopsNobodyElse) {
   EXPECT_EQ(patient.flush(kPatience), Status::kTimeout) << "the first failure is reported, after the wait";
   EXPECT_EQ(reader.get<std::int64_t>("count"), accepted);
   EXPECT_EQ(reader.get<std::int64_t>("patient"), accepted_patient);
+}
+
+// A writer that conflates never waits for a stopped merger, however much it pushes, and loses no last word and no sum.
+TEST_F(StoppedParticipants, ConflatingWriterOutlastsAStoppedMerger) {
+  constexpr int kKeys = 100;
+  constexpr int kPushes = 200'000;
+  const Program merger = start_merger(instance_);
+  Writer writer(instance_, {.name = "w", .ring_bytes = std::size_t{64} << 10, .when_full = WhenFull::kConflate});
+  merger.stop();
+  for (int i = 0; i < kPushes; ++i) {
+    ASSERT_EQ(writer.set("key/" + std::to_string(i % kKeys), i), Status::kOk);
+    ASSERT_EQ(writer.add("count", 1), Status::kOk);
+  }
+  EXPECT_GT(writer.counters().conflated, 0U);
+  merger.go_on();
+  EXPECT_EQ(writer.flush(kPatience), Status::kOk);
+  const Reader reader(instance_);
+  EXPECT_EQ(reader.get<std::int64_t>("count"), kPushes);
+  for (int i = kPushes - kKeys; i < kPushes; ++i) {
+    EXPECT_EQ(reader.get<std::int64_t>("key/" + std::to_string(i % kKeys)), i);
+  }
 }
 
 }  // namespace

@@ -37,8 +37,11 @@ std::string own_counter(std::size_t writer) { return "writer/" + std::to_string(
 std::string shared_counter(std::size_t index) { return "shared/" + std::to_string(index); }
 
 /// Each batch adds to a counter that all writers share, to their sum, and to the writer's own counter.
-void add_to_counters(const std::string& instance, Accepted& accepted, std::size_t index, std::int64_t batches) {
-  Writer writer(instance, {.name = own_counter(index), .ring_bytes = std::size_t{64} << 10, .full_timeout = kPatience});
+void add_to_counters(const std::string& instance, bool shared, Accepted& accepted, std::size_t index,
+                     std::int64_t batches) {
+  Writer writer(
+      instance,
+      {.name = own_counter(index), .ring_bytes = std::size_t{64} << 10, .full_timeout = kPatience, .shared = shared});
   for (std::int64_t i = 0; i < batches; ++i) {
     Batch batch = writer.batch();
     batch.add(shared_counter(static_cast<std::size_t>(i) % kCounters), 1);
@@ -49,9 +52,13 @@ void add_to_counters(const std::string& instance, Accepted& accepted, std::size_
   }
 }
 
+class ManyProcesses : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Rings, ManyProcesses, testing::Bool(),
+                         [](const auto& shared) { return shared.param ? "Shared" : "Own"; });
+
 // What 64 processes add to shared counters adds up exactly, also when half of them are killed while they push; and no
 // ring is left when they have ended.
-TEST(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
+TEST_P(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   const TestDirectory directory;
   const std::string instance = directory / "plant";
   const Board<Accepted> accepted;
@@ -60,7 +67,7 @@ TEST(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   std::vector<Child> writers;
   for (std::size_t i = 0; i < kWriters; ++i) {
     const std::int64_t batches = is_killed(i) ? INT64_MAX : is_long_run() ? 100'000 : 3'000;
-    writers.emplace_back([&, i, batches] { add_to_counters(instance, *accepted, i, batches); });
+    writers.emplace_back([&, i, batches] { add_to_counters(instance, GetParam(), *accepted, i, batches); });
   }
   for (std::size_t i = 0; i < kWriters; ++i) {
     if (!is_killed(i)) continue;
@@ -88,6 +95,29 @@ TEST(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   EXPECT_EQ(reader.get<double>("sum"), static_cast<double>(total) / 2);
   EXPECT_EQ(statistic(instance, "rings_quarantined"), 0U);
   eventually("no ring in the status", [&] { return inspect(instance).rings.empty(); });
+}
+
+// Processes that come and go all the time share one ring, which is removed and made again between them; nothing of what
+// they push is lost.
+TEST_P(ManyProcesses, ComeAndGo) {
+  const TestDirectory directory;
+  const std::string instance = directory / "plant";
+  const Program merger = start_merger(instance);
+  constexpr int kProcesses = 8;
+  const int visits = is_long_run() ? 5000 : 200;
+  std::vector<Child> visitors;
+  for (int i = 0; i < kProcesses; ++i) {
+    visitors.emplace_back([&] {
+      for (int visit = 0; visit < visits; ++visit) {
+        Writer writer(instance, {.name = "visitor", .full_timeout = kPatience, .shared = GetParam()});
+        must_be_ok(writer.add("visits", 1), "add");
+        if (visit % 10 == 0) std::this_thread::sleep_for(1ms);
+      }
+    });
+  }
+  expect_kept(visitors);
+  eventually("the removal of all rings", [&] { return fs::is_empty(fs::path(instance) / "rings"); });
+  EXPECT_EQ(Reader(instance).get<std::int64_t>("visits"), kProcesses * visits);
 }
 
 // ---- MillionKeys
@@ -210,6 +240,9 @@ std::uint64_t cpu_time_ns(pid_t pid) {
 
 // A merger with nothing to do, with a writer and a reader attached, takes less than 10 ms of CPU time in 10 s.
 TEST(IdleMerger, TakesNoMeasurableCpuTime) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer takes CPU time of its own";
+#endif
   const TestDirectory directory;
   const std::string instance = directory / "plant";
   Program merger = start_merger(instance);

@@ -177,7 +177,7 @@ Child::Child(const std::function<void()>& body) {
 std::string Child::verdict() {
   try {
     const int exit_code = wait();
-    const std::string complaint = read_all(pipe_);
+    std::string complaint = read_all(pipe_);
     if (exit_code == 0 || !complaint.empty()) return complaint;
     return "ended with exit code " + std::to_string(exit_code);
   } catch (const Broken& too_long) {
