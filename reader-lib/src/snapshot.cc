@@ -71,7 +71,7 @@ bool Snapshot::Iterator::find_in_segment(const BufferView& view) {
   const Impl& impl = *snapshot_->impl_;
   while (slot_ < layout::kSegmentSlots) {
     const layout::Segment& segment = view.segment(page_);
-    const std::uint32_t group = slot_ / layout::kGroupSlots;
+    const auto group = static_cast<std::uint32_t>(slot_ / layout::kGroupSlots);
     const std::uint32_t occupied = TagWords(segment.groups[group]).occupied() >> slot_ % layout::kGroupSlots;
     if (occupied == 0) {  // nothing left in this group
       slot_ = static_cast<std::uint32_t>((group + 1) * layout::kGroupSlots);
