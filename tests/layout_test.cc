@@ -227,7 +227,13 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"Operation::kSet", number(Operation::kSet), 1},
       {"Operation::kErase", number(Operation::kErase), 2},
       {"Operation::kAdd", number(Operation::kAdd), 3},
+      {"Operation::kMax", number(Operation::kMax), 4},
+      {"Operation::kMin", number(Operation::kMin), 5},
       {"kBatchContinues", number(kBatchContinues), 1},
+      {"kEphemeral", number(kEphemeral), 2},
+      {"kHasTtl", number(kHasTtl), 4},
+      {"kHasVersion", number(kHasVersion), 8},
+      {"kHasHint", number(kHasHint), 16},
       {"FeedKind::kChanged", number(FeedKind::kChanged), 1},
       {"FeedKind::kMoved", number(FeedKind::kMoved), 2},
       {"FeedKind::kErased", number(FeedKind::kErased), 3},
@@ -292,9 +298,9 @@ TEST(LayoutTest, RingFilesAreNamedByTheirIdInHex) {
   EXPECT_EQ(ring_id_of("0123456789abcdef"), 0x0123'4567'89ab'cdefU) << kRemedy;
 }
 
-std::string record_hex(const Mutation& mutation, std::uint8_t flags = 0) {
+std::string record_hex(const Mutation& mutation, std::uint8_t batch_flag = 0) {
   alignas(8) std::array<std::byte, 128> record{};
-  encode_record(record.data(), mutation, flags);
+  encode_record(record.data(), mutation, batch_flag);
   return hex(record.data(), record_bytes(mutation));
 }
 
@@ -335,7 +341,7 @@ class LayoutOfAnInstance : public testing::Test {
     const BufferView view(current(), instance_.owner().geometry().pages_max());
     Location at;
     SlotHead head;
-    const Key wanted{.bytes = key, .hash = hash_key(key, instance_.owner().geometry().hash_seed)};
+    const HashedKey wanted{.bytes = key, .hash = hash_key(key, instance_.owner().geometry().hash_seed)};
     if (view.find(wanted, at, head) != BufferView::Found::kYes) return "not found";
     return hex(&view.segment(at.page).slots[at.slot], sizeof(layout::Slot));
   }
@@ -417,14 +423,15 @@ TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {
 }
 
 TEST(LayoutTest, StatisticsKeepTheirPlaces) {
-  constexpr std::array<std::string_view, 22> kNames{"mutations_applied", "mutations_rejected",  "publishes",
+  constexpr std::array<std::string_view, 25> kNames{"mutations_applied", "mutations_rejected",  "publishes",
                                                     "turn_duration_max", "turn_duration_total", "lines_copied",
                                                     "rings_live",        "rings_seen",          "rings_quarantined",
                                                     "rings_refused",     "pin_stalls",          "pin_stall_total",
                                                     "pin_stall_max",     "pins_expired",        "entries",
                                                     "segments",          "segment_splits",      "pages_committed",
                                                     "pages_free",        "heap_bytes",          "sleeps",
-                                                    "commit_failures"};
+                                                    "commit_failures",   "tombstones",          "mutations_superseded",
+                                                    "entries_expired"};
   ASSERT_GE(kStatDescriptions.size(), kNames.size()) << kRemedy;
   for (std::size_t i = 0; i < kNames.size(); ++i) EXPECT_EQ(kStatDescriptions[i].name, kNames[i]) << kRemedy;
 }

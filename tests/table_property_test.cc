@@ -43,30 +43,54 @@ struct Change {
   }
 };
 
+// To a writer or to a batch.
+template <typename To>
+Status push(To& to, const Mutation& mutation) {
+  switch (mutation.operation) {
+    case Operation::kSet: return to.set(mutation.key, mutation.value);
+    case Operation::kErase: return to.erase(mutation.key);
+    case Operation::kAdd: return to.add(mutation.key, mutation.value);
+    case Operation::kMax: return to.max(mutation.key, mutation.value);
+    case Operation::kMin: return to.min(mutation.key, mutation.value);
+  }
+  return Status::kInvalidArgument;
+}
+
 // ---- the model
+
+// What add, max and min make of two numbers; nothing when a sum overflows.
+template <typename Number>
+std::optional<Number> combined(Operation operation, Number old, Number operand) {
+  if (operation == Operation::kMax) return operand > old ? operand : old;
+  if (operation == Operation::kMin) return operand < old ? operand : old;
+  if constexpr (std::is_same_v<Number, std::int64_t>) {
+    const bool overflows = operand > 0 ? old > kInt64Max - operand : old < kInt64Min - operand;
+    if (overflows) return std::nullopt;
+  }
+  return old + operand;
+}
 
 // What the merger must make of a change: kOk, or the reason for which it must refuse it.
 Status apply(Entries& entries, const Change& change) {
-  const auto entry = entries.find(change.key);
-  switch (change.operation) {
-    case Operation::kErase: entries.erase(change.key); return Status::kOk;
-    case Operation::kSet: entries.insert_or_assign(change.key, change.value); return Status::kOk;
-    default: break;  // add: the only other one here
+  if (change.operation == Operation::kErase) {
+    entries.erase(change.key);
+    return Status::kOk;
   }
-  if (entry == entries.end()) {
-    entries.emplace(change.key, change.value);
+  const auto [entry, is_new] = entries.try_emplace(change.key, change.value);
+  if (is_new) return Status::kOk;
+  if (change.operation == Operation::kSet) {
+    entry->second = change.value;
     return Status::kOk;
   }
   if (entry->second.index() != change.value.index()) return Status::kWrongType;
-  if (auto* const sum = std::get_if<double>(&entry->second)) {
-    *sum += std::get<double>(change.value);
+  if (auto* const number = std::get_if<double>(&entry->second)) {
+    *number = *combined(change.operation, *number, std::get<double>(change.value));
     return Status::kOk;
   }
-  std::int64_t sum = 0;
-  if (__builtin_add_overflow(std::get<std::int64_t>(entry->second), std::get<std::int64_t>(change.value), &sum)) {
-    return Status::kOutOfRange;
-  }
-  entry->second = sum;
+  auto& number = std::get<std::int64_t>(entry->second);
+  const auto result = combined(change.operation, number, std::get<std::int64_t>(change.value));
+  if (!result) return Status::kOutOfRange;
+  number = *result;
   return Status::kOk;
 }
 
@@ -131,7 +155,9 @@ Change random_change(Random& random, const std::vector<std::string>& keys) {
   const std::string& key = keys[random.below(keys.size())];
   const std::size_t dice = random.below(100);
   if (dice < 20) return {Operation::kErase, key, {}};
-  if (dice < 45) return {Operation::kAdd, key, random_number(random)};
+  if (dice < 40) return {Operation::kAdd, key, random_number(random)};
+  if (dice < 44) return {Operation::kMax, key, random_number(random)};
+  if (dice < 48) return {Operation::kMin, key, random_number(random)};
   if (dice < 65) return {Operation::kSet, key, random_number(random)};
   return {Operation::kSet, key, random_value_bytes(random)};
 }
@@ -148,12 +174,7 @@ class Producer {
   void push_one() {
     const Change change = random_change(random_, keys_);
     const Mutation mutation = change.mutation();
-    Status status = Status::kOk;
-    switch (change.operation) {
-      case Operation::kSet: status = writer_->set(mutation.key, mutation.value); break;
-      case Operation::kAdd: status = writer_->add(mutation.key, mutation.value); break;
-      case Operation::kErase: status = writer_->erase(mutation.key); break;
-    }
+    const Status status = push(*writer_, mutation);
     expect_possible(status, record_bytes(mutation));
     if (status == Status::kOk) pushed_.push_back({change});
   }
@@ -166,11 +187,7 @@ class Producer {
       changes.push_back(random_change(random_, keys_));
       const Mutation mutation = changes.back().mutation();
       bytes += record_bytes(mutation);
-      switch (mutation.operation) {
-        case Operation::kSet: batch.set(mutation.key, mutation.value); break;
-        case Operation::kAdd: batch.add(mutation.key, mutation.value); break;
-        case Operation::kErase: batch.erase(mutation.key); break;
-      }
+      push(batch, mutation);
     }
     if (random_.chance(10)) return;  // dropped: it must leave no trace
     const Status status = batch.commit();

@@ -1,0 +1,590 @@
+// The writer: what it accepts, what it refuses and why, and what it tells about what became of it.
+#include "shmstate/writer.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <bit>
+#include <limits>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/record.h"
+#include "shmstate/inspect.h"
+#include "test_instance.h"
+
+namespace shmstate {
+namespace {
+
+using namespace std::chrono_literals;
+using test::EngineThread;
+using test::error_of;
+using test::ring_of;
+using test::TestInstance;
+using ::testing::HasSubstr;
+
+constexpr std::int64_t kInt64Max = std::numeric_limits<std::int64_t>::max();
+constexpr std::size_t kSmallRing = kRingBytesMin;
+
+class WriterTest : public testing::Test {
+ protected:
+  void SetUp() override { instance_.pump(); }
+  [[nodiscard]] std::optional<Value> read(std::string_view key) const { return reader_.get<Value>(key); }
+  [[nodiscard]] std::optional<std::int64_t> read_int64(std::string_view key) const {
+    return reader_.get<std::int64_t>(key);
+  }
+  /// Pushes until the ring is full; returns how many.
+  static std::uint64_t fill(Writer& writer) {
+    std::uint64_t count = 0;
+    while (writer.set("filler", 1) == Status::kOk) ++count;
+    return count;
+  }
+
+  TestInstance instance_;
+  Reader reader_ = instance_.reader();
+  Writer writer_ = instance_.writer();
+};
+
+// ---- what is refused
+
+TEST_F(WriterTest, AMutationThatCannotBeIsRefusedAndNothingIsPushed) {
+  const std::string long_key(kKeyBytesMax + 1, 'k');
+  const std::string big_value(kValueBytesMax + 1, 'v');
+  EXPECT_EQ(writer_.set("", 1), Status::kKeyEmpty);
+  EXPECT_EQ(writer_.add("", 1), Status::kKeyEmpty);
+  EXPECT_EQ(writer_.erase(""), Status::kKeyEmpty);
+  EXPECT_EQ(writer_.set(long_key, 1), Status::kKeyTooLong);
+  EXPECT_EQ(writer_.add(long_key, 1), Status::kKeyTooLong);
+  EXPECT_EQ(writer_.erase(long_key), Status::kKeyTooLong);
+  EXPECT_EQ(writer_.set("k", big_value), Status::kValueTooBig);
+  EXPECT_EQ(writer_.set("k", std::numeric_limits<std::uint64_t>::max()), Status::kOutOfRange);
+  EXPECT_EQ(writer_.set("k", std::uint64_t{1} << 63), Status::kOutOfRange);
+  EXPECT_EQ(writer_.add("k", std::uint64_t{1} << 63), Status::kOutOfRange);
+  EXPECT_EQ(writer_.add("k", "1"), Status::kWrongType);
+  EXPECT_EQ(writer_.add("k", ""), Status::kWrongType);
+  EXPECT_EQ(writer_.ticket(), 0U);
+  EXPECT_EQ(writer_.counters().pushed, 0U);
+  EXPECT_EQ(writer_.counters().failed, 12U);
+  instance_.pump();
+  EXPECT_EQ(reader_.snapshot().size(), 0U);
+}
+
+TEST_F(WriterTest, WhatIsJustWithinTheLimitsIsAccepted) {
+  const std::string key(kKeyBytesMax, 'k');
+  const std::string value(kValueBytesMax, 'v');
+  EXPECT_EQ(writer_.set(key, value), Status::kOk);
+  EXPECT_EQ(writer_.set("max", std::uint64_t{kInt64Max}), Status::kOk);
+  EXPECT_EQ(writer_.set("min", std::numeric_limits<std::int64_t>::min()), Status::kOk);
+  EXPECT_EQ(writer_.set("true", true), Status::kOk);
+  EXPECT_EQ(writer_.set("byte", std::uint8_t{255}), Status::kOk);
+  EXPECT_EQ(writer_.set("float", 0.5F), Status::kOk);
+  instance_.pump();
+  EXPECT_EQ(read(key), Value(value));
+  EXPECT_EQ(read("max"), Value(kInt64Max));
+  EXPECT_EQ(read("min"), Value(std::numeric_limits<std::int64_t>::min()));
+  EXPECT_EQ(read("true"), Value(std::int64_t{1}));
+  EXPECT_EQ(read("byte"), Value(std::int64_t{255}));
+  EXPECT_EQ(read("float"), Value(0.5));
+}
+
+TEST_F(WriterTest, AMutationLargerThanTheRingIsRefusedForEver) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  const std::size_t room = kSmallRing - record_bytes(1, 0, 0);
+  EXPECT_EQ(small.set("k", std::string(room + 1, 'v')), Status::kMutationTooBig);
+  EXPECT_EQ(small.set("k", std::string(room, 'v')), Status::kOk) << "one that fills the ring completely is not";
+  EXPECT_EQ(small.set("k", 1), Status::kRingFull);
+  instance_.pump();
+  EXPECT_EQ(read("k"), Value(std::string(room, 'v')));
+}
+
+TEST_F(WriterTest, AFullRingFailsAtOnceWhenToldSo) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  const std::uint64_t count = fill(small);
+  EXPECT_EQ(count, kSmallRing / record_bytes(6, 8, 0));
+  const Ticket ticket = small.ticket();
+  EXPECT_EQ(small.erase("k"), Status::kOk) << "a smaller one still fits";
+  while (small.erase("k") == Status::kOk) {
+  }
+  EXPECT_EQ(small.add("k", 1), Status::kRingFull);
+  EXPECT_GT(small.ticket(), ticket);
+  instance_.pump();
+  EXPECT_EQ(small.set("k", 1), Status::kOk);
+}
+
+TEST_F(WriterTest, AFullRingBlocksForItsTimeoutAndNotForEver) {
+  WriterOptions options = ring_of(kSmallRing, WhenFull::kBlock);
+  options.full_timeout = 20ms;
+  Writer small = instance_.writer(options);
+  while (small.counters().failed == 0) small.set("filler", 1);
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_EQ(small.set("k", 1), Status::kTimeout);
+  EXPECT_GE(std::chrono::steady_clock::now() - began, 20ms);
+}
+
+TEST_F(WriterTest, ABlockedWriterGoesOnWhenTheMergerMakesRoom) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  fill(small);
+  WriterOptions options = ring_of(kSmallRing, WhenFull::kBlock);
+  options.full_timeout = 1h;
+  Writer blocking = instance_.writer(options);
+  std::jthread pushing([&] {
+    for (int i = 0; i < test::steps(50'000); ++i) ASSERT_EQ(blocking.add("sum", 1), Status::kOk);
+  });
+  const EngineThread merging(instance_);
+  pushing.join();
+  EXPECT_EQ(blocking.flush(1h), Status::kOk);
+  EXPECT_EQ(read_int64("sum"), test::steps(50'000));
+}
+
+TEST_F(WriterTest, ARefusedRingSaysSoWhenItIsFlushedAndWhenItIsFull) {
+  TestInstance instance({.ring_count_max = 1});
+  const Writer first = instance.writer();
+  instance.pump();
+  Writer refused = instance.writer(ring_of(kSmallRing));
+  EXPECT_EQ(refused.set("k", 1), Status::kOk);
+  instance.pump();
+  EXPECT_EQ(refused.flush(1h), Status::kRingRefused) << "at once";
+  while (refused.set("k", 1) == Status::kOk) {
+  }
+  EXPECT_EQ(refused.set("k", 1), Status::kRingRefused);
+}
+
+TEST_F(WriterTest, AQuarantinedRingSaysSoWhenItIsFlushedAndWhenItIsFull) {
+  Writer bad = instance_.writer(ring_of(kSmallRing));
+  bad.set("k", 1);
+  std::memset(instance_.open_ring(bad).at(0), 0xff, 8);
+  instance_.pump();
+  EXPECT_EQ(bad.flush(1h), Status::kRingQuarantined) << "at once";
+  while (bad.set("k", 1) == Status::kOk) {
+  }
+  EXPECT_EQ(bad.set("k", 1), Status::kRingQuarantined);
+}
+
+// ---- what the merger refuses
+
+TEST_F(WriterTest, WhatTheMergerRefusesIsCountedByItsReason) {
+  writer_.set("text", "x");
+  writer_.set("int", kInt64Max);
+  writer_.set("float", 1.0);
+  writer_.add("text", 1);
+  writer_.add("text", 1.0);
+  writer_.add("int", 1.0);
+  writer_.add("float", 1);
+  writer_.add("int", 1);
+  writer_.add("int", -1);
+  instance_.pump();
+  EXPECT_EQ(writer_.rejected(Status::kWrongType), 4U);
+  EXPECT_EQ(writer_.rejected(Status::kOutOfRange), 1U);
+  EXPECT_EQ(writer_.rejected(Status::kNoMemory), 0U);
+  EXPECT_EQ(writer_.rejected(Status::kTimeout), 0U);
+  EXPECT_EQ(writer_.counters().rejected, 5U);
+  EXPECT_EQ(writer_.counters().applied, 4U);
+  EXPECT_EQ(read("text"), Value("x"));
+  EXPECT_EQ(read("int"), Value(kInt64Max - 1));
+  EXPECT_EQ(read("float"), Value(1.0));
+}
+
+TEST_F(WriterTest, ARejectionIsReportedByTheNextFlushAndNotAgain) {
+  writer_.set("text", "x");
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+  writer_.add("text", 1);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kRejected);
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+  writer_.add("text", 1);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kRejected);
+}
+
+TEST_F(WriterTest, RejectionsAreThoseOfTheWriterThatCausedThem) {
+  Writer other = instance_.writer();
+  writer_.set("text", "x");
+  instance_.pump();
+  other.add("text", 1);
+  instance_.pump();
+  EXPECT_EQ(other.counters().rejected, 1U);
+  EXPECT_EQ(writer_.counters().rejected, 0U);
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+}
+
+// ---- flush, tickets, counters
+
+TEST_F(WriterTest, AnIgnoredFailureIsReportedByTheNextFlushAndNotAgain) {
+  writer_.set("", 1);
+  writer_.add("k", "text");
+  writer_.set("k", 1);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kKeyEmpty) << "the first one";
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+}
+
+TEST_F(WriterTest, AFailureIsNotForgottenWhenTheFlushTimesOut) {
+  writer_.set("", 1);
+  writer_.set("k", 1);
+  EXPECT_EQ(writer_.flush(0ns), Status::kTimeout);
+  EXPECT_EQ(writer_.flush(1ms), Status::kTimeout);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kKeyEmpty);
+}
+
+TEST_F(WriterTest, AfterAFlushReadersSeeEverythingPushedBefore) {
+  const EngineThread merging(instance_);
+  for (int i = 0; i < test::steps(2'000); ++i) {
+    writer_.set("k", i);
+    ASSERT_EQ(writer_.flush(1h), Status::kOk);
+    ASSERT_EQ(read_int64("k"), i);
+  }
+}
+
+TEST_F(WriterTest, AFlushOfATicketDoesNotWaitForWhatCameLater) {
+  writer_.set("k", 1);
+  const Ticket first = writer_.ticket();
+  instance_.pump();
+  writer_.set("k", 2);
+  EXPECT_EQ(writer_.flush(first, 0ns), Status::kOk);
+  EXPECT_EQ(writer_.flush(0ns), Status::kTimeout);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+}
+
+TEST_F(WriterTest, WithNothingPushedAFlushIsDone) { EXPECT_EQ(writer_.flush(0ns), Status::kOk); }
+
+TEST_F(WriterTest, WithoutAMergerAFlushTimesOutAndLaterEverythingIsThere) {
+  instance_.stop();
+  writer_.set("k", 1);
+  EXPECT_EQ(writer_.flush(5ms), Status::kTimeout);
+  EXPECT_EQ(read("k"), std::nullopt);
+  instance_.start();
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+  EXPECT_EQ(read_int64("k"), 1);
+}
+
+TEST_F(WriterTest, AWriterThatComesWhileTheMergerIsDownIsServedWhenItIsBack) {
+  instance_.stop();
+  Writer late = instance_.writer();
+  late.set("k", 1);
+  instance_.start();
+  instance_.pump();
+  EXPECT_EQ(late.flush(0ns), Status::kOk);
+  EXPECT_EQ(read_int64("k"), 1);
+}
+
+TEST_F(WriterTest, ATicketIsAPositionInTheStream) {
+  EXPECT_EQ(writer_.ticket(), 0U);
+  writer_.set("12345678", 1);
+  EXPECT_EQ(writer_.ticket(), record_bytes(8, 8, 0));
+  writer_.set("", 1);
+  EXPECT_EQ(writer_.ticket(), record_bytes(8, 8, 0)) << "what fails has no place in it";
+  writer_.erase("k");
+  EXPECT_EQ(writer_.ticket(), record_bytes(8, 8, 0) + record_bytes(1, 0, 0));
+}
+
+TEST_F(WriterTest, CountersAddUp) {
+  for (int i = 0; i < 10; ++i) writer_.set("k", i);
+  writer_.set("", 1);
+  EXPECT_EQ(writer_.counters().pushed, 10U);
+  EXPECT_EQ(writer_.counters().failed, 1U);
+  EXPECT_EQ(writer_.counters().applied, 0U);
+  instance_.pump();
+  writer_.set("text", "x");
+  writer_.add("text", 1);
+  writer_.erase("missing");
+  instance_.pump();
+  EXPECT_EQ(writer_.counters().pushed, 13U);
+  EXPECT_EQ(writer_.counters().applied, 12U);
+  EXPECT_EQ(writer_.counters().rejected, 1U);
+}
+
+TEST_F(WriterTest, CountersOfTheMergerSurviveItsRestart) {
+  for (int i = 0; i < 10; ++i) writer_.set("k", i);
+  instance_.pump();
+  instance_.restart();
+  writer_.set("k", 1);
+  instance_.pump();
+  EXPECT_EQ(writer_.counters().applied, 11U);
+}
+
+// ---- mutations
+
+TEST_F(WriterTest, AddCreatesAMissingKeyWithTheTypeOfItsDelta) {
+  writer_.add("int", 5);
+  writer_.add("int", -7);
+  writer_.add("float", 0.5);
+  writer_.add("float", 0.25);
+  instance_.pump();
+  EXPECT_EQ(read("int"), Value(std::int64_t{-2}));
+  EXPECT_EQ(read("float"), Value(0.75));
+}
+
+TEST_F(WriterTest, SetReplacesAValueOfAnyType) {
+  const std::vector<Value> values{Value(std::int64_t{1}), Value(2.0), Value("text"), Value(std::string(5'000, 'x')),
+                                  Value("")};
+  for (const Value& before : values) {
+    for (const Value& after : values) {
+      writer_.set("k", before);
+      instance_.pump();
+      writer_.set("k", after);
+      instance_.pump();
+      ASSERT_EQ(read("k"), after);
+    }
+  }
+}
+
+TEST_F(WriterTest, KeysAreBytes) {
+  using namespace std::string_literals;
+  const std::vector<std::string> keys{"k", "k\0"s, "k\0\0"s, "\0"s, "\0\0"s, "\xff"s, "K", "k "};
+  for (std::size_t i = 0; i < keys.size(); ++i) writer_.set(keys[i], i);
+  instance_.pump();
+  for (std::size_t i = 0; i < keys.size(); ++i) EXPECT_EQ(read_int64(keys[i]), i);
+}
+
+TEST_F(WriterTest, ErasingAMissingKeyHasNoEffect) {
+  writer_.erase("missing");
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+  EXPECT_EQ(reader_.snapshot().size(), 0U);
+}
+
+// ---- batches
+
+TEST_F(WriterTest, ABatchIsPushedByItsCommitAndNotBefore) {
+  Batch batch = writer_.batch();
+  EXPECT_EQ(batch.set("a", 1), Status::kOk);
+  EXPECT_EQ(batch.add("b", 2), Status::kOk);
+  EXPECT_EQ(batch.erase("c"), Status::kOk);
+  EXPECT_EQ(writer_.ticket(), 0U);
+  EXPECT_EQ(writer_.counters().pushed, 0U);
+  EXPECT_EQ(batch.commit(), Status::kOk);
+  EXPECT_EQ(writer_.counters().pushed, 3U);
+  instance_.pump();
+  EXPECT_EQ(read_int64("a"), 1);
+  EXPECT_EQ(read_int64("b"), 2);
+}
+
+TEST_F(WriterTest, ABatchThatIsDroppedLeavesNoTrace) {
+  {
+    Batch batch = writer_.batch();
+    batch.set("a", 1);
+    batch.set("", 1);
+  }
+  EXPECT_EQ(writer_.batch().commit(), Status::kOk) << "an empty batch";
+  EXPECT_EQ(writer_.ticket(), 0U);
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+  EXPECT_EQ(writer_.counters().failed, 0U);
+}
+
+TEST_F(WriterTest, TheFirstErrorOfABatchSticksAndNothingIsPushed) {
+  Batch batch = writer_.batch();
+  EXPECT_EQ(batch.set("a", 1), Status::kOk);
+  EXPECT_EQ(batch.add("b", "text"), Status::kWrongType);
+  EXPECT_EQ(batch.set("", 1), Status::kWrongType) << "the first error";
+  EXPECT_EQ(batch.set("c", 1), Status::kWrongType);
+  EXPECT_EQ(batch.commit(), Status::kWrongType);
+  EXPECT_EQ(writer_.ticket(), 0U);
+  EXPECT_EQ(writer_.counters().failed, 4U) << "all of its mutations";
+  EXPECT_EQ(writer_.flush(0ns), Status::kWrongType);
+  EXPECT_EQ(batch.set("a", 2), Status::kOk) << "committing emptied it";
+  EXPECT_EQ(batch.commit(), Status::kOk);
+  instance_.pump();
+  EXPECT_EQ(read_int64("a"), 2);
+}
+
+TEST_F(WriterTest, ABatchLargerThanTheRingIsRefused) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  Batch batch = small.batch();
+  Status status = Status::kOk;
+  std::size_t count = 0;
+  for (; status == Status::kOk; ++count) status = batch.set("k", 1);
+  EXPECT_EQ(status, Status::kMutationTooBig);
+  EXPECT_EQ(count, kSmallRing / record_bytes(1, 8, 0) + 1) << "it may fill the ring completely";
+  EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
+  EXPECT_EQ(small.ticket(), 0U);
+}
+
+TEST_F(WriterTest, ABatchThatFillsTheRingCompletelyIsPushedAndApplied) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  Batch batch = small.batch();
+  for (std::size_t i = 0; i < kSmallRing / record_bytes(1, 8, 0); ++i) batch.add("k", 1);
+  EXPECT_EQ(batch.commit(), Status::kOk);
+  EXPECT_EQ(small.set("k", 1), Status::kRingFull);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), kSmallRing / record_bytes(1, 8, 0));
+}
+
+TEST_F(WriterTest, ABatchForWhichThereIsNoRoomIsNotPushedInPart) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  for (std::size_t i = 0; i < kSmallRing / record_bytes(1, 8, 0) - 5; ++i) small.set("k", 1);
+  const Ticket ticket = small.ticket();
+  Batch batch = small.batch();
+  for (int i = 0; i < 6; ++i) batch.set("in batch", 1);
+  EXPECT_EQ(batch.commit(), Status::kRingFull);
+  EXPECT_EQ(small.ticket(), ticket);
+  EXPECT_EQ(small.counters().failed, 6U);
+  instance_.pump();
+  EXPECT_EQ(read("in batch"), std::nullopt);
+}
+
+TEST_F(WriterTest, OtherMutationsMayBePushedWhileABatchIsOpen) {
+  Batch batch = writer_.batch();
+  batch.set("k", 1);
+  writer_.set("k", 2);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 2);
+  EXPECT_EQ(batch.commit(), Status::kOk);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 1);
+}
+
+TEST_F(WriterTest, ABatchCanBeUsedAgainAfterItsCommit) {
+  Batch batch = writer_.batch();
+  for (int i = 0; i < 10; ++i) {
+    batch.set("k", i);
+    batch.add("sum", i);
+    ASSERT_EQ(batch.commit(), Status::kOk);
+  }
+  EXPECT_EQ(batch.commit(), Status::kOk) << "an empty one";
+  EXPECT_EQ(writer_.counters().pushed, 20U);
+  instance_.pump();
+  EXPECT_EQ(read_int64("sum"), 45);
+}
+
+// ---- moving
+
+TEST_F(WriterTest, AMovedWriterGoesOnWithItsRing) {
+  writer_.set("k", 1);
+  const std::uint64_t id = writer_.ring_id();
+  Writer moved = std::move(writer_);
+  EXPECT_EQ(moved.ring_id(), id);
+  moved.set("k", 2);
+  instance_.pump();
+  EXPECT_EQ(moved.flush(0ns), Status::kOk);
+  EXPECT_EQ(moved.counters().pushed, 2U);
+  EXPECT_EQ(read_int64("k"), 2);
+  writer_ = std::move(moved);
+  writer_.set("k", 3);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 3);
+}
+
+TEST_F(WriterTest, AnAssignedWriterLeavesItsOldRingToTheMerger) {
+  writer_.set("old", 1);
+  const std::uint64_t id = writer_.ring_id();
+  writer_ = instance_.writer();
+  writer_.set("new", 1);
+  instance_.pass_rounds();
+  EXPECT_EQ(read_int64("old"), 1);
+  EXPECT_EQ(read_int64("new"), 1);
+  EXPECT_FALSE(instance_.has_ring_file(id));
+}
+
+TEST_F(WriterTest, ABatchSurvivesMovingItAndItsWriter) {
+  std::optional<Batch> batch = writer_.batch();
+  batch->set("k", 1);
+  Batch moved_batch = std::move(*batch);
+  batch.reset();
+  Writer moved_writer = std::move(writer_);
+  moved_batch.set("other", 2);
+  EXPECT_EQ(moved_batch.commit(), Status::kOk);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 1);
+  EXPECT_EQ(read_int64("other"), 2);
+}
+
+// ---- opening
+
+TEST_F(WriterTest, AnUnknownInstanceIsNamedWithTheRemedy) {
+  WriterOptions options;
+  options.attach_timeout = 0ns;
+  const auto [status, text] = error_of([&] { const Writer writer("/dev/shm/no/such", options); });
+  EXPECT_EQ(status, Status::kNoInstance);
+  EXPECT_THAT(text, HasSubstr("/dev/shm/no/such"));
+  EXPECT_THAT(text, HasSubstr("shmstate-merger"));
+}
+
+TEST_F(WriterTest, ARingIsFrom64KiBTo1GiBAndAPowerOfTwo) {
+  for (const std::size_t bytes : {std::size_t{0}, kSmallRing - 1, (std::size_t{1} << 30) + 1}) {
+    const auto [status, text] = error_of([&] { static_cast<void>(instance_.writer(ring_of(bytes))); });
+    EXPECT_EQ(status, Status::kInvalidArgument) << bytes;
+    EXPECT_THAT(text, HasSubstr(std::to_string(bytes)));
+  }
+  for (const std::size_t bytes : {kSmallRing, kSmallRing + 1, std::size_t{100'000}, std::size_t{1} << 30}) {
+    const Writer writer = instance_.writer(ring_of(bytes));
+    EXPECT_EQ(instance_.open_ring(writer).data_bytes(), std::bit_ceil(bytes));
+  }
+}
+
+TEST_F(WriterTest, ARingTakesMemoryOnlyAsItIsUsed) {
+  WriterOptions options = ring_of(std::size_t{1} << 30);
+  Writer writer = instance_.writer(options);
+  writer.set("k", 1);
+  const RingFile ring = instance_.open_ring(writer);
+  EXPECT_LE(os::file_info(ring.fd())->committed_bytes, std::uint64_t{1} << 20);
+}
+
+TEST_F(WriterTest, OnlyAFailingOpenLeavesNoFile) {
+  const auto count_rings = [this] {
+    return std::distance(std::filesystem::directory_iterator(instance_.owner().rings_path()), {});
+  };
+  EXPECT_EQ(count_rings(), 1);
+  static_cast<void>(error_of([&] { static_cast<void>(instance_.writer(ring_of(0))); }));
+  EXPECT_EQ(count_rings(), 1);
+}
+
+TEST_F(WriterTest, TheNameOfAWriterIsShownAndCutToItsField) {
+  WriterOptions options;
+  options.name = std::string(100, 'n');
+  const Writer named = instance_.writer(options);
+  instance_.pass_rounds();
+  std::vector<std::string> names;
+  for (const RingInfo& ring : inspect(instance_.path()).rings) names.push_back(ring.name);
+  EXPECT_THAT(names, testing::UnorderedElementsAre(std::string(47, 'n'), "writer_test"));
+}
+
+TEST_F(WriterTest, AnInstanceIsFoundByItsNameInTheRootOfTheEnvironment) {
+  const std::filesystem::path path = instance_.path();
+  ASSERT_EQ(::setenv("SHMSTATE_ROOT", path.parent_path().c_str(), 1), 0);
+  Writer by_name(path.filename().string());
+  ::unsetenv("SHMSTATE_ROOT");
+  EXPECT_EQ(by_name.path(), path.string());
+  by_name.set("k", 1);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 1);
+}
+
+TEST_F(WriterTest, EachWriterHasARingOfItsOwn) {
+  Writer other = instance_.writer();
+  EXPECT_NE(other.ring_id(), writer_.ring_id());
+  writer_.add("sum", 1);
+  other.add("sum", 2);
+  instance_.pump();
+  EXPECT_EQ(read_int64("sum"), 3);
+}
+
+TEST_F(WriterTest, AWriterOfAnotherLayoutVersionIsRefusedWithBothVersions) {
+  const std::uint32_t other_major = 77;
+  const os::Fd fd = os::open_file(instance_.path() + "/control", O_RDWR);
+  ASSERT_EQ(::pwrite(fd.get(), &other_major, sizeof other_major, offsetof(layout::Identity, layout_major)),
+            ssize_t{sizeof other_major});
+  WriterOptions options;
+  options.attach_timeout = 0ns;
+  const auto [status, text] = error_of([&] { static_cast<void>(instance_.writer(options)); });
+  EXPECT_EQ(status, Status::kVersionMismatch);
+  EXPECT_THAT(text, HasSubstr("77.0"));
+  EXPECT_THAT(text, HasSubstr(std::to_string(layout::kLayoutMajor) + "."));
+}
+
+TEST_F(WriterTest, ATruncatedDoorbellIsDamagedAndNoCrash) {
+  std::filesystem::resize_file(instance_.path() + "/doorbell", 8);
+  EXPECT_EQ(error_of([&] { static_cast<void>(instance_.writer()); }).first, Status::kDamaged);
+  std::filesystem::resize_file(instance_.path() + "/doorbell", 4096);  // the fixture's own mapping of it
+}
+
+}  // namespace
+}  // namespace shmstate
