@@ -527,9 +527,7 @@ std::uint64_t Writer::ring_id() const noexcept { return impl_->ring.id(); }
 // ---- Batch
 
 Batch::Batch(Batch&& other) noexcept : writer_(std::exchange(other.writer_, nullptr)) {}
-Batch::~Batch() {
-  if (writer_ != nullptr) writer_->clear_batch();
-}
+Batch::~Batch() = default;  // the next `Writer::batch` discards what was not committed
 
 Status Batch::set(std::string_view key, ValueView value) noexcept {
   return writer_->add_to_batch(make(Operation::kSet, key, value));
