@@ -940,5 +940,24 @@ TEST(EngineTest, InspectTellsOfRingsAndBuffers) {
   EXPECT_FALSE(inspect(instance.path()).merger_running);
 }
 
+// A turn is cut short at the publish interval, and the next one goes on with the next ring: none is starved.
+TEST(EngineTest, ATurnThatTakesTooLongGoesOnWithTheNextRing) {
+  MergeOptions options;
+  options.publish_interval = 0ns;
+  TestInstance instance({}, options);
+  std::vector<Writer> writers;
+  for (int i = 0; i < 3; ++i) writers.push_back(instance.writer());
+  const Reader reader = instance.reader();
+  instance.pump();
+  for (int round = 1; round <= 2; ++round) {
+    for (Writer& writer : writers) writer.add("count", 1);
+    for (int turn = 1; turn <= 3; ++turn) {
+      for (Writer& writer : writers) writer.add("flood", 1);
+      instance.step();
+    }
+    EXPECT_EQ(reader.get<std::int64_t>("count"), 3 * round) << "each ring had one of three turns";
+  }
+}
+
 }  // namespace
 }  // namespace shmstate

@@ -144,7 +144,8 @@ class TestInstance {
   void start() {
     owner_.emplace(path(), files_);
     engine_.emplace(
-        *owner_, merge_, [this](const MergeEvent& event) { events_.push_back(event); }, now_ns_, [this] { return now_ns_; });
+        *owner_, merge_, [this](const MergeEvent& event) { events_.push_back(event); }, now_ns_,
+        [this] { return now_ns_; });
   }
   /// As a merger that ends between two steps and is started again.
   void restart() {
