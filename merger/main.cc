@@ -51,8 +51,9 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--buffers", a.service.files.buffer_count, "Replicas of the state, 2 to 8 (new instances)")
       ->envname("SHMSTATE_BUFFERS")
       ->capture_default_str();
-  app.add_option("--memory-limit", a.service.files.memory_limit_bytes,
-                 "Memory of all buffers together, e.g. 512m; default: the file system's size, at most 8g (new instances)")
+  app.add_option(
+         "--memory-limit", a.service.files.memory_limit_bytes,
+         "Memory of all buffers together, e.g. 512m; default: the file system's size, at most 8g (new instances)")
       ->envname("SHMSTATE_MEMORY_LIMIT")
       ->transform(size);
   app.add_option("--max-rings", a.service.files.ring_count_max, "Rings served at once, 1 to 4096 (new instances)")
@@ -66,7 +67,8 @@ void add_options(CLI::App& app, Arguments& a) {
       ->envname("SHMSTATE_MODE")
       ->check(CLI::IsMember({"0700", "0750", "0755"}))
       ->capture_default_str();
-  app.add_option("--publish-interval", a.publish_interval_ns, "How long rings are drained before what was taken is published")
+  app.add_option("--publish-interval", a.publish_interval_ns,
+                 "How long rings are drained before what was taken is published")
       ->envname("SHMSTATE_PUBLISH_INTERVAL")
       ->transform(duration)
       ->default_str("1ms");
@@ -111,8 +113,9 @@ shmstate::ServiceOptions service_options(Arguments& a) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Serves one shmstate instance: merges what writers push and publishes snapshots for readers.\n"
-               "Ends on SIGTERM or SIGINT with everything published; a later start resumes the same state."};
+  CLI::App app{
+      "Serves one shmstate instance: merges what writers push and publishes snapshots for readers.\n"
+      "Ends on SIGTERM or SIGINT with everything published; a later start resumes the same state."};
   Arguments arguments;
   add_options(app, arguments);
   CLI11_PARSE(app, argc, argv);

@@ -13,7 +13,7 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-constexpr auto kStallNap = std::chrono::microseconds(20);      // between looks at readers' pins
+constexpr auto kStallNap = std::chrono::microseconds(20);         // between looks at readers' pins
 constexpr auto kUnfencedSleepMax = std::chrono::milliseconds(1);  // where the kernel has no membarrier
 constexpr auto kDrainTimeMax = std::chrono::seconds(5);
 
@@ -65,8 +65,8 @@ bool Service::run(const std::atomic<bool>& stop) {
   return true;
 }
 
-// Writers only ring the doorbell when they see `asleep`. The barrier in all processes makes sure that a writer which did
-// not see it has made its push visible to the look that follows.
+// Writers only ring the doorbell when they see `asleep`. The barrier in all processes makes sure that a writer which
+// did not see it has made its push visible to the look that follows.
 void Service::sleep() {
   Shared<std::uint32_t>& asleep = owner_.doorbell().asleep;
   asleep.store(1, std::memory_order_seq_cst);

@@ -66,8 +66,8 @@ class TagWords {
 
 /// Where an entry lies.
 struct Location {
-  std::uint64_t page = 0;   // of its segment
-  std::uint32_t slot = 0;   // in the segment
+  std::uint64_t page = 0;  // of its segment
+  std::uint32_t slot = 0;  // in the segment
 
   friend constexpr auto operator<=>(const Location&, const Location&) noexcept = default;
 };
@@ -83,7 +83,9 @@ class BufferView {
   [[nodiscard]] std::uint64_t entry_count() const noexcept {
     return header_word(offsetof(layout::BufferHeader, entry_count));
   }
-  [[nodiscard]] std::uint64_t feed_end() const noexcept { return header_word(offsetof(layout::BufferHeader, feed_end)); }
+  [[nodiscard]] std::uint64_t feed_end() const noexcept {
+    return header_word(offsetof(layout::BufferHeader, feed_end));
+  }
   [[nodiscard]] std::uint64_t published_ns() const noexcept {
     return header_word(offsetof(layout::BufferHeader, published_ns));
   }

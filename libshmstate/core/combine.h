@@ -36,8 +36,7 @@ namespace shmstate {
 [[nodiscard]] inline std::optional<std::uint64_t> combine_bits(Operation operation, Type type, std::uint64_t old,
                                                                std::uint64_t operand) noexcept {
   if (type == Type::kFloat64) {
-    return std::bit_cast<std::uint64_t>(
-        combine(operation, std::bit_cast<double>(old), std::bit_cast<double>(operand)));
+    return std::bit_cast<std::uint64_t>(combine(operation, std::bit_cast<double>(old), std::bit_cast<double>(operand)));
   }
   const std::optional<std::int64_t> result =
       combine(operation, static_cast<std::int64_t>(old), static_cast<std::int64_t>(operand));

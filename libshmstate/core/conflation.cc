@@ -44,7 +44,8 @@ Conflation::Step::Step(const Mutation& mutation)
       has_value(mutation.value.type() != Type::kNone) {}
 
 Mutation Conflation::Step::mutation(std::string_view key) const {
-  Mutation mutation{.operation = operation, .key = key, .value = {}, .flags = flags, .ttl_ns = ttl_ns, .version = version};
+  Mutation mutation{
+      .operation = operation, .key = key, .value = {}, .flags = flags, .ttl_ns = ttl_ns, .version = version};
   if (has_value) mutation.value = ValueView(value);
   return mutation;
 }

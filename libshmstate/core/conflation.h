@@ -1,7 +1,8 @@
-// What a writer keeps for itself while its ring is full: the latest of every key, because state needs only its last word.
+// What a writer keeps for itself while its ring is full: the latest of every key, because state needs only its last
+// word.
 //
-// Mutations of one key fold: a set replaces what came before, sums add up, the higher of two maxima stays. Keys that one
-// batch changed belong together until they are pushed, as one batch; so readers never see half of it.
+// Mutations of one key fold: a set replaces what came before, sums add up, the higher of two maxima stays. Keys that
+// one batch changed belong together until they are pushed, as one batch; so readers never see half of it.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
-// Surviving a file that shrinks under a mapping. A writer may truncate its own ring; the merger's next access to it then
-// raises SIGBUS. While a range is guarded, the handler puts zero pages under the fault, remembers it, and execution goes
-// on: zeros are no valid record, and the ring is quarantined.
+// Surviving a file that shrinks under a mapping. A writer may truncate its own ring; the merger's next access to it
+// then raises SIGBUS. While a range is guarded, the handler puts zero pages under the fault, remembers it, and
+// execution goes on: zeros are no valid record, and the ring is quarantined.
 #pragma once
 
 #include <cstddef>

@@ -20,9 +20,8 @@ struct FeedHead {
   std::uint8_t detail = 0;
 
   [[nodiscard]] static constexpr FeedHead unpack(std::uint64_t word) noexcept {
-    return {.epoch = word >> 12,
-            .kind = static_cast<FeedKind>(word >> 8 & 0xf),
-            .detail = static_cast<std::uint8_t>(word)};
+    return {
+        .epoch = word >> 12, .kind = static_cast<FeedKind>(word >> 8 & 0xf), .detail = static_cast<std::uint8_t>(word)};
   }
   [[nodiscard]] constexpr std::uint64_t pack() const noexcept {
     return epoch << 12 | static_cast<std::uint64_t>(kind) << 8 | detail;

@@ -74,11 +74,11 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
                     std::to_string(unknown) + "); install the same shmstate version for merger, writers and readers");
   }
   if (identity.layout_major != layout::kLayoutMajor) {
-    throw Error(Status::kVersionMismatch,
-                "shmstate: " + quoted(instance) + ": has layout " +
-                    version_text(identity.layout_major, identity.layout_minor) + ", this program reads layout " +
-                    version_text(layout::kLayoutMajor, layout::kLayoutMinor) +
-                    "; install the same shmstate version for merger, writers and readers");
+    throw Error(Status::kVersionMismatch, "shmstate: " + quoted(instance) + ": has layout " +
+                                              version_text(identity.layout_major, identity.layout_minor) +
+                                              ", this program reads layout " +
+                                              version_text(layout::kLayoutMajor, layout::kLayoutMinor) +
+                                              "; install the same shmstate version for merger, writers and readers");
   }
   const Geometry g{.instance_id = identity.instance_id,
                    .hash_seed = identity.hash_seed,
@@ -101,9 +101,8 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
       g.buffer_count >= layout::kBuffersMin && g.buffer_count <= layout::kBuffersMax && g.ring_count_max >= 1 &&
       g.ring_count_max <= layout::kRingsMax && g.buffer_stride % kPageBytes == 0 && g.buffer_offset % kPageBytes == 0 &&
       g.first_page * kPageBytes >= cursor_end && g.first_page < g.pages_max() &&
-      fits(g.buffer_offset, g.buffer_count, g.buffer_stride, g.snapshot_bytes) &&
-      g.feed_record_count >= 1 && (g.feed_record_count & (g.feed_record_count - 1)) == 0 &&
-      g.feed_offset % layout::kLine == 0 &&
+      fits(g.buffer_offset, g.buffer_count, g.buffer_stride, g.snapshot_bytes) && g.feed_record_count >= 1 &&
+      (g.feed_record_count & (g.feed_record_count - 1)) == 0 && g.feed_offset % layout::kLine == 0 &&
       fits(g.feed_offset, g.feed_record_count, sizeof(layout::FeedRecord), g.buffer_offset) &&
       g.statistic_offset % layout::kLine == 0 && g.value_offset % layout::kLine == 0 &&
       g.ring_table_offset % layout::kLine == 0 &&
@@ -140,8 +139,8 @@ bool Control::try_open(std::optional<Error>& why) {
   }
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
   const auto not_ready = [&] {
-    why.emplace(Status::kNotReady, "shmstate: " + quoted(path_) +
-                                       ": its creation has not finished; start its merger, which begins again");
+    why.emplace(Status::kNotReady,
+                "shmstate: " + quoted(path_) + ": its creation has not finished; start its merger, which begins again");
     return false;
   };
   if (!info || info->bytes < sizeof(layout::ControlHeader)) return not_ready();

@@ -171,8 +171,8 @@ void InstanceOwner::lock_instance() {
   if (control.is_open() && ::pread(control.get(), &other, sizeof other, 0) == sizeof other) {
     who = "process " + std::to_string(other.heartbeat.merger_pid.load(std::memory_order_relaxed));
   }
-  throw Error(Status::kAlreadyRunning, "shmstate: " + quoted(path_) + ": its merger is already running as " + who +
-                                           "; stop that one first");
+  throw Error(Status::kAlreadyRunning,
+              "shmstate: " + quoted(path_) + ": its merger is already running as " + who + "; stop that one first");
 }
 
 void InstanceOwner::open_control(unsigned mode) {

@@ -49,15 +49,15 @@ struct alignas(kLine) Identity {
   std::uint64_t snapshot_bytes;  // size of the snapshot file: address space, not memory
   Id instance_id;                // random
 
-  Id boot_id;                      // of the boot that the timestamps belong to
-  std::uint64_t hash_seed;         // random
-  std::uint64_t created_ns;        // CLOCK_REALTIME
-  std::uint64_t buffer_offset;     // in the snapshot file, of buffer 0
-  std::uint64_t buffer_stride;     // bytes from one buffer to the next, and the limit of one buffer's size
-  std::uint32_t buffer_count;      // 2 to 8
-  std::uint32_t ring_count_max;    // entries of the ring table, and of the cursors in each buffer
-  std::uint32_t first_page;        // of a buffer: the first page behind its header and cursors
-  std::uint32_t statistic_count;   // entries of both statistics arrays
+  Id boot_id;                     // of the boot that the timestamps belong to
+  std::uint64_t hash_seed;        // random
+  std::uint64_t created_ns;       // CLOCK_REALTIME
+  std::uint64_t buffer_offset;    // in the snapshot file, of buffer 0
+  std::uint64_t buffer_stride;    // bytes from one buffer to the next, and the limit of one buffer's size
+  std::uint32_t buffer_count;     // 2 to 8
+  std::uint32_t ring_count_max;   // entries of the ring table, and of the cursors in each buffer
+  std::uint32_t first_page;       // of a buffer: the first page behind its header and cursors
+  std::uint32_t statistic_count;  // entries of both statistics arrays
 
   std::uint64_t feed_offset;        // in the snapshot file
   std::uint64_t feed_record_count;  // a power of two
@@ -78,12 +78,12 @@ inline constexpr unsigned kBufferBits = 3;
 
 /// Signs of life.
 struct alignas(kLine) Heartbeat {
-  Shared<std::uint64_t> beat_ns;        // merger: CLOCK_BOOTTIME of its last step
+  Shared<std::uint64_t> beat_ns;           // merger: CLOCK_BOOTTIME of its last step
   Shared<std::uint64_t> current_as_of_ns;  // merger: when it last knew that the snapshot holds all that was pushed
-  Shared<std::uint64_t> feed_reserved;  // merger: feed records below this minus feed_record_count may be overwritten
-  Shared<std::uint32_t> merger_pid;     // merger: for display only; whether it lives is told by its lock
-  Shared<std::uint32_t> retired;        // merger: 1 when the directory no longer leads to these files
-  Shared<std::uint64_t> started_ns;     // merger: CLOCK_BOOTTIME
+  Shared<std::uint64_t> feed_reserved;     // merger: feed records below this minus feed_record_count may be overwritten
+  Shared<std::uint32_t> merger_pid;        // merger: for display only; whether it lives is told by its lock
+  Shared<std::uint32_t> retired;           // merger: 1 when the directory no longer leads to these files
+  Shared<std::uint64_t> started_ns;        // merger: CLOCK_BOOTTIME
   std::uint64_t reserved[3];
 };
 
@@ -110,7 +110,7 @@ struct alignas(kLine) RingStatus {
   Shared<std::uint32_t> owner_uid;
   std::uint32_t reserved_0;
   Shared<std::uint64_t> tail;  // bytes pushed
-  Shared<std::uint64_t> head;     // bytes applied and published
+  Shared<std::uint64_t> head;  // bytes applied and published
   Shared<std::uint64_t> applied_count;
   Shared<std::uint64_t> rejected_count;
   Shared<std::uint64_t> ring_bytes;
@@ -133,11 +133,11 @@ struct alignas(kLine) BufferHeader {
   std::uint64_t epoch;         // of the snapshot that this buffer holds when its stamp says so
   std::uint64_t published_ns;  // CLOCK_BOOTTIME
   std::uint64_t entry_count;
-  std::uint64_t directory;     // page of the directory << 8 | log2 of its length
-  std::uint64_t page_count;    // committed pages of this buffer, from its start
-  std::uint64_t feed_end;      // number of feed records written up to this epoch
+  std::uint64_t directory;   // page of the directory << 8 | log2 of its length
+  std::uint64_t page_count;  // committed pages of this buffer, from its start
+  std::uint64_t feed_end;    // number of feed records written up to this epoch
   std::uint64_t tombstone_count;
-  std::uint64_t heap_bytes;    // in blocks that are in use
+  std::uint64_t heap_bytes;  // in blocks that are in use
 };
 
 /// Reasons of the merger for refusing a mutation: indices of RingCursor::rejected.

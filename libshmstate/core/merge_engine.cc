@@ -34,7 +34,8 @@ const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
   return reinterpret_cast<const std::uint32_t*>(word.address());  // little-endian
 }
 
-// A writer that takes our rights to its ring away has broken it; anything else that hinders us is no reason to forget it.
+// A writer that takes our rights to its ring away has broken it; anything else that hinders us is no reason to forget
+// it.
 std::optional<RingFile> open_known_ring(const InstanceOwner& owner, std::uint64_t id) {
   try {
     return RingFile::open(owner.rings_path(), id, owner.geometry().instance_id);
@@ -109,8 +110,9 @@ void MergeEngine::set_options(const MergeOptions& options) noexcept {
 
 void MergeEngine::create() {
   const auto refuse = [this] {
-    throw Error(Status::kNoMemory, "shmstate: " + quoted(owner_.path()) +
-                                       ": no memory for an empty table; make the file system larger or raise the limit");
+    throw Error(Status::kNoMemory,
+                "shmstate: " + quoted(owner_.path()) +
+                    ": no memory for an empty table; make the file system larger or raise the limit");
   };
   if (owner_.commit_pages(0, owner_.geometry().first_page) != 0) refuse();
   replicas_.start_from(0);
@@ -183,7 +185,8 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 
   look_for_rings();
   drain_rings();
-  if (table_.next_expiry_ns() <= now_ns && table_.expire(now_ns, kErasuresPerTurn, current_.epoch + 1)) is_dirty_ = true;
+  if (table_.next_expiry_ns() <= now_ns && table_.expire(now_ns, kErasuresPerTurn, current_.epoch + 1))
+    is_dirty_ = true;
   if (has_abandoned_rings_) finish_rings();
   if (!orphans_.empty()) drop_orphans();
   const bool worked = is_dirty_;
@@ -524,8 +527,8 @@ void MergeEngine::finish_rings() {
   }
 }
 
-// The writer is gone, so its tail is final. What it owned is erased, a part in each turn, then the file goes, then, with
-// this turn's publish, the cursor (invariant 5).
+// The writer is gone, so its tail is final. What it owned is erased, a part in each turn, then the file goes, then,
+// with this turn's publish, the cursor (invariant 5).
 bool MergeEngine::try_finish(ServedRing& ring) {
   has_abandoned_rings_ = true;
   if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;

@@ -1,7 +1,7 @@
 // The merge engine: drains the rings, applies mutations to the back buffer, publishes it, catches the next one up.
 //
-// A plain object: it never waits; whoever calls `step` decides when, says what time it is, and brings the clock by which
-// a turn with many rings is cut short. It writes shared memory and asks the kernel who lives. Invariants:
+// A plain object: it never waits; whoever calls `step` decides when, says what time it is, and brings the clock by
+// which a turn with many rings is cut short. It writes shared memory and asks the kernel who lives. Invariants:
 //
 //   1 Only the back buffer is written, and only while its stamp is kWriting.
 //   2 A buffer holds, for every ring, the effect of exactly the bytes before its cursor; cursor and state become
@@ -37,10 +37,10 @@ namespace shmstate {
 
 struct MergeOptions {
   std::chrono::nanoseconds publish_interval = std::chrono::milliseconds(1);  ///< at most so long between publishes
-  std::chrono::nanoseconds pin_time_max = std::chrono::seconds(5);  ///< then a buffer is taken back; zero: never
-  std::chrono::nanoseconds tombstone_time = std::chrono::minutes(1);  ///< how long a versioned erase is remembered
+  std::chrono::nanoseconds pin_time_max = std::chrono::seconds(5);        ///< then a buffer is taken back; zero: never
+  std::chrono::nanoseconds tombstone_time = std::chrono::minutes(1);      ///< how long a versioned erase is remembered
   std::uint64_t entries_max = std::numeric_limits<std::uint64_t>::max();  ///< entries and tombstones of the instance
-  std::uint64_t ring_bytes_max = std::uint64_t{1} << 30;  ///< larger rings are refused
+  std::uint64_t ring_bytes_max = std::uint64_t{1} << 30;                  ///< larger rings are refused
 };
 
 /// Something worth a line in a log.
@@ -79,9 +79,7 @@ class MergeEngine {
   /// Whether `step` would find something. Cheap; for going to sleep safely.
   [[nodiscard]] bool has_work() const noexcept;
   /// When `step` must be called at the latest, even without work.
-  [[nodiscard]] std::uint64_t deadline_ns() const noexcept {
-    return std::min(next_round_ns_, table_.next_expiry_ns());
-  }
+  [[nodiscard]] std::uint64_t deadline_ns() const noexcept { return std::min(next_round_ns_, table_.next_expiry_ns()); }
   /// False once the directory no longer leads to this instance's files: nobody new can attach, so end.
   [[nodiscard]] bool is_current() const noexcept { return is_current_; }
 
@@ -123,7 +121,8 @@ class MergeEngine {
                                   std::uint64_t& end, bool& is_malformed);
   bool apply(ServedRing& ring, Staged& staged);
   [[nodiscard]] std::optional<layout::Reject> apply_by_key(const ServedRing& ring, const RecordView& record,
-                                                           const HashedKey& key, const NewValue& value, std::uint64_t epoch);
+                                                           const HashedKey& key, const NewValue& value,
+                                                           std::uint64_t epoch);
   void publish();
   void release_heads();
   static void mirror_counters(layout::RingHeader& header, const layout::RingCursor& cursor) noexcept;
@@ -159,16 +158,16 @@ class MergeEngine {
 
   Version current_;
   bool is_back_claimed_ = false;
-  bool is_dirty_ = false;          // the back buffer differs from the current one
+  bool is_dirty_ = false;            // the back buffer differs from the current one
   std::uint64_t turn_began_ns_ = 0;  // of a turn that worked, until the next turn tells how long it took
   std::uint64_t stalled_since_ns_ = 0;
   std::uint32_t expired_pins_ = 0;  // a bit for each buffer whose pin was overridden and is still there
-  std::uint64_t goal_ns_ = 0;      // when the goals of the rings were set
-  std::size_t open_goals_ = 0;     // rings that have not reached theirs
+  std::uint64_t goal_ns_ = 0;       // when the goals of the rings were set
+  std::size_t open_goals_ = 0;      // rings that have not reached theirs
 
   std::vector<std::unique_ptr<ServedRing>> rings_;
   std::vector<bool> is_index_used_;
-  std::set<std::uint64_t> refused_;      // rings, so that each is reported once
+  std::set<std::uint64_t> refused_;     // rings, so that each is reported once
   std::vector<std::uint32_t> orphans_;  // cursors whose ring was finished before a crash
   bool has_abandoned_rings_ = false;
   std::size_t next_drained_ = 0;

@@ -22,7 +22,8 @@ namespace shmstate {
 class PageAllocator {
  public:
   /// `commit(first, end)` makes pages usable in every buffer, and returns false when there is no room.
-  PageAllocator(std::uint64_t first_page, std::uint64_t pages_max, std::function<bool(std::uint64_t, std::uint64_t)> commit);
+  PageAllocator(std::uint64_t first_page, std::uint64_t pages_max,
+                std::function<bool(std::uint64_t, std::uint64_t)> commit);
 
   /// Pages below this are committed.
   [[nodiscard]] std::uint64_t committed() const noexcept { return committed_; }

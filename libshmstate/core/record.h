@@ -20,7 +20,7 @@ enum class Operation : std::uint8_t { kSet = 1, kErase = 2, kAdd = 3, kMax = 4, 
 struct Mutation {
   Operation operation = Operation::kSet;
   std::string_view key;
-  ValueView value;  // type kNone for erase
+  ValueView value;            // type kNone for erase
   std::uint8_t flags = 0;     // RecordFlag, except kBatchContinues
   std::uint64_t ttl_ns = 0;   // with kHasTtl
   std::uint64_t version = 0;  // with kHasVersion

@@ -26,7 +26,8 @@ Replicas::Replicas(InstanceOwner& owner)
 }
 
 void Replicas::store_bytes(std::uint64_t* words, std::string_view bytes) {
-  for_each_word(bytes, [&](std::size_t i, std::uint64_t word) { store_word(words + i, word, std::memory_order_release); });
+  for_each_word(bytes,
+                [&](std::size_t i, std::uint64_t word) { store_word(words + i, word, std::memory_order_release); });
   for (std::size_t i = 0; i < words_of(bytes.size()); i += layout::kLine / kWord) mark(words + i);
   if (!bytes.empty()) mark(words + words_of(bytes.size()) - 1);
 }

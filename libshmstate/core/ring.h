@@ -78,8 +78,8 @@ class RingConsumer {
 
   /// Gives everything before the cursor back to the producer. Returns true when it sleeps and must be woken.
   [[nodiscard]] bool release() noexcept {
-    header_->head.exchange(cursor_, std::memory_order_seq_cst);        // pair: ring.head, and ring.waiting
-    return header_->waiting.load(std::memory_order_seq_cst) != 0;      // pair: ring.waiting
+    header_->head.exchange(cursor_, std::memory_order_seq_cst);    // pair: ring.head, and ring.waiting
+    return header_->waiting.load(std::memory_order_seq_cst) != 0;  // pair: ring.waiting
   }
 
  private:

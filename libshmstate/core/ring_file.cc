@@ -99,8 +99,8 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
   }
 }
 
-// The merger removes a shared ring that nobody holds under an exclusive lock; so whoever got a shared lock on a file that
-// still has its name can rely on it.
+// The merger removes a shared ring that nobody holds under an exclusive lock; so whoever got a shared lock on a file
+// that still has its name can rely on it.
 std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false) || !leads_to(path, fd)) return std::nullopt;

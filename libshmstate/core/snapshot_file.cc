@@ -19,8 +19,8 @@ SnapshotFile::SnapshotFile(const Control& control)
     throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) +
                                       ": snapshot is truncated; remove the directory and restart the merger");
   }
-  mapping_ = Mapping(fd_, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes),
-                     path.string());
+  mapping_ =
+      Mapping(fd_, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes), path.string());
 }
 
 void SnapshotFile::prefault(std::uint32_t buffer_index) const noexcept {

@@ -190,8 +190,8 @@ std::optional<Reject> Table::replace(const Location& location, const SlotHead& o
   release_blocks(here, old, blocks);
   if (head.pack() != here.head) {
     replicas_.store(here.head, head.pack());
-    const bool key_stays = head.key_word() == old.key_word() &&
-                           head.has(SlotHead::kKeyInHeap) == old.has(SlotHead::kKeyInHeap);
+    const bool key_stays =
+        head.key_word() == old.key_word() && head.has(SlotHead::kKeyInHeap) == old.has(SlotHead::kKeyInHeap);
     if (!key_stays) write_key(here, head, key, blocks);
   }
   write_value(here, head, value, blocks);
@@ -251,8 +251,7 @@ void Table::disown(std::uint16_t owner) { --owned_[owner - 1U].live_count; }
 
 bool Table::allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks) {
   if (wanted.has(SlotHead::kValueInHeap)) {
-    if (old.has(SlotHead::kValueInHeap) &&
-        heap_block_bytes(old.value_bytes) == heap_block_bytes(wanted.value_bytes)) {
+    if (old.has(SlotHead::kValueInHeap) && heap_block_bytes(old.value_bytes) == heap_block_bytes(wanted.value_bytes)) {
       blocks.value = slot->words[0];
     } else {
       const std::optional<std::uint64_t> block = heap_.allocate(wanted.value_bytes);

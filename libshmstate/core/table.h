@@ -51,17 +51,17 @@ class Table {
 
   // Mutations of the back buffer. Nothing means it was applied, or superseded by a higher version; otherwise nothing
   // changed. `epoch` is the one being written. A key's bytes are private to the merger.
-  [[nodiscard]] std::optional<layout::Reject> set(const HashedKey& key, const NewValue& value, const Attributes& attributes,
-                                                  std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> set(const HashedKey& key, const NewValue& value,
+                                                  const Attributes& attributes, std::uint64_t epoch);
   /// add, max, min.
-  [[nodiscard]] std::optional<layout::Reject> combine(Operation operation, const HashedKey& key, const NewValue& operand,
-                                                      std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> combine(Operation operation, const HashedKey& key,
+                                                      const NewValue& operand, std::uint64_t epoch);
   /// With a version, a tombstone remembers it until `tombstone_expiry_ns`.
   [[nodiscard]] std::optional<layout::Reject> erase(const HashedKey& key, std::optional<std::uint64_t> version,
                                                     std::uint64_t tombstone_expiry_ns, std::uint64_t epoch);
 
-  /// A plain set, add, max or min of a number, done at the place that a hint names; false, and nothing changed, when the
-  /// key is not there or there is more to it.
+  /// A plain set, add, max or min of a number, done at the place that a hint names; false, and nothing changed, when
+  /// the key is not there or there is more to it.
   [[nodiscard]] bool update_at(std::uint64_t hint, Operation operation, std::string_view key, const NewValue& operand,
                                std::uint64_t epoch);
 
@@ -108,18 +108,19 @@ class Table {
     return segment(location.page).slots[location.slot];
   }
   [[nodiscard]] bool is_occupied(const Location& location) const noexcept {
-    return segment(location.page).groups[location.slot / layout::kGroupSlots].tags[location.slot % layout::kGroupSlots] !=
-           0;
+    return segment(location.page)
+               .groups[location.slot / layout::kGroupSlots]
+               .tags[location.slot % layout::kGroupSlots] != 0;
   }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
   [[nodiscard]] std::optional<Location> location_of(std::uint64_t hint) const noexcept;
 
   // Entries
-  [[nodiscard]] std::optional<layout::Reject> insert(const HashedKey& key, const NewValue& value, const Attributes& attributes,
-                                                     std::uint64_t epoch);
-  [[nodiscard]] std::optional<layout::Reject> replace(const Location& location, const SlotHead& old, const HashedKey& key,
-                                                      const NewValue& value, const Attributes& attributes,
-                                                      std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> insert(const HashedKey& key, const NewValue& value,
+                                                     const Attributes& attributes, std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> replace(const Location& location, const SlotHead& old,
+                                                      const HashedKey& key, const NewValue& value,
+                                                      const Attributes& attributes, std::uint64_t epoch);
   void remove(const Location& location, const SlotHead& head, std::uint64_t hash);
   void erase_at(const Location& location, const SlotHead& head, EraseReason reason, std::uint64_t epoch);
   void changed(const Location& location, std::uint64_t epoch);
@@ -127,7 +128,8 @@ class Table {
   void own(std::uint16_t owner, const Location& location);
   void disown(std::uint16_t owner);
 
-  [[nodiscard]] bool allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks);
+  [[nodiscard]] bool allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted,
+                                     Blocks& blocks);
   void release_blocks(const layout::Slot& slot, const SlotHead& head, const Blocks& keep);
   void write_key(layout::Slot& slot, const SlotHead& head, const HashedKey& key, const Blocks& blocks);
   void write_value(layout::Slot& slot, const SlotHead& head, const NewValue& value, const Blocks& blocks);

@@ -18,7 +18,8 @@ void TimingWheel::ensure(Id id, std::uint64_t time_ns) {
   link(id, tick);
 }
 
-// The level is that of the highest byte in which the time differs from now, so a node moves down as its time comes near.
+// The level is that of the highest byte in which the time differs from now, so a node moves down as its time comes
+// near.
 void TimingWheel::link(Id id, std::uint64_t tick) {
   constexpr std::uint64_t kReach = (std::uint64_t{1} << (kLevels * kLevelBits)) - 1;
   tick = std::min(tick, now_ | kReach);

@@ -87,7 +87,7 @@ class TimingWheel {
   std::array<std::array<std::uint64_t, kBuckets / 64>, kLevels> occupied_{};
   std::uint32_t active_ = kDueList;  // the bucket whose time has come: being looked at, or moved to lower levels
   std::uint64_t linked_count_ = 0;
-  std::uint64_t now_ = 0;            // ticks; everything at or before it is due
+  std::uint64_t now_ = 0;  // ticks; everything at or before it is due
 };
 
 }  // namespace shmstate

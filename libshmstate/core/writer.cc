@@ -47,7 +47,8 @@ os::Fd open_doorbell(const Control& control) {
   }
   const std::optional<os::FileInfo> info = os::file_info(fd.get());
   if (!info || info->bytes < sizeof(layout::Doorbell)) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) + ": doorbell is truncated; restart its merger");
+    throw Error(Status::kDamaged,
+                "shmstate: " + quoted(control.path()) + ": doorbell is truncated; restart its merger");
   }
   return fd;
 }
@@ -128,9 +129,9 @@ struct Writer::Impl {
   [[nodiscard]] Status push(const Mutation& mutation) noexcept {
     Status status = check_here(mutation);
     if (status == Status::kOk) {
-      status = conflation.empty() ? write(record_bytes(mutation), 1,
-                                          [&](std::byte* at) { encode_record(at, mutation, 0); })
-                                  : Status::kRingFull;
+      status = conflation.empty()
+                   ? write(record_bytes(mutation), 1, [&](std::byte* at) { encode_record(at, mutation, 0); })
+                   : Status::kRingFull;
       if (status == Status::kRingFull && options.when_full == WhenFull::kConflate) status = conflate({&mutation, 1});
     }
     return status == Status::kOk ? status : fail(status, 1);
@@ -368,9 +369,8 @@ Status Writer::Impl::conflate(std::span<const Mutation> mutations) noexcept {
 void Writer::Impl::push_conflated() noexcept {
   while (!conflation.empty()) {
     const std::span<const std::byte> records = conflation.front();
-    const Status status = write(records.size(), conflation.front_count(), [&](std::byte* at) {
-      std::memcpy(at, records.data(), records.size());
-    });
+    const Status status = write(records.size(), conflation.front_count(),
+                                [&](std::byte* at) { std::memcpy(at, records.data(), records.size()); });
     if (status != Status::kOk) return;
     conflation.pop_front();
   }
@@ -414,9 +414,9 @@ Status Writer::Impl::commit_batch() noexcept {
     std::memcpy(&last, batch.data() + batch_last, sizeof last);
     last.flags &= static_cast<std::uint8_t>(~kBatchContinues);
     std::memcpy(batch.data() + batch_last, &last, sizeof last);
-    status = conflation.empty() ? write(batch.size(), batch_count, [&](std::byte* at) {
-      std::memcpy(at, batch.data(), batch.size());
-    }) : Status::kRingFull;
+    status = conflation.empty()
+                 ? write(batch.size(), batch_count, [&](std::byte* at) { std::memcpy(at, batch.data(), batch.size()); })
+                 : Status::kRingFull;
     if (status == Status::kRingFull && options.when_full == WhenFull::kConflate) status = conflate_batch();
   }
   if (status != Status::kOk) fail(status, batch_count + batch_failures);

@@ -15,7 +15,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::nanoseconds;
 
-constexpr int kReadTries = 8;                              // then the buffer is pinned, so that a read is bounded
+constexpr int kReadTries = 8;                               // then the buffer is pinned, so that a read is bounded
 constexpr auto kSleepMax = std::chrono::milliseconds(100);  // so that waiting survives a merger that restarts
 constexpr std::uint32_t kReadsPerLook = 1024;
 constexpr std::uint64_t kLookIntervalNs = 100'000'000;
@@ -204,16 +204,15 @@ Status Reader::read(std::string_view key, std::span<char> buffer, std::size_t& v
 std::optional<EntryInfo> Reader::info(std::string_view key) const noexcept {
   EntryInfo known;
   std::uint64_t expiry_ns = 0;
-  const Status status =
-      impl_->read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
-        known.type = head.type;
-        known.value_bytes = head.value_bytes;
-        known.changed_epoch = BufferView::changed_epoch(slot);
-        known.version = version_of(slot, head);
-        known.ephemeral = head.owner != 0;
-        expiry_ns = expiry_of(slot, head);
-        return Status::kOk;
-      });
+  const Status status = impl_->read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
+    known.type = head.type;
+    known.value_bytes = head.value_bytes;
+    known.changed_epoch = BufferView::changed_epoch(slot);
+    known.version = version_of(slot, head);
+    known.ephemeral = head.owner != 0;
+    expiry_ns = expiry_of(slot, head);
+    return Status::kOk;
+  });
   if (status != Status::kOk) return std::nullopt;
   known.time_to_live = time_left(expiry_ns);
   return known;
@@ -230,8 +229,8 @@ Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::
     for (std::size_t i = 0; i < keys.size(); ++i) {
       if (check_key(keys[i]) != Status::kOk) continue;
       Value value;
-      const Status status = Impl::read_in(
-          view, hashed[i], [&](const BufferView& buffer, const layout::Slot& slot, const SlotHead& head) {
+      const Status status =
+          Impl::read_in(view, hashed[i], [&](const BufferView& buffer, const layout::Slot& slot, const SlotHead& head) {
             return take_value(buffer, slot, head, value);
           });
       if (status == Status::kDamaged) return status;
@@ -269,8 +268,8 @@ Status Reader::wait_change(std::string_view key, Epoch since, nanoseconds timeou
   for (;;) {
     const Epoch before = epoch();
     const Changes news = changes(known);
-    const bool is_changed = std::any_of(news.changes.begin(), news.changes.end(),
-                                        [&](const Change& change) { return change.key == key; });
+    const bool is_changed =
+        std::any_of(news.changes.begin(), news.changes.end(), [&](const Change& change) { return change.key == key; });
     if (is_changed) return Status::kOk;
     if (news.gap) {  // the entry itself still tells, unless it was erased
       const std::optional<EntryInfo> entry = info(key);

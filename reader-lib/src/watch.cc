@@ -51,7 +51,7 @@ class Notifier {
   Reader reader_;
   Epoch known_;
   std::uint64_t instances_ = 0;  // that the reader went over to
-  std::jthread thread_;  // last: it ends before what it uses
+  std::jthread thread_;          // last: it ends before what it uses
 };
 
 }  // namespace

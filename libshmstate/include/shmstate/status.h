@@ -11,33 +11,33 @@ namespace shmstate {
 /// The outcome of an operation. `kOk` is zero; everything else says why nothing, or not everything, happened.
 enum class Status : std::uint8_t {
   kOk = 0,
-  kNotFound,          ///< the key does not exist in the snapshot
-  kWrongType,         ///< the key holds another type than the one asked for, or than `add` needs
-  kBufferTooSmall,    ///< the caller's buffer is smaller than the value; the needed size is reported
-  kKeyEmpty,          ///< a key has at least 1 byte
-  kKeyTooLong,        ///< a key has at most 4,096 bytes
-  kValueTooBig,       ///< a value has at most 1 MiB
-  kMutationTooBig,    ///< the mutation, or the whole batch, is larger than the ring can ever hold
-  kOutOfRange,        ///< an integer does not fit 64 signed bits, or a sum overflows
-  kRingFull,          ///< the merger has not made room yet
-  kTimeout,           ///< the time given has passed
-  kNoMemory,          ///< the file system or the configured limit has no room
-  kRejected,          ///< the merger refused at least one mutation; the writer's counters say which kind
-  kLimit,             ///< the instance has its maximum number of entries
-  kRingRefused,       ///< the merger does not serve this ring: too many rings, or this one is larger than allowed
-  kRingQuarantined,   ///< the merger found bytes in this ring that are no mutations and stopped reading it
-  kExpired,           ///< the merger took the pinned buffer back; data read since the last check is void
-  kTooOld,            ///< the snapshot is older than the caller accepts
-  kGap,               ///< the change feed no longer reaches back that far
-  kNoInstance,        ///< no such instance
-  kNotReady,          ///< the instance exists but its merger has not finished creating it
-  kNoPermission,      ///< the files of the instance may not be opened by this user
-  kVersionMismatch,   ///< the instance was created with another layout version
-  kDamaged,           ///< the files of the instance are not what they should be
-  kAlreadyRunning,    ///< another merger serves the instance
-  kNoMerger,          ///< no merger is running
-  kSystem,            ///< a system call failed; the message names it
-  kInvalidArgument,   ///< an option has a value that makes no sense
+  kNotFound,         ///< the key does not exist in the snapshot
+  kWrongType,        ///< the key holds another type than the one asked for, or than `add` needs
+  kBufferTooSmall,   ///< the caller's buffer is smaller than the value; the needed size is reported
+  kKeyEmpty,         ///< a key has at least 1 byte
+  kKeyTooLong,       ///< a key has at most 4,096 bytes
+  kValueTooBig,      ///< a value has at most 1 MiB
+  kMutationTooBig,   ///< the mutation, or the whole batch, is larger than the ring can ever hold
+  kOutOfRange,       ///< an integer does not fit 64 signed bits, or a sum overflows
+  kRingFull,         ///< the merger has not made room yet
+  kTimeout,          ///< the time given has passed
+  kNoMemory,         ///< the file system or the configured limit has no room
+  kRejected,         ///< the merger refused at least one mutation; the writer's counters say which kind
+  kLimit,            ///< the instance has its maximum number of entries
+  kRingRefused,      ///< the merger does not serve this ring: too many rings, or this one is larger than allowed
+  kRingQuarantined,  ///< the merger found bytes in this ring that are no mutations and stopped reading it
+  kExpired,          ///< the merger took the pinned buffer back; data read since the last check is void
+  kTooOld,           ///< the snapshot is older than the caller accepts
+  kGap,              ///< the change feed no longer reaches back that far
+  kNoInstance,       ///< no such instance
+  kNotReady,         ///< the instance exists but its merger has not finished creating it
+  kNoPermission,     ///< the files of the instance may not be opened by this user
+  kVersionMismatch,  ///< the instance was created with another layout version
+  kDamaged,          ///< the files of the instance are not what they should be
+  kAlreadyRunning,   ///< another merger serves the instance
+  kNoMerger,         ///< no merger is running
+  kSystem,           ///< a system call failed; the message names it
+  kInvalidArgument,  ///< an option has a value that makes no sense
 };
 
 /// A short English phrase for a status, for messages and logs.

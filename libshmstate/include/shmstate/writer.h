@@ -35,8 +35,8 @@ struct WriterOptions {
   std::string name;                               ///< shown in the status; the program's name when empty
   std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
   WhenFull when_full = WhenFull::kBlock;
-  std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);    ///< for `WhenFull::kBlock`
-  std::size_t conflate_bytes_max = std::size_t{64} << 20;             ///< for `WhenFull::kConflate`
+  std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for `WhenFull::kBlock`
+  std::size_t conflate_bytes_max = std::size_t{64} << 20;           ///< for `WhenFull::kConflate`
   /// Push through the one ring that all writers of this user share, behind a lock that the kernel frees when its holder
   /// dies: for short-lived processes, and for very many. Dearer: two system calls for a push or a batch. `ring_bytes`
   /// then only counts for who creates it; counters of the merger are those of the whole ring.
@@ -59,10 +59,10 @@ struct SetOptions {
 
 /// Counters of one writer, all since it was opened.
 struct WriterCounters {
-  std::uint64_t pushed = 0;    ///< mutations accepted by the ring
-  std::uint64_t failed = 0;    ///< mutations that a push refused, whatever the reason
-  std::uint64_t applied = 0;   ///< mutations that readers can see (merger's count)
-  std::uint64_t rejected = 0;  ///< mutations that the merger refused, see `Writer::rejected`
+  std::uint64_t pushed = 0;     ///< mutations accepted by the ring
+  std::uint64_t failed = 0;     ///< mutations that a push refused, whatever the reason
+  std::uint64_t applied = 0;    ///< mutations that readers can see (merger's count)
+  std::uint64_t rejected = 0;   ///< mutations that the merger refused, see `Writer::rejected`
   std::uint64_t conflated = 0;  ///< mutations that went through `WhenFull::kConflate`
 };
 
@@ -84,8 +84,8 @@ class Writer {
   ~Writer();
 
   /// Sets a key, whatever its type was.
-  /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kInvalidArgument, kMutationTooBig, kRingFull or kTimeout,
-  /// kNoMemory, kRingRefused, kRingQuarantined, kNoInstance. On error nothing was pushed.
+  /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kInvalidArgument, kMutationTooBig, kRingFull or
+  /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance. On error nothing was pushed.
   Status set(std::string_view key, ValueView value) noexcept;
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
   /// Erases a key, and what is remembered of its version; erasing a missing one has no effect. Errors: as `set`.

@@ -21,10 +21,10 @@ struct BufferInfo {
 
 struct RingInfo {
   std::uint64_t id = 0;
-  std::string name;            ///< as the writer gave it
-  std::uint32_t pid = 0;       ///< for display only: the writer's process as it saw itself
+  std::string name;       ///< as the writer gave it
+  std::uint32_t pid = 0;  ///< for display only: the writer's process as it saw itself
   std::uint32_t uid = 0;
-  std::string state;           ///< "live", "finished" or "quarantined"
+  std::string state;  ///< "live", "finished" or "quarantined"
   std::uint64_t ring_bytes = 0;
   std::uint64_t pushed_bytes = 0;   ///< bytes pushed since the ring was created, when the merger last looked
   std::uint64_t applied_bytes = 0;  ///< of these, readable
@@ -50,7 +50,7 @@ struct InstanceInfo {
   std::chrono::nanoseconds merger_silence{};  ///< since the merger's last heartbeat
   std::uint64_t epoch = 0;
   std::uint64_t entry_count = 0;
-  std::chrono::nanoseconds age{};  ///< as `Reader::age`
+  std::chrono::nanoseconds age{};     ///< as `Reader::age`
   std::uint64_t committed_bytes = 0;  ///< memory that the snapshot file takes now
   std::uint64_t limit_bytes = 0;      ///< and may take at most
   std::vector<BufferInfo> buffers;

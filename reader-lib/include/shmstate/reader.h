@@ -36,10 +36,10 @@ struct ReaderOptions {
 struct EntryView {
   std::string_view key;
   ValueView value;
-  Epoch changed_epoch = 0;        ///< the epoch that published the last change of this key
-  std::uint64_t version = 0;      ///< of the last versioned set; 0 without one
-  std::uint64_t expiry_ns = 0;    ///< when it expires, on CLOCK_BOOTTIME; 0: never
-  bool ephemeral = false;         ///< goes when its writer goes
+  Epoch changed_epoch = 0;      ///< the epoch that published the last change of this key
+  std::uint64_t version = 0;    ///< of the last versioned set; 0 without one
+  std::uint64_t expiry_ns = 0;  ///< when it expires, on CLOCK_BOOTTIME; 0: never
+  bool ephemeral = false;       ///< goes when its writer goes
 
   /// Time left to live; nothing when it does not expire.
   [[nodiscard]] std::optional<std::chrono::nanoseconds> time_to_live() const noexcept;
@@ -82,18 +82,18 @@ struct Change {
 struct Changes {
   std::vector<Change> changes;  ///< each key once, in the order of epochs
   Epoch epoch = 0;              ///< ask with this the next time
-  /// The feed no longer reaches back to the epoch asked for, or the instance was made anew: `changes` is empty; read the
-  /// state from a snapshot and go on with `epoch`.
+  /// The feed no longer reaches back to the epoch asked for, or the instance was made anew: `changes` is empty; read
+  /// the state from a snapshot and go on with `epoch`.
   bool gap = false;
   Epoch oldest_epoch = 0;  ///< the oldest epoch that could have been asked for
 };
 
 /// Where a reader stands.
 struct ReaderStatus {
-  bool merger_running = false;        ///< asks the kernel
-  std::chrono::nanoseconds age{};     ///< as `Reader::age`
-  std::uint64_t reattach_count = 0;   ///< how often the instance was made anew and this reader went over to it
-  bool instance_gone = false;         ///< the directory no longer leads to what is being read
+  bool merger_running = false;       ///< asks the kernel
+  std::chrono::nanoseconds age{};    ///< as `Reader::age`
+  std::uint64_t reattach_count = 0;  ///< how often the instance was made anew and this reader went over to it
+  bool instance_gone = false;        ///< the directory no longer leads to what is being read
 };
 
 struct Attachment;
@@ -168,7 +168,8 @@ class Reader {
 
   /// Sleeps until a key changed, or was erased, after `epoch`; kOk or kTimeout.
   [[nodiscard]] Status wait_change(std::string_view key, Epoch epoch, std::chrono::nanoseconds timeout) const;
-  /// Sleeps until `predicate(value)` holds for the key's value, which is empty while the key is missing; kOk or kTimeout.
+  /// Sleeps until `predicate(value)` holds for the key's value, which is empty while the key is missing; kOk or
+  /// kTimeout.
   template <typename Predicate>
   [[nodiscard]] Status wait_until(std::string_view key, Predicate&& predicate, std::chrono::nanoseconds timeout) const {
     const auto end = std::chrono::steady_clock::now() + timeout;
@@ -255,7 +256,8 @@ class Snapshot {
   /// at every entry: a hash table has no order.
   template <typename Visit>
   void scan(std::string_view prefix, Visit&& visit) const {
-    scan(prefix, [](const EntryView&) { return true; }, visit);
+    scan(
+        prefix, [](const EntryView&) { return true; }, visit);
   }
   template <typename Predicate, typename Visit>
   void scan(std::string_view prefix, Predicate&& predicate, Visit&& visit) const {
