@@ -477,26 +477,5 @@ TEST_F(StoppedParticipants, StoppedMergerStopsNobodyElse) {
   EXPECT_EQ(reader.get<std::int64_t>("patient"), accepted_patient);
 }
 
-// A writer that conflates never waits for a stopped merger, however much it pushes, and loses no last word and no sum.
-TEST_F(StoppedParticipants, ConflatingWriterOutlastsAStoppedMerger) {
-  constexpr int kKeys = 100;
-  constexpr int kPushes = 200'000;
-  const Program merger = start_merger(instance_);
-  Writer writer(instance_, {.name = "w", .ring_bytes = std::size_t{64} << 10, .when_full = WhenFull::kConflate});
-  merger.stop();
-  for (int i = 0; i < kPushes; ++i) {
-    ASSERT_EQ(writer.set("key/" + std::to_string(i % kKeys), i), Status::kOk);
-    ASSERT_EQ(writer.add("count", 1), Status::kOk);
-  }
-  EXPECT_GT(writer.counters().conflated, 0U);
-  merger.go_on();
-  EXPECT_EQ(writer.flush(kPatience), Status::kOk);
-  const Reader reader(instance_);
-  EXPECT_EQ(reader.get<std::int64_t>("count"), kPushes);
-  for (int i = kPushes - kKeys; i < kPushes; ++i) {
-    EXPECT_EQ(reader.get<std::int64_t>("key/" + std::to_string(i % kKeys)), i);
-  }
-}
-
 }  // namespace
 }  // namespace shmstate::test

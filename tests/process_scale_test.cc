@@ -37,8 +37,7 @@ std::string own_counter(std::size_t writer) { return "writer/" + std::to_string(
 std::string shared_counter(std::size_t index) { return "shared/" + std::to_string(index); }
 
 /// Each batch adds to a counter that all writers share, to their sum, and to the writer's own counter.
-void add_to_counters(const std::string& instance, bool shared, Accepted& accepted, std::size_t index,
-                     std::int64_t batches) {
+void add_to_counters(const std::string& instance, Accepted& accepted, std::size_t index, std::int64_t batches) {
   Writer writer(
       instance,
       {.name = own_counter(index), .ring_bytes = std::size_t{64} << 10, .full_timeout = kPatience, .shared = shared});
@@ -52,13 +51,9 @@ void add_to_counters(const std::string& instance, bool shared, Accepted& accepte
   }
 }
 
-class ManyProcesses : public testing::TestWithParam<bool> {};
-INSTANTIATE_TEST_SUITE_P(Rings, ManyProcesses, testing::Bool(),
-                         [](const auto& shared) { return shared.param ? "Shared" : "Own"; });
-
 // What 64 processes add to shared counters adds up exactly, also when half of them are killed while they push; and no
 // ring is left when they have ended.
-TEST_P(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
+TEST(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   const TestDirectory directory;
   const std::string instance = directory / "plant";
   const Board<Accepted> accepted;
@@ -67,7 +62,7 @@ TEST_P(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   std::vector<Child> writers;
   for (std::size_t i = 0; i < kWriters; ++i) {
     const std::int64_t batches = is_killed(i) ? INT64_MAX : is_long_run() ? 100'000 : 3'000;
-    writers.emplace_back([&, i, batches] { add_to_counters(instance, GetParam(), *accepted, i, batches); });
+    writers.emplace_back([&, i, batches] { add_to_counters(instance, *accepted, i, batches); });
   }
   for (std::size_t i = 0; i < kWriters; ++i) {
     if (!is_killed(i)) continue;
@@ -97,9 +92,8 @@ TEST_P(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   eventually("no ring in the status", [&] { return inspect(instance).rings.empty(); });
 }
 
-// Processes that come and go all the time share one ring, which is removed and made again between them; nothing of what
-// they push is lost.
-TEST_P(ManyProcesses, ComeAndGo) {
+// Nothing is lost of what processes push that come and go all the time, and their rings go with them.
+TEST(ManyProcesses, ComeAndGo) {
   const TestDirectory directory;
   const std::string instance = directory / "plant";
   const Program merger = start_merger(instance);
@@ -109,7 +103,7 @@ TEST_P(ManyProcesses, ComeAndGo) {
   for (int i = 0; i < kProcesses; ++i) {
     visitors.emplace_back([&] {
       for (int visit = 0; visit < visits; ++visit) {
-        Writer writer(instance, {.name = "visitor", .full_timeout = kPatience, .shared = GetParam()});
+        Writer writer(instance, {.name = "visitor", .full_timeout = kPatience});
         must_be_ok(writer.add("visits", 1), "add");
         if (visit % 10 == 0) std::this_thread::sleep_for(1ms);
       }
