@@ -66,7 +66,7 @@ void combine_into(State& state, const Mutation& mutation) {
 void apply_to(State& state, const Mutation& mutation) {
   const std::string key(mutation.key);
   const auto at = state.find(key);
-  const bool is_versioned = (mutation.flags & kHasVersion) != 0;
+  const bool is_versioned = (mutation.flags & kWithVersion) != 0;
   switch (mutation.operation) {
     case Operation::kSet:
     case Operation::kErase:
@@ -144,11 +144,11 @@ void randomise(Change& change, Random& random, std::size_t keys) {
   mutation.value = mutation.operation == Operation::kErase ? ValueView() : ValueView(change.value);
   const bool sets = mutation.operation == Operation::kSet;
   if ((sets || mutation.operation == Operation::kErase) && random.chance(50)) {
-    mutation.flags |= kHasVersion;
+    mutation.flags |= kWithVersion;
     mutation.version = random.below(12);
   }
   if (sets && random.chance(30)) {
-    mutation.flags |= kHasTtl;
+    mutation.flags |= kWithTtl;
     mutation.ttl_ns = 1 + random.below(1000);
   }
   if (sets && random.chance(20)) mutation.flags |= kEphemeral;
@@ -255,7 +255,7 @@ Mutation plain(Operation operation, std::string_view key, ValueView value) {
 }
 
 Mutation versioned(Mutation mutation, std::uint64_t version) {
-  mutation.flags |= kHasVersion;
+  mutation.flags |= kWithVersion;
   mutation.version = version;
   return mutation;
 }
@@ -264,7 +264,7 @@ std::string spell(const Mutation& mutation) {
   static constexpr std::array kNames{"?", "set", "erase", "add", "max", "min"};
   std::string text = kNames.at(static_cast<std::size_t>(mutation.operation));
   if (mutation.value.type() != Type::kNone) text += " " + std::string(type_name(mutation.value.type()));
-  if ((mutation.flags & kHasVersion) != 0) text += " version " + std::to_string(mutation.version);
+  if ((mutation.flags & kWithVersion) != 0) text += " version " + std::to_string(mutation.version);
   return text;
 }
 

@@ -84,7 +84,7 @@ Known made_by(const Change& change, std::uint64_t ring_id, std::uint64_t now_ns)
   return {.is_tombstone = false,
           .value = change.value,
           .version = mutation.version,
-          .expiry_ns = (mutation.flags & kHasTtl) != 0 ? now_ns + mutation.ttl_ns : 0,
+          .expiry_ns = (mutation.flags & kWithTtl) != 0 ? now_ns + mutation.ttl_ns : 0,
           .owner = (mutation.flags & kEphemeral) != 0 ? ring_id : 0};
 }
 
@@ -112,7 +112,7 @@ std::optional<layout::Reject> apply_to(State& state, const Change& change, std::
                                        std::uint64_t tombstone_ns) {
   const Mutation& mutation = change.mutation;
   const auto at = state.find(change.key);
-  const bool is_versioned = (mutation.flags & kHasVersion) != 0;
+  const bool is_versioned = (mutation.flags & kWithVersion) != 0;
   if (mutation.operation != Operation::kSet && mutation.operation != Operation::kErase) {
     return combine_known(state, change, ring_id, now_ns);
   }
@@ -289,12 +289,12 @@ class World {
     mutation.key = change.key;
     mutation.value = ValueView(change.value);
     if (is_set && random_.chance(30)) {
-      mutation.flags |= kHasTtl;
+      mutation.flags |= kWithTtl;
       mutation.ttl_ns = (random_.below(60) * 10 + 5) * 1'000'000;
     }
     if (is_set && random_.chance(25)) mutation.flags |= kEphemeral;
     if ((is_set || mutation.operation == Operation::kErase) && random_.chance(50)) {
-      mutation.flags |= kHasVersion;
+      mutation.flags |= kWithVersion;
       ++highest_version_;
       mutation.version = highest_version_ - std::min<std::uint64_t>(highest_version_, random_.below(30));
     }
@@ -306,7 +306,7 @@ class World {
     SetOptions options;
     options.ttl = nanoseconds(mutation.ttl_ns);
     options.ephemeral = (mutation.flags & kEphemeral) != 0;
-    const bool is_versioned = (mutation.flags & kHasVersion) != 0;
+    const bool is_versioned = (mutation.flags & kWithVersion) != 0;
     if (is_versioned) options.version = mutation.version;
     Key& key = producer.keys.try_emplace(change.key, change.key).first->second;
     const bool is_bound = random_.chance(50);

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <bit>
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -69,7 +68,10 @@ struct Location {
   std::uint64_t page = 0;  // of its segment
   std::uint32_t slot = 0;  // in the segment
 
-  friend constexpr auto operator<=>(const Location&, const Location&) noexcept = default;
+  friend constexpr bool operator==(const Location&, const Location&) noexcept = default;
+  friend constexpr bool operator<(const Location& a, const Location& b) noexcept {
+    return a.page != b.page ? a.page < b.page : a.slot < b.slot;
+  }
 };
 
 class BufferView {

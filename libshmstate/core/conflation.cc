@@ -23,7 +23,7 @@ bool fold_number(Value& number, const Mutation& mutation) {
   return result.has_value();
 }
 
-bool is_versioned(std::uint8_t flags) { return (flags & kHasVersion) != 0; }
+bool is_versioned(std::uint8_t flags) { return (flags & kWithVersion) != 0; }
 
 bool is_set_or_erase(const Mutation& mutation) {
   return mutation.operation == Operation::kSet || mutation.operation == Operation::kErase;
@@ -37,7 +37,7 @@ bool replaces_everything(const Mutation& mutation) {
 
 Conflation::Step::Step(const Mutation& mutation)
     : operation(mutation.operation),
-      flags(static_cast<std::uint8_t>(mutation.flags & ~(kHasHint | kBatchContinues))),
+      flags(static_cast<std::uint8_t>(mutation.flags & ~(kWithHint | kBatchContinues))),
       ttl_ns(mutation.ttl_ns),
       version(mutation.version),
       value(mutation.value.to_value()),

@@ -144,7 +144,7 @@ bool Control::try_open(std::optional<Error>& why) {
     return false;
   };
   if (!info || info->bytes < sizeof(layout::ControlHeader)) return not_ready();
-  const std::size_t bytes = static_cast<std::size_t>(info->bytes);
+  const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
   Mapping mapping(fd_, Access::kReadOnly, 0, bytes, (path_ / "control").string());
   const auto& header = *reinterpret_cast<const layout::ControlHeader*>(mapping.data());

@@ -341,7 +341,7 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
                                                             : long_keys_.data() + count * kKeyBytesMax;
     std::memcpy(copy, staged.record.key, padded(key_bytes));  // the hash must be that of the bytes that are stored
     staged.key.bytes = {copy, key_bytes};
-    if ((staged.record.flags & kHasHint) != 0) {
+    if ((staged.record.flags & kWithHint) != 0) {
       table_.prefetch_hint(staged.record.hint);
     } else {
       staged.key.hash = hash_key(staged.key.bytes, seed);
@@ -353,7 +353,7 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
   }
   for (std::size_t i = 0; i < count; ++i) {
     Staged& staged = staged_[i];
-    if ((staged.record.flags & kHasHint) == 0) staged.record.hint = table_.prefetch_slot(staged.key.hash);
+    if ((staged.record.flags & kWithHint) == 0) staged.record.hint = table_.prefetch_slot(staged.key.hash);
   }
   end = position;
   return count;
@@ -369,9 +369,9 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   } else if (record.type != Type::kNone) {
     value.number = load_word(record.value, std::memory_order_relaxed);
   }
-  const bool is_plain = (record.flags & ~(kHasHint | kBatchContinues)) == 0;
+  const bool is_plain = (record.flags & ~(kWithHint | kBatchContinues)) == 0;
   if (is_plain && table_.update_at(record.hint, record.operation, staged.key.bytes, value, epoch)) return true;
-  if ((record.flags & kHasHint) != 0) staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
+  if ((record.flags & kWithHint) != 0) staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
   const std::optional<Reject> reject = apply_by_key(ring, record, staged.key, value, epoch);
   if (!reject) return true;
   std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(*reject)];
@@ -382,12 +382,12 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
 
 std::optional<Reject> MergeEngine::apply_by_key(const ServedRing& ring, const RecordView& record, const HashedKey& key,
                                                 const NewValue& value, std::uint64_t epoch) {
-  const auto version = (record.flags & kHasVersion) != 0 ? std::optional(record.version) : std::nullopt;
+  const auto version = (record.flags & kWithVersion) != 0 ? std::optional(record.version) : std::nullopt;
   switch (record.operation) {
     case Operation::kSet: {
       Attributes attributes{.owner = 0, .expiry_ns = 0, .version = version};
       if ((record.flags & kEphemeral) != 0) attributes.owner = static_cast<std::uint16_t>(ring.index + 1);
-      if ((record.flags & kHasTtl) != 0) attributes.expiry_ns = saturating_add(now_ns_, record.ttl_ns);
+      if ((record.flags & kWithTtl) != 0) attributes.expiry_ns = saturating_add(now_ns_, record.ttl_ns);
       return table_.set(key, value, attributes, epoch);
     }
     case Operation::kErase: {

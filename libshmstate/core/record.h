@@ -22,25 +22,25 @@ struct Mutation {
   std::string_view key;
   ValueView value;            // type kNone for erase
   std::uint8_t flags = 0;     // RecordFlag, except kBatchContinues
-  std::uint64_t ttl_ns = 0;   // with kHasTtl
-  std::uint64_t version = 0;  // with kHasVersion
-  std::uint64_t hint = 0;     // with kHasHint: page << 16 | slot, where the key was last seen
+  std::uint64_t ttl_ns = 0;   // with kWithTtl
+  std::uint64_t version = 0;  // with kWithVersion
+  std::uint64_t hint = 0;     // with kWithHint: page << 16 | slot, where the key was last seen
 };
 
 enum RecordFlag : std::uint8_t {
   kBatchContinues = 1,  // the next record belongs to the same batch
   kEphemeral = 2,       // set: the key goes when this ring's writer goes
-  kHasTtl = 4,          // set: a word with nanoseconds, counted by the merger
-  kHasVersion = 8,      // set, erase: a word; applied only if it is higher than that of the entry
-  kHasHint = 16,        // a word that says where the merger may find the key; it looks before it believes
+  kWithTtl = 4,         // set: a word with nanoseconds, counted by the merger
+  kWithVersion = 8,     // set, erase: a word; applied only if it is higher than that of the entry
+  kWithHint = 16,       // a word that says where the merger may find the key; it looks before it believes
 };
-inline constexpr std::uint8_t kOptionalWordFlags = kHasTtl | kHasVersion | kHasHint;
+inline constexpr std::uint8_t kOptionalWordFlags = kWithTtl | kWithVersion | kWithHint;
 
 [[nodiscard]] constexpr std::uint8_t allowed_flags(Operation operation) noexcept {
   switch (operation) {
-    case Operation::kSet: return kBatchContinues | kEphemeral | kHasTtl | kHasVersion | kHasHint;
-    case Operation::kErase: return kBatchContinues | kHasVersion | kHasHint;
-    default: return kBatchContinues | kHasHint;
+    case Operation::kSet: return kBatchContinues | kEphemeral | kWithTtl | kWithVersion | kWithHint;
+    case Operation::kErase: return kBatchContinues | kWithVersion | kWithHint;
+    default: return kBatchContinues | kWithHint;
   }
 }
 
@@ -93,9 +93,9 @@ inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t 
       .flags = static_cast<std::uint8_t>(mutation.flags | batch_flag)};
   std::memcpy(at, &head, sizeof head);
   auto* word = reinterpret_cast<std::uint64_t*>(at + sizeof head);
-  if ((mutation.flags & kHasTtl) != 0) *word++ = mutation.ttl_ns;
-  if ((mutation.flags & kHasVersion) != 0) *word++ = mutation.version;
-  if ((mutation.flags & kHasHint) != 0) *word++ = mutation.hint;
+  if ((mutation.flags & kWithTtl) != 0) *word++ = mutation.ttl_ns;
+  if ((mutation.flags & kWithVersion) != 0) *word++ = mutation.version;
+  if ((mutation.flags & kWithHint) != 0) *word++ = mutation.hint;
   for_each_word(mutation.key, [&](std::size_t i, std::uint64_t value) { word[i] = value; });
   word += words_of(mutation.key.size());
   switch (type) {
@@ -164,9 +164,9 @@ struct RecordView {
   const auto take = [&](RecordFlag flag) {
     return (head.flags & flag) != 0 ? load_word(word++, std::memory_order_relaxed) : 0;
   };
-  record.ttl_ns = take(kHasTtl);
-  record.version = take(kHasVersion);
-  record.hint = take(kHasHint);
+  record.ttl_ns = take(kWithTtl);
+  record.version = take(kWithVersion);
+  record.hint = take(kWithHint);
   record.key = word;
   record.value = record.key + words_of(head.key_bytes);
   const bool is_number = (record.type == Type::kInt64 || record.type == Type::kFloat64) && head.value_bytes == kWord;

@@ -323,7 +323,7 @@ std::optional<Location> Table::location_of(std::uint64_t hint) const noexcept {
 void Table::set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag) {
   auto* const words = reinterpret_cast<std::uint64_t*>(&segment(page).groups[group]);
   std::uint64_t& word = words[index / kWord];
-  const unsigned shift = static_cast<unsigned>(index % kWord * 8);
+  const auto shift = static_cast<unsigned>(index % kWord * 8);
   replicas_.store(word, (word & ~(std::uint64_t{0xff} << shift)) | std::uint64_t{tag} << shift);
 }
 

@@ -77,12 +77,12 @@ Mutation make(Operation operation, std::string_view key, ValueView value) noexce
 Mutation make_set(std::string_view key, ValueView value, const SetOptions& options) noexcept {
   Mutation mutation = make(Operation::kSet, key, value);
   if (options.ttl != nanoseconds::zero()) {
-    mutation.flags |= kHasTtl;
+    mutation.flags |= kWithTtl;
     mutation.ttl_ns = static_cast<std::uint64_t>(options.ttl.count());
   }
   if (options.ephemeral) mutation.flags |= kEphemeral;
   if (options.version) {
-    mutation.flags |= kHasVersion;
+    mutation.flags |= kWithVersion;
     mutation.version = *options.version;
   }
   return mutation;
@@ -90,7 +90,7 @@ Mutation make_set(std::string_view key, ValueView value, const SetOptions& optio
 
 Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
   Mutation mutation = make(Operation::kErase, key, {});
-  mutation.flags |= kHasVersion;
+  mutation.flags |= kWithVersion;
   mutation.version = version;
   return mutation;
 }
@@ -175,7 +175,7 @@ struct Writer::Impl {
   }
   [[nodiscard]] Status make_room(std::uint64_t bytes) noexcept;
   [[nodiscard]] Status commit_memory(std::uint64_t bytes) noexcept;
-  [[nodiscard]] Status lock_shared(Clock::time_point deadline) noexcept;
+  [[nodiscard]] Status lock_shared(Clock::time_point deadline) const noexcept;
   [[nodiscard]] Status verdict() const noexcept;
   [[nodiscard]] Status full_status() const noexcept;
 
@@ -240,12 +240,12 @@ Status Writer::Impl::push(Operation operation, Key& key, ValueView value) noexce
     }
   }
   mutation.hint = KeyHints::place(key);
-  if (mutation.hint != 0) mutation.flags |= kHasHint;
+  if (mutation.hint != 0) mutation.flags |= kWithHint;
   return push(mutation);
 }
 
 // OFD locks have no timeout, and a stopped holder must not stop us for longer than the caller allows: so we poll.
-Status Writer::Impl::lock_shared(Clock::time_point deadline) noexcept {
+Status Writer::Impl::lock_shared(Clock::time_point deadline) const noexcept {
   nanoseconds pause = std::chrono::microseconds(1);
   for (int tries = 0; !os::try_lock(ring.fd(), kPusherByte, true); ++tries) {
     if (Clock::now() >= deadline) return Status::kTimeout;
@@ -527,7 +527,6 @@ std::uint64_t Writer::ring_id() const noexcept { return impl_->ring.id(); }
 // ---- Batch
 
 Batch::Batch(Batch&& other) noexcept : writer_(std::exchange(other.writer_, nullptr)) {}
-Batch::~Batch() = default;  // the next `Writer::batch` discards what was not committed
 
 Status Batch::set(std::string_view key, ValueView value) noexcept {
   return writer_->add_to_batch(make(Operation::kSet, key, value));

@@ -247,7 +247,7 @@ Epoch Reader::epoch() const noexcept {
   return current_version(impl_->files->publication()).epoch;
 }
 
-Epoch Reader::wait(Epoch known, nanoseconds timeout) const noexcept {
+Epoch Reader::wait(Epoch epoch, nanoseconds timeout) const noexcept {
   const auto began = Clock::now();
   const std::uint64_t attachment = impl_->reattach_count;
   for (;;) {
@@ -256,24 +256,24 @@ Epoch Reader::wait(Epoch known, nanoseconds timeout) const noexcept {
     const std::uint64_t packed = word.load(std::memory_order_acquire);
     const Epoch now = Version::unpack(packed).epoch;
     const auto waited = Clock::now() - began;
-    if (now > known || waited >= timeout || attachment != impl_->reattach_count) return now;
+    if (now > epoch || waited >= timeout || attachment != impl_->reattach_count) return now;
     os::futex_wait(futex, static_cast<std::uint32_t>(packed), std::min<nanoseconds>(kSleepMax, timeout - waited));
     impl_->look_around();
   }
 }
 
-Status Reader::wait_change(std::string_view key, Epoch since, nanoseconds timeout) const {
+Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeout) const {
   const auto end = Clock::now() + timeout;
-  Epoch known = since;
+  Epoch known = epoch;
   for (;;) {
-    const Epoch before = epoch();
+    const Epoch before = this->epoch();
     const Changes news = changes(known);
     const bool is_changed =
         std::any_of(news.changes.begin(), news.changes.end(), [&](const Change& change) { return change.key == key; });
     if (is_changed) return Status::kOk;
     if (news.gap) {  // the entry itself still tells, unless it was erased
       const std::optional<EntryInfo> entry = info(key);
-      if (!entry || entry->changed_epoch > since) return Status::kOk;
+      if (!entry || entry->changed_epoch > epoch) return Status::kOk;
     }
     known = news.epoch;
     const auto left = end - Clock::now();

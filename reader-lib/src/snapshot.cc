@@ -30,13 +30,13 @@ std::size_t Snapshot::size() const {
   return static_cast<std::size_t>(count);
 }
 
-std::optional<EntryView> Snapshot::find(std::string_view bytes) const {
-  if (bytes.empty() || bytes.size() > kKeyBytesMax) return std::nullopt;
+std::optional<EntryView> Snapshot::find(std::string_view key) const {
+  if (key.empty() || key.size() > kKeyBytesMax) return std::nullopt;
   const BufferView view = impl_->view();
-  const HashedKey key{.bytes = bytes, .hash = hash_key(bytes, impl_->files().control.geometry().hash_seed)};
+  const HashedKey hashed{.bytes = key, .hash = hash_key(key, impl_->files().control.geometry().hash_seed)};
   Location at;
   SlotHead head;
-  const BufferView::Found found = view.find(key, at, head);
+  const BufferView::Found found = view.find(hashed, at, head);
   if (found == BufferView::Found::kDamaged) impl_->fail_damaged();
   std::optional<EntryView> entry;
   if (found == BufferView::Found::kYes && head.type != kTombstone) {

@@ -138,7 +138,7 @@ class Batch {
  public:
   Batch(Batch&&) noexcept;
   Batch& operator=(Batch&&) = delete;
-  ~Batch();
+  ~Batch() = default;  // the next `Writer::batch` discards what was not committed
 
   Status set(std::string_view key, ValueView value) noexcept;
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
