@@ -90,12 +90,15 @@ class Process {
   [[nodiscard]] std::string out() const { return output_.text(); }
   [[nodiscard]] std::string err() const { return errors_.text(); }
 
+  [[nodiscard]] bool has_ended() {
+    int status = 0;
+    if (!code_ && ::waitpid(pid_, &status, WNOHANG) == pid_)
+      code_ = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    return code_.has_value();
+  }
   /// The exit code; negative after a signal.
   int wait() {
-    int status = 0;
-    if (!eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; })) return -1000;
-    code_ = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-    return *code_;
+    return eventually([this] { return has_ended(); }) ? *code_ : -1000;
   }
 
  private:
@@ -150,7 +153,9 @@ class CtlProcess : public testing::Test {
 
   void start_merger(const std::string& instance = "plant") {
     merger_.emplace(Arguments{SHMSTATE_MERGER, "-i", (root_ / instance).string(), "--memory-limit", "64m"});
-    ASSERT_TRUE(eventually([&] { return ctl({"-i", instance, "set", "ready", "1"}).code == 0; })) << merger_->err();
+    const auto serves = [&] { return ctl({"-i", instance, "set", "ready", "1"}).code == 0; };
+    ASSERT_TRUE(eventually([&] { return merger_->has_ended() || serves(); }));
+    ASSERT_FALSE(merger_->has_ended()) << merger_->err();
     ASSERT_EQ(ctl({"-i", instance, "del", "ready"}).code, 0);
   }
   void stop_merger() {
