@@ -38,8 +38,7 @@ std::string shared_counter(std::size_t index) { return "shared/" + std::to_strin
 
 /// Each batch adds to a counter that all writers share, to their sum, and to the writer's own counter.
 void add_to_counters(const std::string& instance, Accepted& accepted, std::size_t index, std::int64_t batches) {
-  Writer writer(instance,
-                {.name = own_counter(index), .ring_bytes = std::size_t{64} << 10, .full_timeout = kPatience});
+  Writer writer(instance, {.name = own_counter(index), .ring_bytes = std::size_t{64} << 10, .full_timeout = kPatience});
   for (std::int64_t i = 0; i < batches; ++i) {
     Batch batch = writer.batch();
     batch.add(shared_counter(static_cast<std::size_t>(i) % kCounters), 1);
