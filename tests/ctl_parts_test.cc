@@ -259,7 +259,7 @@ TEST(CtlJson, CarriesAnyBytes) {
 
 // What an entry has besides its value is told only where it has it.
 TEST(CtlJson, TellsVersionAndTimeToLive) {
-  const Json json = json_of(Entry{.key = "k", .value = {}, .version = 9, .time_to_live = 2ns, .ephemeral = true});
+  Json json = json_of(Entry{.key = "k", .value = {}, .version = 9, .time_to_live = 2ns, .ephemeral = true});
   EXPECT_EQ(json["version"], 9);
   EXPECT_EQ(json["time_to_live_ns"], 2);
   EXPECT_EQ(json["ephemeral"], true);
@@ -324,7 +324,7 @@ TEST(CtlStatus, ShowsEverythingHarmlessly) {
 
 // The JSON status has the same numbers, exactly.
 TEST(CtlStatus, IsCompleteAsJson) {
-  const Json json = json_of(some_instance());
+  Json json = json_of(some_instance());
   EXPECT_EQ(json["merger"]["running"], false);
   EXPECT_EQ(json["merger"]["silence_ns"], 4'200'000'000);
   EXPECT_EQ(json["buffers"].size(), 2u);

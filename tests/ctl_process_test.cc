@@ -214,7 +214,7 @@ TEST_F(CtlProcess, JsonHasTypesAndEpochs) {
   out({"set", "i", "1"});
   out({"set", "f", "1.0"});
   out({"set", "b", "-"}, "\xFF");
-  const Json listed = json({"list", "--json"});
+  Json listed = json({"list", "--json"});
   ASSERT_EQ(listed["entries"].size(), 3u);
   EXPECT_EQ(listed["entries"][0]["value"], (Json{{"base64", "/w=="}}));
   EXPECT_EQ(listed["entries"][1]["type"], "float64");
@@ -333,7 +333,7 @@ TEST_F(CtlProcess, KeepsTheOrderWhileTheMergerIsDown) {
 // A key set with a time to live tells it, and is gone when it is over.
 TEST_F(CtlProcess, SetsATimeToLive) {
   out({"set", "k", "1", "--ttl", "1h"});
-  const Json entry = json({"get", "k", "--json"})["entries"][0];
+  Json entry = json({"get", "k", "--json"})["entries"][0];
   EXPECT_GT(entry["time_to_live_ns"], 0);
   EXPECT_LE(entry["time_to_live_ns"], 3600'000'000'000);
   out({"set", "k", "1", "--ttl", "1ms"});
@@ -366,7 +366,7 @@ TEST_F(CtlProcess, StatusShowsMergerAndRings) {
     status = json({"status", "--json"});
     return status["rings"].size() == 1 && status["rings"][0]["applied_count"] == 2;
   })) << status;
-  const Json ring = status["rings"].at(0);
+  Json ring = status["rings"].at(0);
   EXPECT_EQ(ring["name"], "pump\x1B[1m");
   EXPECT_EQ(ring["pid"], ::getpid());
   EXPECT_EQ(ring["state"], "live");
@@ -430,8 +430,8 @@ TEST_F(CtlProcess, WatchEndsAfterItsCount) {
   }));
   EXPECT_EQ(watch.wait(), 0);
   const std::string text = watch.out();
-  const Json first = Json::parse(text.substr(0, text.find('\n')));
-  const Json second = Json::parse(text.substr(text.find('\n')));
+  Json first = Json::parse(text.substr(0, text.find('\n')));
+  Json second = Json::parse(text.substr(text.find('\n')));
   EXPECT_EQ(first["change"], "set");
   EXPECT_EQ(first["key"], "n/k");
   EXPECT_LT(first["value"], second["value"]);
