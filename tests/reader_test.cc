@@ -586,7 +586,7 @@ TEST_P(PublishingTest, EachSnapshotIsConsistentFromItsFirstToItsLastEntry) {
   const Reader reader = instance.reader();
   Epoch epoch = 0;
   std::int64_t last = 0;
-  for (int i = 0; i < test::steps(2'000); ++i) {
+  for (int i = 0; i < test::steps(2'000) || last == 0; ++i) {
     const Snapshot snapshot = reader.snapshot();
     ASSERT_GE(snapshot.epoch(), epoch);
     epoch = snapshot.epoch();
@@ -603,7 +603,6 @@ TEST_P(PublishingTest, EachSnapshotIsConsistentFromItsFirstToItsLastEntry) {
     ASSERT_EQ(count, kTogether);
     ASSERT_FALSE(snapshot.expired());
   }
-  EXPECT_GT(last, 0) << "nothing happened meanwhile";
 }
 
 TEST_P(PublishingTest, GetManyNeverMixesTwoEpochs) {
