@@ -296,8 +296,8 @@ TEST(StoppedWatcher, IsToldEverythingOrStartsOver) {
   for (const bool is_small : {true, false}) {
     const TestDirectory directory;
     const std::string instance = directory / "plant";
-    const Program merger = start_merger(instance, {"--feed-bytes", is_small ? "64K" : "256M", "--memory-limit", "512M",
-                                                   "--pin-time-max", "0s"});  // so that a slow machine makes no gap
+    const Program merger =
+        start_merger(instance, {"--feed-bytes", is_small ? "64K" : "256M", "--memory-limit", "512M"});
     const Board<Mirror> mirror;
     Child watcher([&] { watch_all(instance, *mirror); });
     Writer writer(instance, {.name = "flood", .full_timeout = kPatience});
@@ -322,11 +322,8 @@ TEST(StoppedWatcher, IsToldEverythingOrStartsOver) {
     must_be_ok(writer.flush(kPatience), "flush");
     mirror->pushing_ended = true;
     EXPECT_EQ(watcher.verdict(), "");
-    if (is_small) {
-      EXPECT_GT(mirror->complete, 1U) << "64 KiB of feed cannot hold a second of changes";
-    } else {
-      EXPECT_EQ(mirror->complete, 1U) << "256 MiB of feed hold all";
-    }
+    // With a large feed it need not start over; but it may have to, if it was stopped while it pinned a buffer.
+    if (is_small) EXPECT_GT(mirror->complete, 1U) << "64 KiB of feed cannot hold a second of changes";
   }
 }
 
