@@ -323,7 +323,9 @@ TEST(StoppedWatcher, IsToldEverythingOrStartsOver) {
     mirror->pushing_ended = true;
     EXPECT_EQ(watcher.verdict(), "");
     // With a large feed it need not start over; but it may have to, if it was stopped while it pinned a buffer.
-    if (is_small) EXPECT_GT(mirror->complete, 1U) << "64 KiB of feed cannot hold a second of changes";
+    if (is_small) {
+      EXPECT_GT(mirror->complete, 1U) << "64 KiB of feed cannot hold a second of changes";
+    }
   }
 }
 
