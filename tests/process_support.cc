@@ -98,8 +98,8 @@ void must_be_ok(Status status, std::string_view what) {
   if (status != Status::kOk) throw Broken(std::string(what) + ": " + std::string(describe(status)));
 }
 
-void eventually(std::string_view promise, const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+void eventually(std::string_view promise, const std::function<bool()>& condition, std::chrono::seconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
   while (!condition()) {
     must(std::chrono::steady_clock::now() < deadline, std::string("waited in vain for: ") + std::string(promise));
     std::this_thread::sleep_for(kPollInterval);
@@ -152,7 +152,9 @@ bool Process::has_ended() {
 }
 
 int Process::wait() {
-  eventually("the end of process " + std::to_string(pid_), [this] { return has_ended(); });
+  const auto patience = is_long_run() ? 30 * kPatience : kPatience;
+  eventually(
+      "the end of process " + std::to_string(pid_), [this] { return has_ended(); }, patience);
   return *exit_code_;
 }
 

@@ -34,8 +34,9 @@ class Broken : public std::runtime_error {
 };
 void must(bool holds, std::string_view otherwise);
 void must_be_ok(Status status, std::string_view what);
-/// Waits until `condition` holds; after `kPatience` the promise is broken.
-void eventually(std::string_view promise, const std::function<bool()>& condition);
+/// Waits until `condition` holds; after `patience` the promise is broken.
+void eventually(std::string_view promise, const std::function<bool()>& condition,
+                std::chrono::seconds patience = kPatience);
 
 /// A process that is killed and collected at the latest when this object goes.
 class Process {
@@ -50,7 +51,7 @@ class Process {
   void stop() const;
   void go_on() const;
   [[nodiscard]] bool has_ended();
-  /// Waits for its end: the exit code, or 128 + the signal that ended it.
+  /// Waits for its end, in a long run for longer: the exit code, or 128 + the signal that ended it.
   int wait();
   /// Kills it with SIGKILL and collects it.
   void kill();
