@@ -80,7 +80,8 @@ class History {
   /// A step of the engine with some mutations; now and then growth, an owner that goes, a restart.
   void turn() {
     for (std::size_t i = random_.below(12); i > 0; --i) mutate();
-    if (random_.chance(5)) grow();
+    if (turns_++ == 20) grow(1'500);
+    if (random_.chance(5)) grow(random_.between(200, 700));
     if (random_.chance(4)) owner_.emplace(instance_.writer(ring_of(kRingBytes)));
     if (random_.chance(3)) instance_.restart();
     step(random_.chance(20) ? 150ms : 3ms);
@@ -123,8 +124,8 @@ class History {
     pending_.push_back(std::move(key));
   }
 
-  void grow() {
-    for (std::size_t i = random_.between(200, 700); i > 0; --i) {
+  void grow(std::size_t keys) {
+    for (std::size_t i = keys; i > 0; --i) {
       const std::string key = "plain/grow/" + std::to_string(grown_++);
       writer_->set(key, static_cast<std::int64_t>(i));
       pending_.push_back(key);
@@ -140,6 +141,7 @@ class History {
   std::map<std::string, Epoch> touched_;
   std::vector<std::string> pending_;
   std::size_t grown_ = 0;
+  std::size_t turns_ = 0;
 };
 
 /// What `news` tells about keys that changed after `since` must be true, complete and in order.

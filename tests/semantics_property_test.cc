@@ -1,13 +1,18 @@
 // What each operation does to the state, against a model: versions, time to live, ephemeral keys, bound keys; limits;
 // and readers that outlive the instance.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
 #include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdarg>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -23,6 +28,26 @@
 #include "core/record.h"
 #include "shmstate/watch.h"
 #include "test_instance.h"
+
+namespace {
+
+/// What is to happen just before somebody takes an exclusive lock on the first byte of a file; once.
+std::function<void()> before_exclusive_lock;
+
+}  // namespace
+
+// In front of the C library's: it lets a test act between two steps of the engine that nothing else separates.
+extern "C" int fcntl(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void* const argument = va_arg(arguments, void*);
+  va_end(arguments);
+  if (command == F_OFD_SETLK && before_exclusive_lock) {
+    const auto& lock = *static_cast<const struct flock*>(argument);
+    if (lock.l_type == F_WRLCK && lock.l_start == 0) std::exchange(before_exclusive_lock, nullptr)();
+  }
+  return static_cast<int>(::syscall(SYS_fcntl, fd, command, argument));
+}
 
 namespace shmstate {
 namespace {
@@ -803,6 +828,39 @@ TEST(Semantics, RingLimitsRefuseOnlyThoseRings) {
   instance.pass_rounds(20);
   EXPECT_EQ(third.flush(1s), Status::kOk);
   EXPECT_EQ(instance.reader().get<std::int64_t>("sum"), 3);
+}
+
+// ---- shared rings
+
+WriterOptions shared_ring() {
+  WriterOptions options;
+  options.shared = true;
+  return options;
+}
+
+// A writer that attaches, pushes and goes while the merger is about to remove the ring that nobody holds loses nothing.
+TEST(Semantics, PushOfAWriterThatCameAndWentWhileTheRingWasRemovedIsMerged) {
+  TestInstance instance;
+  ASSERT_EQ(instance.writer(shared_ring()).add("sum", 1), Status::kOk);
+  instance.pump();
+  before_exclusive_lock = [&] { ASSERT_EQ(instance.writer(shared_ring()).add("sum", 1), Status::kOk); };
+  instance.pass_rounds(20);
+  ASSERT_FALSE(before_exclusive_lock) << "the ring was never removed";
+  EXPECT_EQ(instance.reader().get<std::int64_t>("sum"), 2);
+}
+
+// A writer that has just attached to a shared ring does not report refusals from before its time.
+TEST(Semantics, NewWriterOfASharedRingDoesNotReportOldRefusals) {
+  TestInstance instance;
+  Writer first = instance.writer(shared_ring());
+  first.set("text", "text");
+  first.add("text", 1);
+  instance.pump();
+  EXPECT_EQ(first.flush(0ns), Status::kRejected);
+  Writer second = instance.writer(shared_ring());
+  second.set("key", 1);
+  instance.pump();
+  EXPECT_EQ(second.flush(0ns), Status::kOk);
 }
 
 // ---- instances that are made anew
