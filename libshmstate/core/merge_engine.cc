@@ -534,7 +534,7 @@ bool MergeEngine::try_finish(ServedRing& ring) {
   if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;
   is_dirty_ = true;
   if (!table_.erase_owned(ring.index, kErasuresPerTurn, current_.epoch + 1)) return false;
-  if (!ring.file.try_remove(owner_.rings_path())) {  // somebody attached to it meanwhile
+  if (!ring.file.try_remove(owner_.rings_path(), ring.is_quarantined, ring.published_cursor)) {  // somebody attached to it meanwhile
     ring.is_abandoned = false;
     return false;
   }

@@ -160,8 +160,12 @@ void RingFile::remove_broken(const fs::path& rings, std::uint64_t id, bool anywa
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }
 
 // The lock is kept until the file is closed: who opens a shared ring meanwhile sees that and makes a new one.
-bool RingFile::try_remove(const fs::path& rings) const noexcept {
+bool RingFile::try_remove(const fs::path& rings, bool anyway, std::uint64_t merged) const noexcept {
   if (!os::try_lock(fd_.get(), kLifeByte, true)) return false;
+  if (!anyway && header().tail.load(std::memory_order_acquire) != merged) {  // somebody came, pushed and went
+    os::unlock(fd_.get(), kLifeByte);
+    return false;
+  }
   std::error_code ignored;
   if ((header().flags & layout::kRingShared) != 0) {
     const fs::path shared = rings / shared_ring_name(header().owner_uid);

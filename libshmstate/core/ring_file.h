@@ -57,7 +57,7 @@ class RingFile {
   /// Whether the writer's process has gone (merger only). A system call.
   [[nodiscard]] bool is_abandoned() const noexcept;
   /// Removes the file, unless somebody holds it (merger only).
-  [[nodiscard]] bool try_remove(const std::filesystem::path& rings) const noexcept;
+  [[nodiscard]] bool try_remove(const std::filesystem::path& rings, bool anyway, std::uint64_t merged) const noexcept;
   /// Removes what has a ring's name but is none and belongs to nobody any more; with `anyway`, whoever holds it.
   static void remove_broken(const std::filesystem::path& rings, std::uint64_t id, bool anyway) noexcept;
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }

@@ -106,6 +106,9 @@ struct Writer::Impl {
         producer(ring.header(), ring.data_bytes()),
         conflation(options.conflate_bytes_max, static_cast<std::size_t>(ring.data_bytes())),
         path(control.path().string()) {
+    for (const auto& rejected : ring.header().rejected) {
+      rejected_reported += rejected.load(std::memory_order_relaxed);
+    }
     os::register_fence();
     doorbell().registrations.fetch_add(1, std::memory_order_release);
     wake_merger();
