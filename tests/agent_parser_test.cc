@@ -55,7 +55,7 @@ void expect_add(std::string_view line, std::string_view key, ValueView value) {
 }
 
 TEST(LineParser, EmptyLinesAndCommentsAreNoCommands) {
-  for (const auto line : {"", "   ", "\t", "# set a 1", "  #x"}) {
+  for (const std::string_view line : {"", "   ", "\t", "# set a 1", "  #x"}) {
     EXPECT_EQ(error_of(line), LineError::kNone) << line;
     EXPECT_EQ(verb_of(line), Verb::kNothing) << line;
   }
@@ -96,8 +96,9 @@ TEST(LineParser, PlainDecimalNumbersGetTheirTypeAndEverythingElseStaysText) {
   expect_set("k=-.5", "k", -0.5);
   expect_set("k=1e3", "k", 1000.0);
   expect_set("k=99999999999999999999.0", "k", 1e20);
-  for (const auto text : {"007", "-007", "+5", "0x1f", "nan",  "inf", "-inf", "1_000", "1.2.3", "12abc",
-                          "-",   ".",    "-.", "1e",   "true", "1,5", "0x",   "--1",   "1e5x",  "Infinity"}) {
+  for (const std::string_view text :
+       {"007", "-007", "+5", "0x1f", "nan",  "inf", "-inf", "1_000", "1.2.3", "12abc",
+        "-",   ".",    "-.", "1e",   "true", "1,5", "0x",   "--1",   "1e5x",  "Infinity"}) {
     expect_set("k=" + std::string(text), "k", text);
   }
 }
@@ -130,10 +131,10 @@ TEST(LineParser, ForcedTypesAcceptEveryNotation) {
 }
 
 TEST(LineParser, ForcedTypesRefuseOtherText) {
-  for (const auto text : {"1.0", "1e3", "abc", "", "0x", "+", "nan", "+-5", "0x-5"}) {
+  for (const std::string_view text : {"1.0", "1e3", "abc", "", "0x", "+", "nan", "+-5", "0x-5"}) {
     EXPECT_EQ(error_of("set:i k \"" + std::string(text) + "\""), LineError::kNotInteger) << text;
   }
-  for (const auto text : {"abc", "", "0x1f", "1.5f", "NAN", "infinite", "-", "+-1"}) {
+  for (const std::string_view text : {"abc", "", "0x1f", "1.5f", "NAN", "infinite", "-", "+-1"}) {
     EXPECT_EQ(error_of("set:f k \"" + std::string(text) + "\""), LineError::kNotNumber) << text;
   }
 }

@@ -583,6 +583,16 @@ TEST_F(AgentProcess, WhatWasPushedWhileTheMergerWasDownIsReadableWhenItIsBack) {
   EXPECT_EQ(reader_.get<std::int64_t>("a"), 1);
 }
 
+TEST_F(AgentProcess, AnInstanceMadeAnewEndsTheAgentSoThatItCanAttachAgain) {
+  Agent agent = start_agent();
+  agent.will_log("pushing into");
+  merger_.kill();
+  fs::remove_all(instance_);
+  merger_ = start_merger(instance_);
+  EXPECT_EQ(agent.wait(), 1);
+  EXPECT_TRUE(contains(agent.log(), "was removed, or made anew"));
+}
+
 TEST_F(AgentProcess, WrongUseIsAClearError) {
   Agent nowhere({directory_ / "nowhere", "--attach-timeout", "0"}, directory_ / "nowhere.log");
   EXPECT_EQ(nowhere.wait(), 1);

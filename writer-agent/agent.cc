@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
 #include <algorithm>
@@ -32,6 +33,11 @@ sigset_t stop_signals() {
   ::sigaddset(&signals, SIGTERM);
   ::sigaddset(&signals, SIGINT);
   return signals;
+}
+
+FileIdentity identity_of(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 ? FileIdentity{info.st_dev, info.st_ino} : FileIdentity{};
 }
 
 }  // namespace
@@ -68,6 +74,7 @@ Agent::Agent(Options options)
                .scratch = scratch_,
                .read_buffer = read_buffer_,
                .batch_bytes_max = std::bit_ceil(options_.writer.ring_bytes)},
+      instance_identity_(identity_of(writer_.path() + "/control")),
       next_tick_(Clock::now() + kTick) {
   open_sources();
 }
@@ -172,7 +179,7 @@ void Agent::tick() {
   share_places();
   reporter_.report_suppressed();
   report_rejections();
-  (void)sink_.note(writer_.flush(writer_.ticket(), kNoWait));  // is the ring still served?
+  look_after_ring();
 }
 
 void Agent::share_places() {
@@ -183,9 +190,17 @@ void Agent::share_places() {
 void Agent::report_rejections() {
   const std::uint64_t rejected = writer_.counters().rejected;
   if (rejected == std::exchange(rejected_reported_, rejected)) return;
-  spdlog::warn("the merger has rejected {} mutations so far: {} of the wrong type, {} out of range, {} without memory",
-               rejected, writer_.rejected(Status::kWrongType), writer_.rejected(Status::kOutOfRange),
-               writer_.rejected(Status::kNoMemory));
+  spdlog::warn(
+      "the merger has rejected {} mutations so far: {} of the wrong type, {} out of range, {} without memory, {} "
+      "beyond the maximum of entries",
+      rejected, writer_.rejected(Status::kWrongType), writer_.rejected(Status::kOutOfRange),
+      writer_.rejected(Status::kNoMemory), writer_.rejected(Status::kLimit));
+}
+
+/// The writer notices a loss only when it waits, and a removed instance not even then.
+void Agent::look_after_ring() {
+  (void)sink_.note(writer_.flush(writer_.ticket(), kNoWait));
+  if (identity_of(writer_.path() + "/control") != instance_identity_) (void)sink_.note(Status::kNoInstance);
 }
 
 void Agent::drain() {
@@ -214,13 +229,12 @@ void Agent::close() {
 }
 
 int Agent::finish() {
-  const Status status = sink_.note(flusher_.wait(writer_.ticket(), options_.flush_timeout));
+  const Status status = flush_at_end();
   reporter_.report_suppressed();
   report_rejections();
   summarise();
-  if (const Status loss = sink_.ring_loss(); loss != Status::kOk) {
-    spdlog::error("{}: what was pushed since is lost; see the status of the instance, then start the agent again",
-                  describe(loss));
+  if (is_ring_loss(status)) {
+    spdlog::error("{}: what is not readable yet is lost; start the agent again", ring_loss_text());
     return kExitFailure;
   }
   if (status == Status::kTimeout) {
@@ -230,12 +244,23 @@ int Agent::finish() {
   return options_.is_strict && !is_clean ? kExitFailure : kExitSuccess;
 }
 
+Status Agent::flush_at_end() {
+  look_after_ring();
+  if (is_ring_loss(sink_.ring_loss())) return sink_.ring_loss();
+  return sink_.note(flusher_.wait(writer_.ticket(), options_.flush_timeout));
+}
+
 void Agent::summarise() const {
   spdlog::info(
       "{} lines, {} mutations, {} batches; {} bad lines, {} mutations refused, {} rejected by the merger, "
       "{} batches discarded",
       tally_.lines, tally_.mutations, tally_.batches, tally_.bad_lines, tally_.refused_mutations,
       writer_.counters().rejected, tally_.discarded_batches);
+}
+
+std::string Agent::ring_loss_text() const {
+  if (sink_.ring_loss() != Status::kNoInstance) return std::string(describe(sink_.ring_loss()));
+  return fmt::format("the instance {} was removed, or made anew", writer_.path());
 }
 
 }  // namespace shmstate::agent

@@ -1,11 +1,14 @@
 // The agent: opens the sources, runs the loop until they end or a signal comes, and leaves in good order.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "shmstate/writer.h"
@@ -34,6 +37,9 @@ class StopSignal final : public EventHandler {
   bool has_come_ = false;
 };
 
+/// Which file it is, whatever its name.
+using FileIdentity = std::pair<dev_t, ino_t>;
+
 class Agent {
  public:
   /// Attaches to the instance and opens all sources. Throws `Error`.
@@ -59,12 +65,15 @@ class Agent {
   void tick();
   void share_places();
   void report_rejections();
+  void look_after_ring();
 
   void drain();
   [[nodiscard]] bool is_drained() const;
   void close();
   int finish();
+  [[nodiscard]] Status flush_at_end();
   void summarise() const;
+  [[nodiscard]] std::string ring_loss_text() const;
 
   Options options_;
   EventLoop loop_;
@@ -83,6 +92,7 @@ class Agent {
   std::vector<std::unique_ptr<Input>> inputs_;
   std::size_t connection_count_ = 0;
 
+  FileIdentity instance_identity_;
   std::uint64_t rejected_reported_ = 0;
   std::uint64_t tick_count_ = 0;
   Clock::time_point next_tick_;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "writer-agent/input.h"
+#include "writer-agent/writer_sink.h"
 
 namespace shmstate::agent {
 namespace {
@@ -40,7 +41,7 @@ void Flusher::poll() {
 Status Flusher::wait(Ticket ticket, std::chrono::milliseconds timeout) {
   Status status = writer_->flush(ticket, timeout);
   if (status == Status::kTimeout) status = writer_->flush(ticket, std::chrono::nanoseconds(0));
-  if (status == Status::kTimeout || status == Status::kRingRefused || status == Status::kRingQuarantined) return status;
+  if (status == Status::kTimeout || is_ring_loss(status)) return status;
   const std::uint64_t rejected = writer_->counters().rejected;
   return std::exchange(rejected_told_, rejected) == rejected ? Status::kOk : Status::kRejected;
 }

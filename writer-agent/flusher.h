@@ -26,7 +26,7 @@ class Flusher {
   void poll();
 
   /// Waits until readers can see everything up to `ticket`. Returns kOk; kRejected when the merger rejected something
-  /// since it was last told, whoever pushed it; kTimeout; kRingRefused or kRingQuarantined.
+  /// since it was last told, whoever pushed it; kTimeout; or why the ring is lost.
   [[nodiscard]] Status wait(Ticket ticket, std::chrono::milliseconds timeout);
 
  private:

@@ -6,6 +6,11 @@
 
 namespace shmstate::agent {
 
+/// Whether what a ring holds will never be merged.
+[[nodiscard]] constexpr bool is_ring_loss(Status status) noexcept {
+  return status == Status::kRingRefused || status == Status::kRingQuarantined || status == Status::kNoInstance;
+}
+
 class WriterSink final : public MutationSink {
  public:
   explicit WriterSink(Writer& writer) : writer_(&writer) {}
@@ -17,10 +22,10 @@ class WriterSink final : public MutationSink {
     return note(batch.commit());
   }
 
-  /// The reason why the merger will never serve this ring, or kOk.
+  /// The reason why the ring is lost, or kOk.
   [[nodiscard]] Status ring_loss() const noexcept { return ring_loss_; }
   Status note(Status status) noexcept {
-    if (status == Status::kRingRefused || status == Status::kRingQuarantined) ring_loss_ = status;
+    if (is_ring_loss(status)) ring_loss_ = status;
     return status;
   }
 
