@@ -5,6 +5,7 @@
 #include <systemd/sd-daemon.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "core/os.h"
 
@@ -50,7 +51,7 @@ bool Service::run(const std::atomic<bool>& stop) {
     if (progress == MergeEngine::Progress::kWorked) {
       worked_ns = now_ns;
     } else if (progress == MergeEngine::Progress::kStalled) {
-      os::futex_wait(owner_.doorbell().asleep.address(), 0, kStallNap);
+      std::this_thread::sleep_for(kStallNap);
     } else if (now_ns - worked_ns < static_cast<std::uint64_t>(options_.spin_time.count())) {
       os::relax();
     } else {
@@ -65,20 +66,24 @@ bool Service::run(const std::atomic<bool>& stop) {
   return true;
 }
 
-// Writers only ring the doorbell when they see `asleep`. The barrier in all processes makes sure that a writer which
-// did not see it has made its push visible to the look that follows.
+// Writers only ring the doorbell when they see an odd phase. The barrier in all processes makes sure that a writer
+// which did not see it has made its push visible to the look that follows. A writer which did see it rings after
+// `wakes` was loaded here (the store of the phase releases that load), so the sleep ends, or does not begin. A doorbell
+// that is truncated, or that somebody plays with, costs no more than the rest of a sleep: 100 ms at most.
 void Service::sleep() {
-  Shared<std::uint32_t>& asleep = owner_.doorbell().asleep;
-  asleep.store(1, std::memory_order_seq_cst);
+  const Shared<std::uint32_t>& wakes = owner_.doorbell().wakes;
+  const std::uint32_t wakes_before = wakes.load(std::memory_order_acquire);
+  Shared<std::uint64_t>& phase = owner_.sleep().phase;
+  phase.fetch_add(1, std::memory_order_seq_cst);  // pair: sleep.phase
   const bool fenced = os::fence_all_processes();
   const std::uint64_t now_ns = os::now_ns();
   const std::uint64_t deadline_ns = engine_.deadline_ns();
   if (!engine_.has_work() && now_ns < deadline_ns) {
     const nanoseconds until(deadline_ns - now_ns);
     engine_.count_sleep();
-    os::futex_wait(asleep.address(), 1, fenced ? until : std::min<nanoseconds>(until, kUnfencedSleepMax));
+    os::futex_wait(wakes.address(), wakes_before, fenced ? until : std::min<nanoseconds>(until, kUnfencedSleepMax));
   }
-  asleep.store(0, std::memory_order_relaxed);
+  phase.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Service::drain() {

@@ -80,10 +80,15 @@ TEST(LayoutTest, ControlIsFrozen) {
       SHMSTATE_AT(Heartbeat, started_ns, 32),
       SHMSTATE_AT(Heartbeat, reserved, 40),
 
-      SHMSTATE_SIZE(ControlHeader, 384),
+      SHMSTATE_SIZE(Sleep, 64),
+      SHMSTATE_AT(Sleep, phase, 0),
+      SHMSTATE_AT(Sleep, reserved, 8),
+
+      SHMSTATE_SIZE(ControlHeader, 448),
       SHMSTATE_AT(ControlHeader, identity, 0),
       SHMSTATE_AT(ControlHeader, publication, 192),
       SHMSTATE_AT(ControlHeader, heartbeat, 320),
+      SHMSTATE_AT(ControlHeader, sleep, 384),
 
       SHMSTATE_SIZE(StatisticName, 128),
       SHMSTATE_AT(StatisticName, name, 0),
@@ -173,7 +178,7 @@ TEST(LayoutTest, RingsAndDoorbellAreFrozen) {
       SHMSTATE_AT(RecordHead, flags, 7),
 
       SHMSTATE_SIZE(Doorbell, 64),
-      SHMSTATE_AT(Doorbell, asleep, 0),
+      SHMSTATE_AT(Doorbell, wakes, 0),
       SHMSTATE_AT(Doorbell, registrations, 4),
   });
 }

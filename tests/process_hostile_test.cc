@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/instance.h"
 #include "process_support.h"
@@ -40,26 +42,40 @@ TEST_F(Hostile, ReaderThatLocksControlDoesNotKeepAMergerFromStarting) {
   EXPECT_TRUE(Reader(instance_.string()).merger_running());
 }
 
-// The merger's mapping of the doorbell survives that; it then looks at the rings ten times a second.
-TEST_F(Hostile, TruncatedDoorbellDoesNotKillTheMerger) {
+// A doorbell that is truncated and grown all the time delays mutations, but kills neither merger nor writers, and the
+// merger makes it whole again.
+TEST_F(Hostile, DoorbellThatIsTruncatedAllTheTimeKillsNobody) {
   Program merger = start_merger(instance_);
-  Child pusher([this] {
-    Writer writer(instance_.string(), {.name = "w"});
-    must_be_ok(writer.set("before", 1), "set");
-    must_be_ok(writer.flush(kPatience), "flush");
-    must(::truncate((instance_ / "doorbell").c_str(), 0) == 0, "cannot truncate");
-    std::this_thread::sleep_for(500ms);
+  const fs::path doorbell = instance_ / "doorbell";
+  Board<std::atomic<bool>> stop;
+  std::vector<Child> writers;
+  for (int i = 0; i < 2; ++i) {
+    writers.emplace_back([this, i] {
+      for (int opened = 0; opened < 5; ++opened) {
+        Writer writer(instance_.string(), {.name = "w"});
+        for (int pushed = 0; pushed < 20; ++pushed) {  // each finds the merger asleep
+          must_be_ok(writer.add("sum/" + std::to_string(i), 1), "add");
+          must_be_ok(writer.flush(kPatience), "flush");
+        }
+      }
+    });
+  }
+  Child truncater([&] {
+    for (unsigned i = 0; !stop->load(); ++i) {
+      must(::truncate(doorbell.c_str(), i % 3 * 4096) == 0, "cannot truncate");
+      std::this_thread::sleep_for(1ms);
+    }
   });
-  EXPECT_EQ(pusher.verdict(), "");
+  expect_kept(writers);
+  stop->store(true);
+  EXPECT_EQ(truncater.verdict(), "");
   EXPECT_FALSE(merger.has_ended()) << merger.output();
-  EXPECT_EQ(Reader(instance_.string()).get<std::int64_t>("before"), 1);
+  const Reader reader(instance_.string());
+  EXPECT_EQ(reader.get<std::int64_t>("sum/0"), 100);
+  EXPECT_EQ(reader.get<std::int64_t>("sum/1"), 100);
+  eventually("a whole doorbell", [&] { return fs::file_size(doorbell) == 4096; });
   merger.signal(SIGTERM);
   EXPECT_EQ(merger.wait(), 0) << merger.output();
-
-  const Program next = start_merger(instance_);  // makes it whole again
-  Writer writer(instance_.string(), {.name = "w"});
-  EXPECT_EQ(writer.set("after", 2), Status::kOk);
-  EXPECT_EQ(writer.flush(kPatience), Status::kOk);
 }
 
 // The modes are those that were asked for, whatever the umask of the merger is.

@@ -580,10 +580,50 @@ TEST_F(WriterTest, AWriterOfAnotherLayoutVersionIsRefusedWithBothVersions) {
   EXPECT_THAT(text, HasSubstr(std::to_string(layout::kLayoutMajor) + "."));
 }
 
-TEST_F(WriterTest, ATruncatedDoorbellIsDamagedAndNoCrash) {
-  std::filesystem::resize_file(instance_.path() + "/doorbell", 8);
-  EXPECT_EQ(error_of([&] { static_cast<void>(instance_.writer()); }).first, Status::kDamaged);
-  std::filesystem::resize_file(instance_.path() + "/doorbell", 4096);  // the fixture's own mapping of it
+// A push rings once in each sleep of the merger, and never while it is awake.
+TEST_F(WriterTest, RingsTheDoorbellOnceInASleep) {
+  const auto wakes = [this] { return instance_.owner().doorbell().wakes.load(std::memory_order_relaxed); };
+  Shared<std::uint64_t>& phase = instance_.owner().sleep().phase;
+  ASSERT_EQ(phase.load(std::memory_order_relaxed) % 2, 0U);
+  writer_.set("key", 1);
+  EXPECT_EQ(wakes(), 0U);
+  for (std::uint32_t sleeps = 1; sleeps <= 3; ++sleeps) {
+    phase.fetch_add(1, std::memory_order_relaxed);
+    writer_.set("key", 1);
+    writer_.set("key", 2);
+    EXPECT_EQ(wakes(), sleeps);
+    phase.fetch_add(1, std::memory_order_relaxed);
+    writer_.set("key", 3);
+    EXPECT_EQ(wakes(), sleeps);
+  }
+}
+
+// A merger that died in its sleep is not taken for a sleeping one by the writers of the next.
+TEST_F(WriterTest, AMergerBeginsAwake) {
+  instance_.owner().sleep().phase.fetch_add(1, std::memory_order_relaxed);
+  instance_.restart();
+  EXPECT_EQ(instance_.owner().sleep().phase.load(std::memory_order_relaxed) % 2, 0U);
+}
+
+// Whatever somebody does to the size of the doorbell, writers push and attach, and the merger makes it whole again.
+TEST_F(WriterTest, ADoorbellOfAnySizeKillsNobodyAndIsRepaired) {
+  const std::string doorbell = instance_.path() + "/doorbell";
+  Shared<std::uint64_t>& phase = instance_.owner().sleep().phase;
+  for (const std::uintmax_t bytes : {0U, 3U, 8192U}) {
+    std::filesystem::resize_file(doorbell, bytes);
+    phase.fetch_add(1, std::memory_order_relaxed);
+    EXPECT_EQ(writer_.set("key", 1), Status::kOk);
+    Writer newcomer = instance_.writer();
+    EXPECT_EQ(newcomer.set("other", 2), Status::kOk);
+    phase.fetch_add(1, std::memory_order_relaxed);
+    instance_.pass_rounds();
+    EXPECT_EQ(std::filesystem::file_size(doorbell), 4096U);
+    EXPECT_EQ(read_int64("other"), 2);
+  }
+  const std::uint32_t before = instance_.owner().doorbell().wakes.load(std::memory_order_relaxed);
+  phase.fetch_add(1, std::memory_order_relaxed);
+  writer_.set("key", 3);
+  EXPECT_EQ(instance_.owner().doorbell().wakes.load(std::memory_order_relaxed), before + 1) << "not the same file";
 }
 
 }  // namespace

@@ -68,6 +68,7 @@ class Control {
   [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
   [[nodiscard]] const layout::Publication& publication() const noexcept { return header().publication; }
   [[nodiscard]] const layout::Heartbeat& heartbeat() const noexcept { return header().heartbeat; }
+  [[nodiscard]] const layout::Sleep& sleep() const noexcept { return header().sleep; }
   [[nodiscard]] const layout::Identity& identity() const noexcept { return header().identity; }
   [[nodiscard]] const std::byte* data() const noexcept { return mapping_.data(); }
 

@@ -22,6 +22,7 @@ using layout::kPageBytes;
 constexpr std::uint64_t kMemoryLimitDefaultMax = std::uint64_t{8} << 30;
 constexpr std::uint64_t kBufferAlignment = std::uint64_t{2} << 20;  // a huge page
 constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
+constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
 
 void check_options(const InstanceOptions& options) {
   const auto refuse = [](const std::string& what) { throw Error(Status::kInvalidArgument, "shmstate: " + what); };
@@ -144,6 +145,7 @@ InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : pa
   heartbeat().merger_pid.store(static_cast<std::uint32_t>(::getpid()), std::memory_order_relaxed);
   heartbeat().started_ns.store(os::now_ns(), std::memory_order_relaxed);
   heartbeat().retired.store(0, std::memory_order_relaxed);
+  sleep().phase.store(round_up(sleep().phase.load(std::memory_order_relaxed), 2), std::memory_order_relaxed);  // awake
 }
 
 void InstanceOwner::open_directory(unsigned mode) {
@@ -247,13 +249,25 @@ void InstanceOwner::open_doorbell(unsigned mode) {
   if (::fchmod(doorbell_.get(), 0600 | ((mode & 0050) != 0 ? 0060U : 0U)) != 0) {
     os::throw_errno("cannot chmod " + path.string(), errno);
   }
-  const std::size_t bytes = round_up(sizeof(layout::Doorbell), 4096);
-  if (::ftruncate(doorbell_.get(), static_cast<off_t>(bytes)) != 0) {
-    os::throw_errno("cannot size " + path.string(), errno);
+  map_doorbell();
+}
+
+void InstanceOwner::map_doorbell() {
+  const fs::path path = path_ / "doorbell";
+  if (::ftruncate(doorbell_.get(), kDoorbellBytes) != 0) os::throw_errno("cannot size " + path.string(), errno);
+  commit_or_throw(doorbell_, path, 0, kDoorbellBytes);
+  Mapping mapping(doorbell_, Access::kReadWrite, 0, kDoorbellBytes, path.string());
+  doorbell_guard_ = FaultGuard(mapping.data(), kDoorbellBytes);  // every writer may truncate it
+  doorbell_mapping_ = std::move(mapping);
+}
+
+void InstanceOwner::repair_doorbell() noexcept {
+  const std::optional<os::FileInfo> info = os::file_info(doorbell_.get());
+  if (info && info->bytes == kDoorbellBytes && !doorbell_guard_.has_faulted()) return;
+  try {
+    map_doorbell();
+  } catch (const std::exception&) {  // no memory now: what the guard put there does until the next call
   }
-  commit_or_throw(doorbell_, path, 0, bytes);
-  doorbell_mapping_ = Mapping(doorbell_, Access::kReadWrite, 0, bytes, path.string());
-  doorbell_guard_ = FaultGuard(doorbell_mapping_.data(), bytes);  // every writer may truncate it
 }
 
 int InstanceOwner::commit_pages(std::uint64_t first, std::uint64_t end) noexcept {

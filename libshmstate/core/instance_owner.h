@@ -42,6 +42,7 @@ class InstanceOwner {
   [[nodiscard]] layout::Doorbell& doorbell() noexcept {
     return *reinterpret_cast<layout::Doorbell*>(doorbell_mapping_.data());
   }
+  [[nodiscard]] layout::Sleep& sleep() noexcept { return header().sleep; }
   [[nodiscard]] layout::RingStatus& ring_status(std::size_t index) noexcept {
     return reinterpret_cast<layout::RingStatus*>(control_mapping_.data() + geometry_.ring_table_offset)[index];
   }
@@ -61,6 +62,9 @@ class InstanceOwner {
   [[nodiscard]] int commit_pages(std::uint64_t first, std::uint64_t end) noexcept;
   /// Whether the directory still leads to these files.
   [[nodiscard]] bool is_current() const noexcept { return leads_to(path_ / "control", control_); }
+  /// Makes the doorbell whole again if a writer has truncated or grown it. When there is no memory for that, writers
+  /// wake the merger late until a later call succeeds.
+  void repair_doorbell() noexcept;
   /// Lets others attach: called once the first snapshot is published.
   void announce() noexcept {
     header().identity.magic.store(layout::kControlMagic, std::memory_order_release);  // pair: identity.magic
@@ -76,6 +80,7 @@ class InstanceOwner {
   [[nodiscard]] bool can_resume();
   void create(const InstanceOptions& options);
   void open_doorbell(unsigned mode);
+  void map_doorbell();
 
   std::filesystem::path path_;
   os::Fd lock_;

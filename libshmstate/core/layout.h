@@ -87,10 +87,17 @@ struct alignas(kLine) Heartbeat {
   std::uint64_t reserved[3];
 };
 
+/// Whether writers must ring the doorbell. Apart from all that changes while data flows: each push looks here.
+struct alignas(kLine) Sleep {
+  Shared<std::uint64_t> phase;  // merger: +1 before it sleeps, +1 when it is awake again: odd while it sleeps
+  std::uint64_t reserved[7];
+};
+
 struct ControlHeader {
   Identity identity;
   Publication publication;
   Heartbeat heartbeat;
+  Sleep sleep;
 };
 
 /// One counter or gauge, described where it lies, so that a tool can print what it has never heard of.
@@ -239,9 +246,12 @@ struct RecordHead {
 
 // ---- doorbell ------------------------------------------------------------------------------------------------------
 
+// Whoever may write it may also truncate it. So writers never touch it: the kernel does, by FUTEX_WAKE_OP, and returns
+// an error where they would get SIGBUS. The merger guards its mapping, and makes the file whole again.
+
 struct alignas(kLine) Doorbell {
-  Shared<std::uint32_t> asleep;         // merger: 1 before it sleeps; a pusher: 0, and wakes it; the futex
-  Shared<std::uint32_t> registrations;  // writers: incremented after a ring file appeared
+  Shared<std::uint32_t> wakes;          // writers: +1 to wake the merger; the futex that it sleeps on
+  Shared<std::uint32_t> registrations;  // writers: +1 after a ring file appeared
   std::uint64_t reserved[7];
 };
 

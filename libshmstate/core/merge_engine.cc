@@ -534,7 +534,8 @@ bool MergeEngine::try_finish(ServedRing& ring) {
   if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;
   is_dirty_ = true;
   if (!table_.erase_owned(ring.index, kErasuresPerTurn, current_.epoch + 1)) return false;
-  if (!ring.file.try_remove(owner_.rings_path(), ring.is_quarantined, ring.published_cursor)) {  // somebody attached to it meanwhile
+  if (!ring.file.try_remove(owner_.rings_path(), ring.is_quarantined,
+                            ring.published_cursor)) {  // somebody attached to it meanwhile
     ring.is_abandoned = false;
     return false;
   }
@@ -564,6 +565,7 @@ void MergeEngine::drop_cursor(std::uint32_t index) {
 
 void MergeEngine::round() {
   next_round_ns_ = now_ns_ + kRoundIntervalNs;
+  owner_.repair_doorbell();
   if (is_back_claimed_ || claim_back_buffer()) inspect_some_rings();
   if (now_ns_ >= next_search_ns_) {
     next_search_ns_ = now_ns_ + kSearchIntervalNs;

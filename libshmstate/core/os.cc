@@ -149,6 +149,12 @@ void futex_wake_all(const std::uint32_t* word) noexcept {
   ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
+bool futex_add_and_wake(const std::uint32_t* word) noexcept {
+  constexpr int kAddOne = FUTEX_OP(FUTEX_OP_ADD, 1, FUTEX_OP_CMP_EQ, 0);
+  constexpr unsigned long kNobodyMore = 0;  // whom the comparison would wake is awake already
+  return ::syscall(SYS_futex, word, FUTEX_WAKE_OP, INT_MAX, kNobodyMore, word, kAddOne) >= 0;
+}
+
 bool register_fence() noexcept {
   return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
 }

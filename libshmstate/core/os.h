@@ -71,6 +71,9 @@ void unlock(int fd, std::uint64_t byte) noexcept;
 /// across processes.
 void futex_wait(const std::uint32_t* word, std::uint32_t expected, std::chrono::nanoseconds timeout) noexcept;
 void futex_wake_all(const std::uint32_t* word) noexcept;
+/// Adds 1 to `*word` and wakes everybody who sleeps on it, all in the kernel: where the mapped file was truncated,
+/// nothing happens, and false is returned, instead of SIGBUS.
+bool futex_add_and_wake(const std::uint32_t* word) noexcept;
 
 /// Tells the processor that this is a spinning loop.
 inline void relax() noexcept {

@@ -45,11 +45,6 @@ os::Fd open_doorbell(const Control& control) {
     }
     os::throw_errno("cannot open " + (control.path() / "doorbell").string(), error_number);
   }
-  const std::optional<os::FileInfo> info = os::file_info(fd.get());
-  if (!info || info->bytes < sizeof(layout::Doorbell)) {
-    throw Error(Status::kDamaged,
-                "shmstate: " + quoted(control.path()) + ": doorbell is truncated; restart its merger");
-  }
   return fd;
 }
 
@@ -110,21 +105,25 @@ struct Writer::Impl {
       rejected_reported += rejected.load(std::memory_order_relaxed);
     }
     os::register_fence();
-    doorbell().registrations.fetch_add(1, std::memory_order_release);
+    os::futex_add_and_wake(doorbell().registrations.address());
     wake_merger();
   }
 
-  [[nodiscard]] layout::Doorbell& doorbell() const noexcept {
-    return *reinterpret_cast<layout::Doorbell*>(doorbell_mapping.data());
+  /// For the kernel only: others may have truncated the file.
+  [[nodiscard]] const layout::Doorbell& doorbell() const noexcept {
+    return *reinterpret_cast<const layout::Doorbell*>(doorbell_mapping.data());
   }
 
-  // The merger sets `asleep`, then makes all processes pass a barrier, then looks at the rings again: so either it sees
-  // our tail, or we see its flag. No fence is needed here, only the compiler must keep the order.
-  void wake_merger() const noexcept {
+  // The merger makes the phase odd, then makes all processes pass a barrier, then looks at the rings again: so either
+  // it sees our tail, or we see its phase. No fence is needed here, only the compiler must keep the order. Ringing once
+  // in each phase suffices: `wakes` then differs from what the merger loaded before that phase, so it does not sleep
+  // on, and it looks at the rings again before the next.
+  void wake_merger() noexcept {
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    Shared<std::uint32_t>& asleep = doorbell().asleep;
-    if (asleep.load(std::memory_order_relaxed) == 0) return;
-    if (asleep.exchange(0, std::memory_order_acq_rel) != 0) os::futex_wake_all(asleep.address());
+    const std::uint64_t phase = control.sleep().phase.load(std::memory_order_relaxed);  // pair: sleep.phase
+    if (phase % 2 == 0 || phase == phase_rung) return;
+    phase_rung = phase;
+    os::futex_add_and_wake(doorbell().wakes.address());
   }
 
   // ---- pushing
@@ -212,6 +211,7 @@ struct Writer::Impl {
   Conflation conflation;
   std::optional<SnapshotFile> snapshot;  // only for bound keys
   std::string path;
+  std::uint64_t phase_rung = 0;     // the sleep that we ended last
   std::uint64_t committed_end = 0;  // stream position up to which memory is committed
 
   std::vector<std::byte> batch;  // records, all marked as followed by another
