@@ -92,7 +92,7 @@ Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
 
 }  // namespace
 
-struct Writer::Impl {
+struct SHMSTATE_LOCAL Writer::Impl {
   Impl(std::string_view instance, WriterOptions wanted)
       : options(std::move(wanted)),
         control(instance_path(instance), options.attach_timeout),

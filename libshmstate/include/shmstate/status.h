@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "shmstate/api.h"
+
 namespace shmstate {
 
 /// The outcome of an operation. `kOk` is zero; everything else says why nothing, or not everything, happened.
@@ -76,7 +78,7 @@ enum class Status : std::uint8_t {
 }
 
 /// Thrown when something cannot be opened or created. `what()` names the path, the reason and the remedy.
-class Error : public std::runtime_error {
+class SHMSTATE_API Error : public std::runtime_error {
  public:
   Error(Status status, const std::string& message) : std::runtime_error(message), status_(status) {}
   [[nodiscard]] Status status() const noexcept { return status_; }

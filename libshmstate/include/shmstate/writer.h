@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "shmstate/api.h"
 #include "shmstate/key.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
@@ -73,7 +74,7 @@ class Batch;
 ///
 /// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
 /// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
-class Writer {
+class SHMSTATE_API Writer {
  public:
   /// Attaches to an instance, by name or by the path of its directory, and creates a ring in it. Works while the
   /// merger is down: what is pushed is merged when it comes back. Throws `Error`.
@@ -134,7 +135,7 @@ class Writer {
 
 /// Mutations that become visible together or not at all. Dropping a batch without `commit` discards it. The first
 /// error sticks and is what `commit` returns: then nothing was pushed.
-class Batch {
+class SHMSTATE_API Batch {
  public:
   Batch(Batch&&) noexcept;
   Batch& operator=(Batch&&) = delete;

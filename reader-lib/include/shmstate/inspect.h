@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "shmstate/api.h"
 #include "shmstate/status.h"
 
 namespace shmstate {
@@ -59,9 +60,9 @@ struct InstanceInfo {
 };
 
 /// Looks at an instance, by name or by the path of its directory. Throws `Error`.
-[[nodiscard]] InstanceInfo inspect(std::string_view instance);
+[[nodiscard]] SHMSTATE_API InstanceInfo inspect(std::string_view instance);
 
 /// The directories of the instances that this user can see.
-[[nodiscard]] std::vector<std::string> list_instances();
+[[nodiscard]] SHMSTATE_API std::vector<std::string> list_instances();
 
 }  // namespace shmstate

@@ -17,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "shmstate/api.h"
 #include "shmstate/key.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
@@ -42,7 +43,7 @@ struct EntryView {
   bool ephemeral = false;       ///< goes when its writer goes
 
   /// Time left to live; nothing when it does not expire.
-  [[nodiscard]] std::optional<std::chrono::nanoseconds> time_to_live() const noexcept;
+  [[nodiscard]] SHMSTATE_API std::optional<std::chrono::nanoseconds> time_to_live() const noexcept;
 
   template <std::size_t I>
   [[nodiscard]] friend constexpr const auto& get(const EntryView& entry) noexcept {
@@ -106,7 +107,7 @@ class Snapshot;
 /// A reader outlives mergers: while none runs it reads the last snapshot, and a restarted one is simply continued with.
 /// When the instance itself was removed and made anew, the reader goes over to the new one by itself (see `status`);
 /// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin anew.
-class Reader {
+class SHMSTATE_API Reader {
  public:
   /// Attaches to an instance, by name or by the path of its directory. Works while the merger is down: the last
   /// snapshot stays readable. Throws `Error`.
@@ -204,7 +205,7 @@ class Reader {
 /// One consistent state, for as long as it is held. When the merger is configured to take buffers back after a
 /// maximum pin time, accesses after that throw `Error` with kExpired, and views obtained before are void: check
 /// `expired()` after using them where that can happen.
-class Snapshot {
+class SHMSTATE_API Snapshot {
  public:
   Snapshot(Snapshot&&) noexcept;
   Snapshot& operator=(Snapshot&&) noexcept;
@@ -240,8 +241,8 @@ class Snapshot {
 
    private:
     friend class Snapshot;
-    [[nodiscard]] bool find_in_segment(const BufferView& view);
-    [[nodiscard]] bool next_segment(const BufferView& view);
+    [[nodiscard]] SHMSTATE_LOCAL bool find_in_segment(const BufferView& view);
+    [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const BufferView& view);
 
     const Snapshot* snapshot_ = nullptr;
     std::uint32_t directory_index_ = 0;  // the next place to look at
@@ -269,7 +270,7 @@ class Snapshot {
  private:
   friend class Reader;
   struct Impl;
-  explicit Snapshot(std::shared_ptr<Attachment> files);
+  SHMSTATE_LOCAL explicit Snapshot(std::shared_ptr<Attachment> files);
   std::unique_ptr<Impl> impl_;
 };
 

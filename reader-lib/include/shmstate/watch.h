@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "shmstate/api.h"
 #include "shmstate/reader.h"
 
 namespace shmstate {
@@ -24,7 +25,7 @@ struct WatchBatch {
 };
 
 /// Delivers the latest state of every key that changes, at least once, in the order of epochs. Use it from one thread.
-class Watch {
+class SHMSTATE_API Watch {
  public:
   /// Throws `Error`.
   Watch(std::string_view instance, std::string_view prefix, ReaderOptions options = {});
