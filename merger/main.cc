@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/instance.h"
+#include "core/os.h"
 #include "service.h"
 
 namespace {
@@ -30,7 +31,9 @@ void handle_signals() {
 struct Arguments {
   std::string instance;
   std::string log_level = "info";
-  std::string mode = "0750";
+  std::string mode;
+  std::string readers_group;
+  std::string writers_group;
   std::uint64_t publish_interval_ns = 1'000'000;
   std::uint64_t pin_time_max_ns = 5'000'000'000;
   std::uint64_t spin_time_ns = 50'000;
@@ -63,10 +66,16 @@ void add_options(CLI::App& app, Arguments& a) {
       ->envname("SHMSTATE_FEED_BYTES")
       ->transform(size)
       ->capture_default_str();
-  app.add_option("--mode", a.mode, "Mode of a new instance's directory: 0700 for its user only, 0750 for its group")
+  app.add_option("--mode", a.mode, "Mode of the instance's directory: 0700 for its user only, 0750 for its groups")
       ->envname("SHMSTATE_MODE")
       ->check(CLI::IsMember({"0700", "0750", "0755"}))
-      ->capture_default_str();
+      ->default_str("as it is, 0750 if new");
+  app.add_option("--readers-group", a.readers_group, "Group that may read")
+      ->envname("SHMSTATE_READERS_GROUP")
+      ->default_str("as it is, the merger's own if new");
+  app.add_option("--writers-group", a.writers_group, "Group that may write; its members must be readers, too")
+      ->envname("SHMSTATE_WRITERS_GROUP")
+      ->default_str("as it is, the merger's own if new");
   app.add_option("--publish-interval", a.publish_interval_ns,
                  "How long rings are drained before what was taken is published")
       ->envname("SHMSTATE_PUBLISH_INTERVAL")
@@ -101,7 +110,9 @@ void add_options(CLI::App& app, Arguments& a) {
 
 shmstate::ServiceOptions service_options(Arguments& a) {
   a.service.instance = shmstate::instance_path(a.instance);
-  a.service.files.directory_mode = static_cast<unsigned>(std::stoul(a.mode, nullptr, 8));
+  if (!a.mode.empty()) a.service.files.directory_mode = static_cast<unsigned>(std::stoul(a.mode, nullptr, 8));
+  if (!a.readers_group.empty()) a.service.files.readers_group = shmstate::os::group_id(a.readers_group);
+  if (!a.writers_group.empty()) a.service.files.writers_group = shmstate::os::group_id(a.writers_group);
   a.service.files.feed_record_count = a.feed_bytes / sizeof(shmstate::layout::FeedRecord);
   a.service.merge.publish_interval = std::chrono::nanoseconds(a.publish_interval_ns);
   a.service.merge.pin_time_max = std::chrono::nanoseconds(a.pin_time_max_ns);

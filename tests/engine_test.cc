@@ -667,7 +667,7 @@ TEST(EngineTest, CursorsOfRingsWhoseFilesAreGoneAreDroppedAtResume) {
   const std::uint64_t id = gone->ring_id();
   gone.reset();
   instance.stop();  // as if it had died between removing the file and dropping the cursor
-  std::filesystem::remove(std::filesystem::path(instance.path()) / "rings" / ring_name(id));
+  std::filesystem::remove(rings_path(instance.path()) / ring_name(id));
   instance.start();
   instance.pump();
   const std::vector<layout::RingCursor> cursors = published_cursors(instance);
@@ -692,7 +692,7 @@ TEST(EngineTest, PlacesOfRingsWhoseFilesAreGoneAreFreedOnceAPinAllowsIt) {
   const std::uint64_t id = gone->ring_id();
   gone.reset();
   instance.stop();
-  std::filesystem::remove(std::filesystem::path(instance.path()) / "rings" / ring_name(id));
+  std::filesystem::remove(rings_path(instance.path()) / ring_name(id));
   instance.start();
   pinned.reset();
   instance.pass_rounds(20);

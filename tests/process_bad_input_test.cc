@@ -21,6 +21,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/instance.h"
 #include "core/layout.h"
 #include "process_support.h"
 #include "shmstate/inspect.h"
@@ -112,7 +113,7 @@ class BadInput : public testing::Test {
       must_be_ok(writer.set("key", 42), "set");
       must_be_ok(writer.flush(kPatience), "flush");
     }
-    eventually("the removal of the ring", [&] { return fs::is_empty(fs::path(instance_) / "rings"); });
+    eventually("the removal of the ring", [&] { return fs::is_empty(rings_path(instance_)); });
     merger.signal(SIGTERM);
     ASSERT_EQ(merger.wait(), 0) << merger.output();
   }
@@ -168,7 +169,7 @@ TEST_F(BadInput, ImpossibleRingSize) {
     must_throw(Status::kInvalidArgument, {"64 KiB to 1 GiB", std::to_string(bytes)},
                [&] { const Writer writer(instance_, {.name = "w", .ring_bytes = bytes}); });
   }
-  EXPECT_TRUE(fs::is_empty(fs::path(instance_) / "rings"));
+  EXPECT_TRUE(fs::is_empty(rings_path(instance_)));
 }
 
 class Permission : public BadInput {
@@ -178,7 +179,7 @@ class Permission : public BadInput {
   }
   void as_user(gid_t gid, const std::function<void()>& body) {
     Child child([&] {
-      become(kNobody, gid);
+      become({.uid = kNobody, .gid = gid});
       body();
     });
     EXPECT_EQ(child.verdict(), "");
@@ -194,7 +195,7 @@ TEST_F(Permission, StrangersAreRefused) {
       everybody_must_throw(instance, Status::kNoPermission,
                            {instance, "permission denied", "must belong to the group that owns it"});
     });
-    EXPECT_TRUE(fs::is_empty(fs::path(instance) / "rings"));
+    EXPECT_TRUE(fs::is_empty(rings_path(instance)));
   }
 }
 
@@ -224,7 +225,8 @@ TEST_F(Permission, StrangersReadWhatEverybodyMayRead) {
 
 // A merger that may not create its directory says so.
 TEST_F(Permission, MergerInADirectoryThatIsNotItsOwn) {
-  merger_must_refuse(instance_, {instance_, "Permission denied", "; "}, {}, {.input = "", .uid = kNobody});
+  merger_must_refuse(instance_, {instance_, "Permission denied", "; "}, {},
+                     {.input = "", .user = User{.uid = kNobody, .gid = kNobody}});
   EXPECT_FALSE(fs::exists(instance_));
 }
 

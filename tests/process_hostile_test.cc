@@ -46,7 +46,7 @@ TEST_F(Hostile, ReaderThatLocksControlDoesNotKeepAMergerFromStarting) {
 // merger makes it whole again.
 TEST_F(Hostile, DoorbellThatIsTruncatedAllTheTimeKillsNobody) {
   Program merger = start_merger(instance_);
-  const fs::path doorbell = instance_ / "doorbell";
+  const fs::path doorbell = doorbell_path(instance_);
   Board<std::atomic<bool>> stop;
   std::vector<Child> writers;
   for (int i = 0; i < 2; ++i) {
@@ -90,15 +90,15 @@ TEST_F(Hostile, UmaskOfTheMergerTakesNoRightsFromTheGroup) {
   };
   EXPECT_EQ(mode("control"), 0640U);
   EXPECT_EQ(mode("snapshot"), 0640U);
-  EXPECT_EQ(mode("doorbell"), 0660U);
-  EXPECT_EQ(mode("rings"), 03770U);
+  EXPECT_EQ(mode("writers/doorbell"), 0666U);
+  EXPECT_EQ(mode("writers/rings"), 03773U);
   EXPECT_EQ(mode("merger.lock"), 0600U);
 }
 
 // A writer that locks the merger out of its ring loses the ring, and hinders nobody.
 TEST_F(Hostile, RingThatTheMergerMayNotOpenDoesNotKeepItFromStarting) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root, to run a merger as another user";
-  const ProgramSettings as_somebody{.input = "", .uid = kSomebody};
+  const ProgramSettings as_somebody{.input = "", .user = User{.uid = kSomebody, .gid = kSomebody}};
   fs::create_directory(instance_);
   ASSERT_EQ(::chown(instance_.c_str(), kSomebody, kSomebody), 0);
   const auto serves = [](const Program& merger) { return merger.output().find(" at epoch ") != std::string::npos; };
@@ -110,14 +110,14 @@ TEST_F(Hostile, RingThatTheMergerMayNotOpenDoesNotKeepItFromStarting) {
     ASSERT_EQ(writer->set("key", 1), Status::kOk);
     ASSERT_EQ(writer->flush(kPatience), Status::kOk);
   }
-  for (const fs::directory_entry& ring : fs::directory_iterator(instance_ / "rings")) {
+  for (const fs::directory_entry& ring : fs::directory_iterator(rings_path(instance_))) {
     ASSERT_EQ(::chown(ring.path().c_str(), 0, 0), 0);
     ASSERT_EQ(::chmod(ring.path().c_str(), 0600), 0);
   }
   const Program merger = launch_merger(instance_, {}, as_somebody);
   eventually("a merger again", [&] { return serves(merger); });
   EXPECT_EQ(Reader(instance_.string()).get<std::int64_t>("key"), 1);
-  eventually("the ring is removed", [&] { return fs::is_empty(instance_ / "rings"); });
+  eventually("the ring is removed", [&] { return fs::is_empty(rings_path(instance_)); });
 }
 
 // A writer whose instance is removed while no merger runs learns it when it waits.

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/instance.h"
 #include "process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
@@ -116,7 +117,7 @@ class UnderLoad : public testing::Test {
     expect_kept(children_);
     EXPECT_EQ(count(Reader(instance_)).by_writer, accepted());
     EXPECT_GT(load_->checks, 0U);
-    eventually("the removal of all rings", [&] { return fs::is_empty(fs::path(instance_) / "rings"); });
+    eventually("the removal of all rings", [&] { return fs::is_empty(rings_path(instance_)); });
   }
 
   TestDirectory directory_;

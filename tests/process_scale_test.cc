@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/instance.h"
 #include "process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
@@ -71,7 +72,7 @@ TEST(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
     if (is_killed(i)) continue;
     EXPECT_EQ(writers[i].verdict(), "") << "writer " << i;
   }
-  eventually("the removal of all rings", [&] { return fs::is_empty(fs::path(instance) / "rings"); });
+  eventually("the removal of all rings", [&] { return fs::is_empty(rings_path(instance)); });
 
   const Reader reader(instance);
   std::int64_t total = 0;
@@ -108,7 +109,7 @@ TEST(ManyProcesses, ComeAndGo) {
     });
   }
   expect_kept(visitors);
-  eventually("the removal of all rings", [&] { return fs::is_empty(fs::path(instance) / "rings"); });
+  eventually("the removal of all rings", [&] { return fs::is_empty(rings_path(instance)); });
   EXPECT_EQ(Reader(instance).get<std::int64_t>("visits"), kProcesses * visits);
 }
 

@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/instance.h"
 #include "process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/watch.h"
@@ -37,7 +38,7 @@ WriterOptions shared_ring() {
 
 /// Names that begin so in the instance's `rings`.
 std::size_t count_rings(const std::string& instance) {
-  const std::filesystem::directory_iterator entries(instance + "/rings");
+  const std::filesystem::directory_iterator entries(rings_path(instance));
   return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
 }
 

@@ -78,7 +78,7 @@ std::string complaint_of(const std::function<void()>& body) {
   ::dup2(output.get(), STDOUT_FILENO);
   ::dup2(output.get(), STDERR_FILENO);
   const os::Fd file = os::open_file(executable, O_PATH);  // opened first: another user may not be able to
-  if (settings.uid) become(*settings.uid, *settings.uid);
+  if (settings.user) become(*settings.user);
   ::fexecve(file.get(), words.data(), environ);
   ::_exit(127);
 }
@@ -203,8 +203,9 @@ Program::Program(const std::string& executable, const std::vector<std::string>& 
 
 std::string Program::output() const { return text_of(output_); }
 
-void become(uid_t uid, gid_t gid) {
-  must(::setgroups(0, nullptr) == 0 && ::setresgid(gid, gid, gid) == 0 && ::setresuid(uid, uid, uid) == 0,
+void become(const User& user) {
+  must(::setgroups(user.groups.size(), user.groups.data()) == 0 && ::setresgid(user.gid, user.gid, user.gid) == 0 &&
+           ::setresuid(user.uid, user.uid, user.uid) == 0,
        "cannot become another user");
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // lost by changing the user
 }

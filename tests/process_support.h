@@ -79,9 +79,15 @@ class Child : public Process {
   os::Fd pipe_;
 };
 
+struct User {
+  uid_t uid;
+  gid_t gid;
+  std::vector<gid_t> groups{};  // besides `gid`
+};
+
 struct ProgramSettings {
   std::string input;           // given on standard input, which then ends
-  std::optional<uid_t> uid{};  // to run as, with no group but the one of the same number
+  std::optional<User> user{};  // to run as
 };
 
 /// One of the built programs.
@@ -98,7 +104,7 @@ class Program : public Process {
 };
 
 /// Becomes another user, in a child that must not keep anything of root.
-void become(uid_t uid, gid_t gid);
+void become(const User& user);
 
 /// A `shmstate-merger` for `instance`, with a small memory limit unless `options` says otherwise.
 [[nodiscard]] Program launch_merger(const std::filesystem::path& instance, const std::vector<std::string>& options = {},

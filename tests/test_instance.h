@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/instance.h"
 #include "core/instance_owner.h"
 #include "core/mapping.h"
 #include "core/merge_engine.h"
@@ -174,7 +175,7 @@ class TestInstance {
     return std::move(*file);
   }
   [[nodiscard]] bool has_ring_file(std::uint64_t id) const {
-    return std::filesystem::exists(std::filesystem::path(path()) / "rings" / ring_name(id));
+    return std::filesystem::exists(rings_path(path()) / ring_name(id));
   }
 
  private:

@@ -607,7 +607,7 @@ TEST_F(WriterTest, AMergerBeginsAwake) {
 
 // Whatever somebody does to the size of the doorbell, writers push and attach, and the merger makes it whole again.
 TEST_F(WriterTest, ADoorbellOfAnySizeKillsNobodyAndIsRepaired) {
-  const std::string doorbell = instance_.path() + "/doorbell";
+  const std::string doorbell = doorbell_path(instance_.path());
   Shared<std::uint64_t>& phase = instance_.owner().sleep().phase;
   for (const std::uintmax_t bytes : {0U, 3U, 8192U}) {
     std::filesystem::resize_file(doorbell, bytes);

@@ -56,14 +56,17 @@ fs::path instance_path(std::string_view name) {
   return roots.back() / name;
 }
 
+fs::path gate_path(const fs::path& instance) { return instance / "writers"; }
+fs::path rings_path(const fs::path& instance) { return gate_path(instance) / "rings"; }
+fs::path doorbell_path(const fs::path& instance) { return gate_path(instance) / "doorbell"; }
+
 std::string quoted(const fs::path& instance) {
   return "instance \"" + instance.filename().string() + "\" (" + instance.string() + ")";
 }
 
 bool leads_to(const fs::path& path, const os::Fd& fd) noexcept {
   const std::optional<os::FileInfo> mine = os::file_info(fd.get());
-  const os::Fd there = os::open_file(path, O_RDONLY);
-  const std::optional<os::FileInfo> now = there.is_open() ? os::file_info(there.get()) : std::nullopt;
+  const std::optional<os::FileInfo> now = os::file_info(path);
   return mine && now && mine->inode == now->inode && mine->device == now->device;
 }
 

@@ -26,6 +26,11 @@ inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes
 /// The directories in which instances may lie, in that order.
 [[nodiscard]] std::vector<std::filesystem::path> instance_roots();
 
+/// What only writers need lies behind a directory of its own, the gate: whoever may pass it may write to the instance.
+[[nodiscard]] std::filesystem::path gate_path(const std::filesystem::path& instance);
+[[nodiscard]] std::filesystem::path rings_path(const std::filesystem::path& instance);
+[[nodiscard]] std::filesystem::path doorbell_path(const std::filesystem::path& instance);
+
 /// "instance "plant"", for messages.
 [[nodiscard]] std::string quoted(const std::filesystem::path& instance);
 

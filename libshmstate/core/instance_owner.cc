@@ -21,6 +21,7 @@ using layout::kPageBytes;
 
 constexpr std::uint64_t kMemoryLimitDefaultMax = std::uint64_t{8} << 30;
 constexpr std::uint64_t kBufferAlignment = std::uint64_t{2} << 20;  // a huge page
+constexpr unsigned kDirectoryMode = 0750;
 constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
 constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
 
@@ -120,46 +121,73 @@ void commit_or_throw(const os::Fd& fd, const fs::path& path, std::uint64_t offse
   }
 }
 
-void make_directory(const fs::path& path, unsigned mode) {
+// Returns whether it is new.
+bool make_directory(const fs::path& path, unsigned mode) {
   if (::mkdir(path.c_str(), mode) == 0) {
     if (::chmod(path.c_str(), mode) != 0) os::throw_errno("cannot chmod " + path.string(), errno);  // umask
-  } else if (errno != EEXIST) {
+    return true;
+  }
+  if (errno != EEXIST) {
     os::throw_errno("cannot create " + path.string(), errno,
                     "the merger's user must be allowed to write there, or choose another path for the instance");
   }
+  return false;
 }
+
+// Lets the owner, the group and others do what `mode` says, whatever the umask is, and whatever was before.
+void give(const os::Fd& fd, const fs::path& path, unsigned mode, std::uint32_t gid) {
+  const std::optional<os::FileInfo> info = os::file_info(fd.get());
+  if (!info) os::throw_errno("cannot look at " + path.string(), errno);
+  if (info->gid != gid && ::fchown(fd.get(), static_cast<uid_t>(-1), gid) != 0) {
+    os::throw_errno("cannot give " + path.string() + " to group " + std::to_string(gid), errno,
+                    "the merger's user must own it and be a member of that group");
+  }
+  if (info->mode != mode && ::fchmod(fd.get(), mode) != 0) {
+    os::throw_errno("cannot chmod " + path.string(), errno, "the merger's user must own it");
+  }
+}
+
+void give_directory(const fs::path& path, unsigned mode, std::uint32_t gid) {
+  give(open_or_throw(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0), path, mode, gid);
+}
+
+bool is_open_to_group(unsigned mode) { return (mode & 0050) == 0050; }
 
 // Read bits for group and others follow the directory's; the owner may write.
 unsigned file_mode(unsigned directory_mode) { return 0600 | (directory_mode & 0044); }
+unsigned gate_mode(unsigned directory_mode) { return is_open_to_group(directory_mode) ? 0750 : 0700; }
+unsigned doorbell_mode(unsigned directory_mode) { return is_open_to_group(directory_mode) ? 0666 : 0600; }
+// Set-group-ID: a ring belongs to its writer and the merger's own group, so that no other writer can open it. Sticky: a
+// writer cannot remove another writer's ring.
+unsigned rings_mode(unsigned directory_mode) { return is_open_to_group(directory_mode) ? 03773 : 03700; }
 
 }  // namespace
 
 InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : path_(std::move(path)) {
   check_options(options);
-  open_directory(options.directory_mode);
+  make_directories(options);
   lock_instance();
-  open_control(options.directory_mode);
+  give_directories(options);
+  open_control();
   is_resumed_ = can_resume();
   if (!is_resumed_) create(options);
-  open_doorbell(options.directory_mode);
+  open_doorbell();
+  give_files();
   heartbeat().merger_pid.store(static_cast<std::uint32_t>(::getpid()), std::memory_order_relaxed);
   heartbeat().started_ns.store(os::now_ns(), std::memory_order_relaxed);
   heartbeat().retired.store(0, std::memory_order_relaxed);
   sleep().phase.store(round_up(sleep().phase.load(std::memory_order_relaxed), 2), std::memory_order_relaxed);  // awake
 }
 
-void InstanceOwner::open_directory(unsigned mode) {
+void InstanceOwner::make_directories(const InstanceOptions& options) {
   const fs::path root = path_.parent_path();
   if (!root.empty() && !fs::exists(root)) make_directory(root, 0755);
-  struct stat info {};
-  if (!root.empty() && root.filename().string().starts_with("shmstate-") && ::stat(root.c_str(), &info) == 0 &&
-      info.st_uid != ::geteuid()) {
-    throw Error(Status::kNoPermission, "shmstate: " + root.string() + " belongs to user " +
-                                           std::to_string(info.st_uid) + "; remove it or choose another directory");
+  const std::optional<os::FileInfo> info = os::file_info(root);
+  if (info && root.filename().string().starts_with("shmstate-") && info->uid != ::geteuid()) {
+    throw Error(Status::kNoPermission, "shmstate: " + root.string() + " belongs to user " + std::to_string(info->uid) +
+                                           "; remove it or choose another directory");
   }
-  make_directory(path_, mode);
-  // Set-group-ID: ring files belong to our group; sticky: a writer cannot remove another writer's ring.
-  make_directory(rings_path(), 03000 | (mode & 0770) | ((mode & 0050) != 0 ? 0020U : 0U));
+  make_directory(path_, options.directory_mode.value_or(kDirectoryMode));
 }
 
 // The lock that makes the merger the only one lies on a file that nobody else can open. The one on `control` only tells
@@ -177,8 +205,30 @@ void InstanceOwner::lock_instance() {
               "shmstate: " + quoted(path_) + ": its merger is already running as " + who + "; stop that one first");
 }
 
-void InstanceOwner::open_control(unsigned mode) {
-  control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, file_mode(mode));
+// The mode and group of the instance's directory and of the gate are what counts and what is kept; everything else
+// follows from them at each start.
+void InstanceOwner::give_directories(const InstanceOptions& options) {
+  const os::Fd directory = open_or_throw(path_, O_RDONLY | O_DIRECTORY, 0);
+  const std::optional<os::FileInfo> found = os::file_info(directory.get());
+  if (!found) os::throw_errno("cannot look at " + path_.string(), errno);
+  mode_ = options.directory_mode.value_or(found->mode);
+  readers_gid_ = options.readers_group.value_or(found->gid);
+  if ((options.readers_group || options.writers_group) && !is_open_to_group(mode_)) {
+    throw Error(Status::kInvalidArgument,
+                "shmstate: " + quoted(path_) + ": its mode lets no group in; start the merger with --mode 0750");
+  }
+  give(directory, path_, mode_, readers_gid_);
+
+  const bool is_new = make_directory(gate_path(path_), 0700);
+  const std::optional<os::FileInfo> gate = os::file_info(gate_path(path_));
+  const std::uint32_t kept_group = is_new || !gate ? ::getegid() : gate->gid;
+  make_directory(rings_path(), 0700);
+  give_directory(rings_path(), rings_mode(mode_), ::getegid());
+  give_directory(gate_path(path_), gate_mode(mode_), options.writers_group.value_or(kept_group));
+}
+
+void InstanceOwner::open_control() {
+  control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
   if (!os::try_lock(control_.get(), kLifeByte, false)) os::throw_errno("cannot lock " + path_.string(), errno);
 }
 
@@ -217,12 +267,7 @@ void InstanceOwner::create(const InstanceOptions& options) {
   // snapshot is a new file: somebody may still have the old one mapped.
   if (::ftruncate(control_.get(), 0) != 0) os::throw_errno("cannot truncate " + control_path.string(), errno);
   ::unlink(snapshot_path.c_str());
-  snapshot_ = open_or_throw(snapshot_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, file_mode(options.directory_mode));
-  for (const os::Fd* const fd : {&control_, &snapshot_}) {  // whatever the umask took away
-    if (::fchmod(fd->get(), file_mode(options.directory_mode)) != 0) {
-      os::throw_errno("cannot chmod a file in " + path_.string(), errno);
-    }
-  }
+  snapshot_ = open_or_throw(snapshot_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   std::error_code ignored;
   for (const fs::directory_entry& ring : fs::directory_iterator(rings_path())) fs::remove(ring, ignored);
 
@@ -243,17 +288,13 @@ void InstanceOwner::create(const InstanceOptions& options) {
   write_descriptions(reinterpret_cast<layout::StatisticName*>(control_mapping_.data() + geometry_.statistic_offset));
 }
 
-void InstanceOwner::open_doorbell(unsigned mode) {
-  const fs::path path = path_ / "doorbell";
-  doorbell_ = open_or_throw(path, O_RDWR | O_CREAT | O_NOFOLLOW, file_mode(mode) | (mode & 0050 ? 0060 : 0));
-  if (::fchmod(doorbell_.get(), 0600 | ((mode & 0050) != 0 ? 0060U : 0U)) != 0) {
-    os::throw_errno("cannot chmod " + path.string(), errno);
-  }
+void InstanceOwner::open_doorbell() {
+  doorbell_ = open_or_throw(doorbell_path(path_), O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
   map_doorbell();
 }
 
 void InstanceOwner::map_doorbell() {
-  const fs::path path = path_ / "doorbell";
+  const fs::path path = doorbell_path(path_);
   if (::ftruncate(doorbell_.get(), kDoorbellBytes) != 0) os::throw_errno("cannot size " + path.string(), errno);
   commit_or_throw(doorbell_, path, 0, kDoorbellBytes);
   Mapping mapping(doorbell_, Access::kReadWrite, 0, kDoorbellBytes, path.string());
@@ -268,6 +309,12 @@ void InstanceOwner::repair_doorbell() noexcept {
     map_doorbell();
   } catch (const std::exception&) {  // no memory now: what the guard put there does until the next call
   }
+}
+
+void InstanceOwner::give_files() {
+  give(control_, path_ / "control", file_mode(mode_), readers_gid_);
+  give(snapshot_, path_ / "snapshot", file_mode(mode_), readers_gid_);
+  give(doorbell_, doorbell_path(path_), doorbell_mode(mode_), ::getegid());
 }
 
 int InstanceOwner::commit_pages(std::uint64_t first, std::uint64_t end) noexcept {

@@ -20,7 +20,11 @@ struct InstanceOptions {
   std::uint64_t memory_limit_bytes = 0;  ///< for all buffers together; 0: what the file system has, at most 8 GiB
   std::uint32_t ring_count_max = 1024;   ///< 1 to 4,096
   std::uint64_t feed_record_count = std::uint64_t{1} << 18;  ///< a power of two; 16 bytes each
-  unsigned directory_mode = 0750;                            ///< of the instance's directory; its files follow
+  /// Of the instance's directory; its files follow. What is not given stays as it is; in a new instance it is 0750 and
+  /// the merger's own group.
+  std::optional<unsigned> directory_mode{};
+  std::optional<std::uint32_t> readers_group{};  ///< may open the instance's directory
+  std::optional<std::uint32_t> writers_group{};  ///< may pass the gate inside it; its members must be readers, too
 };
 
 /// An instance that this process serves. Holding it holds the merger's lock.
@@ -32,7 +36,7 @@ class InstanceOwner {
   InstanceOwner(std::filesystem::path path, const InstanceOptions& options);
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-  [[nodiscard]] std::filesystem::path rings_path() const { return path_ / "rings"; }
+  [[nodiscard]] std::filesystem::path rings_path() const { return shmstate::rings_path(path_); }
   [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
   /// Whether a snapshot was found that must be taken over.
   [[nodiscard]] bool is_resumed() const noexcept { return is_resumed_; }
@@ -74,15 +78,19 @@ class InstanceOwner {
   [[nodiscard]] layout::ControlHeader& header() noexcept {
     return *reinterpret_cast<layout::ControlHeader*>(control_mapping_.data());
   }
-  void open_directory(unsigned mode);
+  void make_directories(const InstanceOptions& options);
   void lock_instance();
-  void open_control(unsigned mode);
+  void give_directories(const InstanceOptions& options);
+  void open_control();
   [[nodiscard]] bool can_resume();
   void create(const InstanceOptions& options);
-  void open_doorbell(unsigned mode);
+  void open_doorbell();
   void map_doorbell();
+  void give_files();
 
   std::filesystem::path path_;
+  unsigned mode_ = 0;              // of the directory; the files follow
+  std::uint32_t readers_gid_ = 0;  // likewise
   os::Fd lock_;
   os::Fd control_;
   os::Fd snapshot_;

@@ -3,8 +3,9 @@
 //
 //   <instance>/control      this header, statistics, ring table     written by the merger
 //   <instance>/snapshot     change feed, then the buffers           written by the merger
-//   <instance>/rings/<id>   one ring                                written by its writer; `head` etc. by the merger
-//   <instance>/doorbell     wakes a sleeping merger                 written by everybody who may write
+//   <instance>/writers/     the gate: who passes it may write
+//     rings/<id>            one ring                                written by its writer; `head` etc. by the merger
+//     doorbell              wakes a sleeping merger                 written by everybody who may write
 //
 // Conventions: little-endian; every structure starts on a 64-byte line; offsets instead of pointers; zero means free
 // or absent; `Shared<T>` fields change while others look at them, plain fields are constant once `magic` is stored,

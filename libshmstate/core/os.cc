@@ -1,6 +1,7 @@
 #include "core/os.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <sys/mman.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <climits>
 #include <ctime>
 #include <fstream>
@@ -71,6 +73,18 @@ Status status_of(int error_number) noexcept {
   }
 }
 
+FileInfo file_info_of(const struct stat& info) noexcept {
+  return {.bytes = static_cast<std::uint64_t>(info.st_size),
+          .committed_bytes = static_cast<std::uint64_t>(info.st_blocks) * 512,
+          .inode = info.st_ino,
+          .device = info.st_dev,
+          .link_count = static_cast<std::uint32_t>(info.st_nlink),
+          .uid = info.st_uid,
+          .gid = info.st_gid,
+          .mode = info.st_mode & 07777,
+          .is_regular = S_ISREG(info.st_mode)};
+}
+
 std::uint64_t clock_ns(clockid_t clock) noexcept {
   timespec time{};
   ::clock_gettime(clock, &time);
@@ -94,13 +108,24 @@ Fd open_file(const std::filesystem::path& path, int flags, unsigned mode) noexce
 
 std::optional<FileInfo> file_info(int fd) noexcept {
   struct stat info {};
-  if (::fstat(fd, &info) != 0) return std::nullopt;
-  return FileInfo{.bytes = static_cast<std::uint64_t>(info.st_size),
-                  .committed_bytes = static_cast<std::uint64_t>(info.st_blocks) * 512,
-                  .inode = info.st_ino,
-                  .device = info.st_dev,
-                  .link_count = static_cast<std::uint32_t>(info.st_nlink),
-                  .uid = info.st_uid};
+  return ::fstat(fd, &info) == 0 ? std::optional(file_info_of(info)) : std::nullopt;
+}
+
+std::optional<FileInfo> file_info(const std::filesystem::path& path) noexcept {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0 ? std::optional(file_info_of(info)) : std::nullopt;
+}
+
+std::uint32_t group_id(const std::string& name) {
+  std::uint32_t number = 0;
+  const char* const end = name.data() + name.size();
+  if (const auto [rest, error] = std::from_chars(name.data(), end, number); error == std::errc() && rest == end) {
+    return number;
+  }
+  if (const group* const found = ::getgrnam(name.c_str()); found != nullptr) return found->gr_gid;
+  throw Error(Status::kInvalidArgument, "shmstate: group \"" + name +
+                                            "\" does not exist; create it (groupadd --system " + name +
+                                            ") or name another one");
 }
 
 int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept {

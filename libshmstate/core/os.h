@@ -46,8 +46,16 @@ struct FileInfo {
   std::uint64_t device;
   std::uint32_t link_count;
   std::uint32_t uid;
+  std::uint32_t gid;
+  std::uint32_t mode;  // permissions, set-group-ID, sticky
+  bool is_regular;
 };
 [[nodiscard]] std::optional<FileInfo> file_info(int fd) noexcept;
+/// Opens nothing, and does not follow a symbolic link at the end.
+[[nodiscard]] std::optional<FileInfo> file_info(const std::filesystem::path& path) noexcept;
+
+/// The number of a group, given by name or as a number. Throws `Error` (kInvalidArgument) when there is no such group.
+[[nodiscard]] std::uint32_t group_id(const std::string& name);
 
 /// Reserves memory for a range of a file. Returns 0 or an errno value (ENOSPC).
 [[nodiscard]] int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept;

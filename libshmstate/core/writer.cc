@@ -35,15 +35,15 @@ constexpr auto kSleepMax = std::chrono::milliseconds(100);  // a merger that res
 constexpr auto kLockPollMax = std::chrono::microseconds(500);
 
 os::Fd open_doorbell(const Control& control) {
-  os::Fd fd = os::open_file(control.path() / "doorbell", O_RDWR);
+  const std::filesystem::path path = doorbell_path(control.path());
+  os::Fd fd = os::open_file(path, O_RDWR);
   if (!fd.is_open()) {
     const int error_number = errno;
     if (error_number == EACCES || error_number == EPERM) {
       throw Error(Status::kNoPermission, "shmstate: " + quoted(control.path()) + ": permission denied for " +
-                                             (control.path() / "doorbell").string() +
-                                             "; writers must belong to the group that owns it");
+                                             path.string() + "; writers must belong to the group that owns it");
     }
-    os::throw_errno("cannot open " + (control.path() / "doorbell").string(), error_number);
+    os::throw_errno("cannot open " + path.string(), error_number);
   }
   return fd;
 }
@@ -57,7 +57,7 @@ RingFile open_ring(const Control& control, const WriterOptions& options) {
                                           .flags = options.shared ? layout::kRingShared : 0,
                                           .name = options.name.empty() ? os::program_name() : options.name,
                                           .instance_id = control.geometry().instance_id};
-  const std::filesystem::path rings = control.path() / "rings";
+  const std::filesystem::path rings = rings_path(control.path());
   return options.shared ? RingFile::open_shared(rings, description) : RingFile::create(rings, description);
 }
 

@@ -1,0 +1,327 @@
+// Who may do what with the files of an instance whose readers and writers have a group each: real users, real modes.
+#include <fcntl.h>
+#include <grp.h>
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/instance.h"
+#include "core/ring_file.h"
+#include "process_support.h"
+#include "shmstate/inspect.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
+
+namespace shmstate::test {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+constexpr gid_t kReaders = 64001;
+constexpr gid_t kWriters = 64002;
+
+const User kMerger{.uid = 64010, .gid = 64010, .groups = {kReaders, kWriters}};
+const User kReader{.uid = 64011, .gid = 64011, .groups = {kReaders}};
+const User kWriter{.uid = 64012, .gid = 64012, .groups = {kReaders, kWriters}};
+const User kSecondWriter{.uid = 64013, .gid = 64013, .groups = {kReaders, kWriters}};
+const User kStranger{.uid = 64014, .gid = 64014, .groups = {}};
+
+/// Whether open(2) succeeds.
+bool may_open(const fs::path& path, int flags) { return os::open_file(path, flags | O_NONBLOCK).is_open(); }
+
+struct Rights {
+  bool read;
+  bool write;
+};
+
+void must_have(const fs::path& path, const Rights& rights) {
+  must(may_open(path, O_RDONLY) == rights.read, "read of " + path.string());
+  must(may_open(path, O_WRONLY) == rights.write, "write of " + path.string());
+  must(may_open(path, O_RDWR) == (rights.read && rights.write), "read and write of " + path.string());
+}
+
+/// Neither the file's name nor what it leads to can be changed.
+void must_not_move(const fs::path& path) {
+  must(::unlink(path.c_str()) != 0 && ::rmdir(path.c_str()) != 0, "may remove " + path.string());
+  const std::string other = path.string() + "-moved";
+  must(::rename(path.c_str(), other.c_str()) != 0, "may rename " + path.string());
+  must(::chmod(path.c_str(), 0777) != 0 && ::chown(path.c_str(), ::geteuid(), ::getegid()) != 0,
+       "may take " + path.string());
+}
+
+void must_not_create_in(const fs::path& directory) {
+  const fs::path file = directory / "made-by-the-test";
+  must(!may_open(file, O_WRONLY | O_CREAT) && ::mkdir(file.c_str(), 0700) != 0, "may create in " + directory.string());
+}
+
+class PermissionTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to become other users";
+    root_ = directory_ / "root";
+    fs::create_directory(root_);
+    ASSERT_EQ(::chown(root_.c_str(), kMerger.uid, kMerger.gid), 0);
+    instance_ = root_ / "plant";
+  }
+
+  [[nodiscard]] Program start(const std::vector<std::string>& options, const User& user = kMerger) const {
+    Program merger = launch_merger(instance_, options, {.input = "", .user = user});
+    eventually("a merger that serves", [&] {
+      must(!merger.has_ended(), "the merger ended: " + merger.output());
+      return merger.output().find(" at epoch ") != std::string::npos;
+    });
+    return merger;
+  }
+  [[nodiscard]] Program start_with_groups() const {
+    return start({"--readers-group", std::to_string(kReaders), "--writers-group", std::to_string(kWriters)});
+  }
+
+  static void as(const User& user, const std::function<void()>& body) {
+    Child child([&] {
+      become(user);
+      body();
+    });
+    EXPECT_EQ(child.verdict(), "") << "as user " << user.uid;
+  }
+
+  void expect_modes() const {
+    const auto expect = [](const fs::path& path, unsigned mode, gid_t gid) {
+      const std::optional<os::FileInfo> info = os::file_info(path);
+      ASSERT_TRUE(info) << path;
+      EXPECT_EQ(info->mode, mode) << path;
+      EXPECT_EQ(info->uid, kMerger.uid) << path;
+      EXPECT_EQ(info->gid, gid) << path;
+    };
+    expect(instance_, 0750, kReaders);
+    expect(instance_ / "control", 0640, kReaders);
+    expect(instance_ / "snapshot", 0640, kReaders);
+    expect(instance_ / "merger.lock", 0600, kMerger.gid);
+    expect(gate_path(instance_), 0750, kWriters);
+    expect(doorbell_path(instance_), 0666, kMerger.gid);
+    expect(rings_path(instance_), 03773, kMerger.gid);
+  }
+
+  TestDirectory directory_;
+  fs::path root_;
+  fs::path instance_;
+};
+
+class FilesOfAnInstance : public PermissionTest {
+ protected:
+  void SetUp() override {
+    PermissionTest::SetUp();
+    if (IsSkipped()) return;
+    merger_.emplace(start_with_groups());
+    writer_.emplace([this] {
+      become(kWriter);
+      Writer writer(instance_.string(), {.name = "own"});
+      must_be_ok(writer.set("own", 1), "set");
+      must_be_ok(writer.flush(kPatience), "flush");
+      Writer shared(instance_.string(), {.name = "shared", .shared = true});
+      must_be_ok(shared.set("shared", 1), "set");
+      must_be_ok(shared.flush(kPatience), "flush");
+      ::pause();
+    });
+    eventually("two rings", [&] { return inspect(instance_.string()).rings.size() == 2; });
+    for (const RingInfo& ring : inspect(instance_.string()).rings) {
+      rings_.push_back(rings_path(instance_) / ring_name(ring.id));
+    }
+    rings_.push_back(rings_path(instance_) / shared_ring_name(kWriter.uid));
+  }
+
+  [[nodiscard]] std::vector<fs::path> everything() const {
+    std::vector<fs::path> all{instance_, instance_ / "control", instance_ / "snapshot", instance_ / "merger.lock"};
+    all.insert(all.end(), {gate_path(instance_), doorbell_path(instance_), rings_path(instance_)});
+    all.insert(all.end(), rings_.begin(), rings_.end());
+    return all;
+  }
+
+  std::optional<Program> merger_;
+  std::optional<Child> writer_;
+  std::vector<fs::path> rings_;
+};
+
+// The files of an instance have the documented modes and groups, whatever the umask of merger and writers is.
+TEST_F(FilesOfAnInstance, HaveTheirModesAndGroups) {
+  expect_modes();
+  for (const fs::path& ring : rings_) {
+    const std::optional<os::FileInfo> info = os::file_info(ring);
+    ASSERT_TRUE(info) << ring;
+    EXPECT_EQ(info->mode, 0660U) << ring;
+    EXPECT_EQ(info->uid, kWriter.uid) << ring;
+    EXPECT_EQ(info->gid, kMerger.gid) << ring;
+  }
+}
+
+// A reader reads what is published, and can write, create, remove or rename nothing.
+TEST_F(FilesOfAnInstance, AreOnlyReadByAReader) {
+  as(kReader, [&] {
+    must(Reader(instance_.string()).get<std::int64_t>("own") == 1, "not readable");
+    must_have(instance_ / "control", {.read = true, .write = false});
+    must_have(instance_ / "snapshot", {.read = true, .write = false});
+    must_have(instance_ / "merger.lock", {.read = false, .write = false});
+    must_have(doorbell_path(instance_), {.read = false, .write = false});
+    for (const fs::path& ring : rings_) must_have(ring, {.read = false, .write = false});
+    for (const fs::path& file : everything()) must_not_move(file);
+    must_not_create_in(instance_);
+    must_not_create_in(gate_path(instance_));
+    must_not_create_in(rings_path(instance_));
+    must(!may_open(gate_path(instance_), O_RDONLY | O_DIRECTORY), "the gate can be listed");
+  });
+}
+
+// A writer reads and writes, and can neither open nor remove the ring of another writer, nor change what the merger
+// publishes.
+TEST_F(FilesOfAnInstance, KeepASecondWriterOutOfTheFirstOnesRing) {
+  as(kSecondWriter, [&] {
+    Writer writer(instance_.string(), {.name = "second"});
+    must_be_ok(writer.set("second", 2), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+    must(Reader(instance_.string()).get<std::int64_t>("second") == 2, "not readable");
+    must_have(instance_ / "control", {.read = true, .write = false});
+    must_have(instance_ / "snapshot", {.read = true, .write = false});
+    must_have(instance_ / "merger.lock", {.read = false, .write = false});
+    must_have(doorbell_path(instance_), {.read = true, .write = true});
+    for (const fs::path& ring : rings_) must_have(ring, {.read = false, .write = false});
+    for (const fs::path& file : everything()) must_not_move(file);
+    const fs::path mine = rings_path(instance_) / ring_name(writer.ring_id());
+    for (const fs::path& ring : rings_) must(::rename(mine.c_str(), ring.c_str()) != 0, "may replace " + ring.string());
+    must_not_create_in(instance_);
+    must_not_create_in(gate_path(instance_));
+    must(!may_open(rings_path(instance_), O_RDONLY | O_DIRECTORY), "the rings of others can be listed");
+    Writer shared(instance_.string(), {.name = "shared", .shared = true});
+    must_be_ok(shared.set("shared", 2), "set");
+    must_be_ok(shared.flush(kPatience), "flush");
+  });
+}
+
+// The first writer opens its own rings again.
+TEST_F(FilesOfAnInstance, LetAWriterOpenItsOwnRings) {
+  as(kWriter, [&] {
+    for (const fs::path& ring : rings_) must_have(ring, {.read = true, .write = true});
+    Writer shared(instance_.string(), {.name = "shared", .shared = true});
+    must_be_ok(shared.set("shared", 3), "set");
+    must_be_ok(shared.flush(kPatience), "flush");
+  });
+}
+
+// A stranger can open nothing, and is told why.
+TEST_F(FilesOfAnInstance, ArePrivateToStrangers) {
+  as(kStranger, [&] {
+    for (const fs::path& file : everything()) {
+      must_have(file, {.read = false, .write = false});
+      must_not_move(file);
+    }
+    for (const fs::path& place : {instance_, gate_path(instance_), rings_path(instance_)}) must_not_create_in(place);
+    try {
+      const Reader reader(instance_.string(), {.attach_timeout = 20ms});
+    } catch (const Error& error) {
+      must(error.status() == Status::kNoPermission, error.what());
+      return;
+    }
+    must(false, "a stranger reads");
+  });
+}
+
+// Who is in the writers' group only may not even read; who is in the readers' group only is refused as a writer, with
+// the gate's name in the message.
+TEST_F(FilesOfAnInstance, RefuseAReaderThatWantsToWrite) {
+  as(kReader, [&] {
+    try {
+      const Writer writer(instance_.string(), {.name = "reader"});
+    } catch (const Error& error) {
+      must(error.status() == Status::kNoPermission, error.what());
+      must(std::string(error.what()).find(doorbell_path(instance_)) != std::string::npos, error.what());
+      return;
+    }
+    must(false, "a reader writes");
+  });
+  as({.uid = kStranger.uid, .gid = kStranger.gid, .groups = {kWriters}}, [&] {
+    for (const fs::path& file : everything()) must_have(file, {.read = false, .write = false});
+  });
+}
+
+// A merger that starts again without its options keeps the groups, and repairs what somebody changed.
+TEST_F(PermissionTest, AreKeptAndRepairedAtTheNextStart) {
+  {
+    Program merger = start_with_groups();
+    merger.signal(SIGTERM);
+    ASSERT_EQ(merger.wait(), 0);
+  }
+  for (const fs::path& file : {instance_ / "control", instance_ / "snapshot", doorbell_path(instance_)}) {
+    ASSERT_EQ(::chmod(file.c_str(), 0606), 0);
+    ASSERT_EQ(::chown(file.c_str(), kMerger.uid, kStranger.gid), 0);
+  }
+  ASSERT_EQ(::chmod(gate_path(instance_).c_str(), 0777), 0);
+  ASSERT_EQ(::chmod(rings_path(instance_).c_str(), 0777), 0);
+  ASSERT_EQ(::chown(rings_path(instance_).c_str(), kMerger.uid, kWriters), 0);
+  const Program merger = start({});
+  expect_modes();
+}
+
+// Groups that are given at a later start are those that count from then on.
+TEST_F(PermissionTest, ChangeWhenTheMergerIsStartedWithOtherGroups) {
+  {
+    Program merger = start({});
+    merger.signal(SIGTERM);
+    ASSERT_EQ(merger.wait(), 0);
+    as(kReader, [&] { must_have(instance_ / "control", {.read = false, .write = false}); });
+  }
+  const Program merger = start_with_groups();
+  expect_modes();
+}
+
+// Without groups everything belongs to the merger's own, and `--mode` says what it may do.
+TEST_F(PermissionTest, AreThoseOfTheMergersGroupByDefault) {
+  const User member{.uid = kWriter.uid, .gid = kMerger.gid, .groups = {}};
+  for (const std::string mode : {"0700", "0750", "0755"}) {
+    instance_ = root_ / mode;
+    const Program merger = start({"--mode", mode});
+    as(kMerger, [&] {
+      Writer writer(instance_.string());
+      must_be_ok(writer.set("key", 1), "set");
+      must_be_ok(writer.flush(kPatience), "flush");
+    });
+    as(member, [&] { must(may_open(instance_ / "control", O_RDONLY) == (mode != "0700"), "reading as a member"); });
+    as(member, [&] { must(may_open(doorbell_path(instance_), O_RDWR) == (mode != "0700"), "writing as a member"); });
+    as(kStranger,
+       [&] { must(may_open(instance_ / "control", O_RDONLY) == (mode == "0755"), "reading as a stranger"); });
+    as(kStranger, [&] { must(!may_open(doorbell_path(instance_), O_RDWR), "writing as a stranger"); });
+  }
+}
+
+// A group that does not exist, that the merger's user may not give files to, or that the mode keeps out is an error
+// that says so, and no instance that others could mistake for a good one is left.
+TEST_F(PermissionTest, AreRefusedWhenTheyCannotBeGiven) {
+  const auto expect_refusal = [&](const std::vector<std::string>& options, const std::vector<std::string>& parts) {
+    Program merger = launch_merger(instance_, options, {.input = "", .user = kMerger});
+    EXPECT_EQ(merger.wait(), 1) << merger.output();
+    for (const std::string& part : parts) EXPECT_NE(merger.output().find(part), std::string::npos) << merger.output();
+    EXPECT_FALSE(fs::exists(instance_ / "control"));
+  };
+  expect_refusal({"--readers-group", "no-such-group"},
+                 {"shmstate: group \"no-such-group\" does not exist", "groupadd"});
+  expect_refusal({"--writers-group", "no-such-group"},
+                 {"shmstate: group \"no-such-group\" does not exist", "groupadd"});
+  const std::string foreign = std::to_string(kStranger.gid);
+  expect_refusal({"--readers-group", foreign}, {"to group " + foreign, instance_, "must own it and be a member"});
+  expect_refusal({"--writers-group", foreign},
+                 {"to group " + foreign, gate_path(instance_), "must own it and be a member"});
+  expect_refusal({"--mode", "0700", "--readers-group", std::to_string(kReaders)}, {"lets no group in", "--mode 0750"});
+}
+
+}  // namespace
+}  // namespace shmstate::test
