@@ -1,0 +1,109 @@
+#include "contenders/shmstate.h"
+
+#include <optional>
+
+#include "contenders/contenders.h"
+#include "shmstate/inspect.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
+
+namespace shmstate::bench {
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(60);
+
+[[nodiscard]] WriterOptions patient() {
+  WriterOptions options;
+  options.full_timeout = kPatience;
+  return options;
+}
+
+class ShmstateClient final : public ClientOf<ShmstateClient> {
+ public:
+  ShmstateClient(const std::string& path, Contender::Role role) {
+    if (role != Contender::Role::kReader) writer_.emplace(path, patient());
+    if (role != Contender::Role::kWriter) reader_.emplace(path, ReaderOptions{.prefault = true});
+  }
+
+  void set(std::string_view key, std::int64_t value) { writer_->set(key, value); }
+  [[nodiscard]] bool find(std::string_view key, std::int64_t& value) {
+    return reader_->read(key, value) == Status::kOk;
+  }
+
+  void finish() override {
+    const Status status = writer_->flush(kPatience);
+    must(status == Status::kOk, "flush: " + std::string(describe(status)));
+    const WriterCounters counters = writer_->counters();
+    must(counters.applied == counters.pushed && counters.failed == 0, "not all that was pushed has been applied");
+  }
+
+  [[nodiscard]] ScanResult scan() override {
+    ScanResult result;
+    for (const auto& [key, value] : reader_->snapshot()) {
+      ++result.entry_count;
+      result.index_sum += index_in(value.int64());
+    }
+    return result;
+  }
+
+  void hold_view(std::chrono::nanoseconds duration) override {
+    const Snapshot snapshot = reader_->snapshot();
+    std::this_thread::sleep_for(duration);
+  }
+
+ private:
+  std::optional<Writer> writer_;
+  std::optional<Reader> reader_;
+};
+
+}  // namespace
+
+ShmstateContender::ShmstateContender(std::string name, unsigned skills, std::vector<std::string> merger_options,
+                                     std::chrono::nanoseconds latency_pause)
+    : Contender(std::move(name), skills), merger_options_(std::move(merger_options)), latency_pause_(latency_pause) {}
+
+void ShmstateContender::start(const std::filesystem::path& directory, std::uint64_t key_count) {
+  path_ = (directory / "instance").string();
+  const std::uint64_t limit_bytes = (std::uint64_t{512} << 20) + key_count * 400;
+  std::vector<std::string> command{SHMSTATE_MERGER, "--instance", path_, "--memory-limit", std::to_string(limit_bytes),
+                                   "--max-rings",   "1100"};
+  command.insert(command.end(), merger_options_.begin(), merger_options_.end());
+  servers_.emplace_back(command, directory / "log");
+  wait_until("a merger that serves", [&] {
+    must(!servers_.back().has_ended(), "the merger ended; see " + (directory / "log").string());
+    try {
+      return inspect(path_).merger_running;
+    } catch (const Error&) {
+      return false;
+    }
+  });
+}
+
+std::unique_ptr<Client> ShmstateContender::connect(Role role) { return std::make_unique<ShmstateClient>(path_, role); }
+
+double ShmstateContender::memory_bytes() { return static_cast<double>(inspect(path_).committed_bytes); }
+
+double ShmstateContender::statistic(std::string_view name) const {
+  for (const StatisticInfo& info : inspect(path_).statistics) {
+    if (info.name == name) return static_cast<double>(info.value);
+  }
+  throw Failed("shmstate has no statistic called " + std::string(name));
+}
+
+std::unique_ptr<ShmstateContender> make_shmstate(std::vector<std::string> merger_options) {
+  merger_options.insert(merger_options.end(), {"--spin-time", "3600s"});
+  return std::make_unique<ShmstateContender>("shmstate", Contender::kState & ~Contender::kIdle,
+                                             std::move(merger_options), std::chrono::microseconds(2));
+}
+
+void add_shmstate(Contenders& contenders) {
+  contenders.push_back(make_shmstate());
+  contenders.push_back(std::make_unique<ShmstateContender>(
+      "shmstate, merger sleeping", Contender::kPush | Contender::kLatency | Contender::kIdle | Contender::kHoldView,
+      std::vector<std::string>{}, std::chrono::microseconds(500)));
+  contenders.push_back(std::make_unique<ShmstateContender>("shmstate, 3 buffers", Contender::kHoldView,
+                                                           std::vector<std::string>{"--buffers", "3"},
+                                                           std::chrono::microseconds(500)));
+}
+
+}  // namespace shmstate::bench

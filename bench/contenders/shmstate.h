@@ -1,0 +1,30 @@
+// shmstate itself: a merger process, writers and readers through the public API.
+#pragma once
+
+#include "contender.h"
+
+namespace shmstate::bench {
+
+class ShmstateContender : public Contender {
+ public:
+  ShmstateContender(std::string name, unsigned skills, std::vector<std::string> merger_options,
+                    std::chrono::nanoseconds latency_pause);
+
+  void start(const std::filesystem::path& directory, std::uint64_t key_count) override;
+  [[nodiscard]] std::unique_ptr<Client> connect(Role role) override;
+  [[nodiscard]] std::chrono::nanoseconds latency_pause() const noexcept override { return latency_pause_; }
+  [[nodiscard]] double memory_bytes() override;
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  [[nodiscard]] double statistic(std::string_view name) const;
+
+ private:
+  std::vector<std::string> merger_options_;
+  std::chrono::nanoseconds latency_pause_;
+  std::string path_;
+};
+
+/// As most measurements want it: the merger looks for work all the time.
+[[nodiscard]] std::unique_ptr<ShmstateContender> make_shmstate(std::vector<std::string> merger_options = {});
+
+}  // namespace shmstate::bench

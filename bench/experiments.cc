@@ -1,0 +1,480 @@
+#include "experiments.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "contenders/shmstate.h"
+#include "own_engine.h"
+#include "shmstate/inspect.h"
+#include "shmstate/writer.h"
+
+namespace shmstate::bench {
+namespace {
+
+constexpr std::size_t kReadChunk = 1000;
+constexpr std::size_t kFloodChunk = 1000;
+constexpr std::size_t kCheckedWrites = 256;
+
+/// A salt that no measurement before had; drawn before any fork.
+std::int64_t next_salt() {
+  static std::int64_t measurement = 0;
+  return salt_of(++measurement);
+}
+
+/// Goes round and round over a stream.
+class Cycle {
+ public:
+  explicit Cycle(const std::vector<Item>& stream) : stream_(stream) {}
+  [[nodiscard]] std::span<const Item> next(std::size_t count) {
+    count = std::min(count, stream_.size());
+    if (place_ + count > stream_.size()) place_ = 0;
+    const std::span<const Item> part(stream_.data() + place_, count);
+    place_ += count;
+    return part;
+  }
+
+ private:
+  const std::vector<Item>& stream_;
+  std::size_t place_ = 0;
+};
+
+void must_read(Client& client, const Item& item, std::int64_t salt) {
+  must(client.get(item) == item.value + salt, "the last write cannot be read");
+}
+
+double per_second(double count, double ns) { return count * 1e9 / ns; }
+double time_left(const Stopwatch& stopwatch, Slice slice, double share = 1.0) {
+  return share * static_cast<double>(slice.time.count()) - stopwatch.ns();
+}
+
+}  // namespace
+
+Workload::Workload(std::uint64_t keys, std::size_t stream_length)
+    : key_count(keys),
+      items(all_items(keys)),
+      uniform(make_stream(keys, stream_length, Distribution::kUniform, 1)),
+      zipf(make_stream(keys, stream_length, Distribution::kZipf, 2)) {}
+
+// ---- writing
+
+Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slice slice) {
+  const std::int64_t salt = next_salt();
+  return measure_apart([&] {
+    const bool is_state = contender.can(Contender::kRead);
+    const auto client = contender.connect(is_state ? Contender::Role::kBoth : Contender::Role::kWriter);
+    Cycle cycle(stream);
+    const auto burst = [&](auto&& push) {
+      const std::span<const Item> items = cycle.next(kBurst);
+      push(items);
+      client->finish();
+      if (is_state) must_read(*client, items.back(), salt);
+    };
+    burst([&](auto items) { client->set_all(items, salt); });
+
+    double spent_ns = 0;
+    double count = 0;
+    for (const Stopwatch stopwatch; time_left(stopwatch, slice, 0.5) > 0;) {
+      burst([&](auto items) {
+        const Stopwatch push_stopwatch;
+        client->set_all(items, salt);
+        spent_ns += push_stopwatch.ns();
+        count += static_cast<double>(items.size());
+      });
+    }
+    Durations durations(std::size_t{1} << 20);
+    for (const Stopwatch stopwatch; time_left(stopwatch, slice, 0.5) > 0;) {
+      burst([&](auto items) { client->set_each(items, salt, durations); });
+    }
+    Figures figures = durations.percentiles();
+    figures["mean"] = spent_ns / count;
+    figures["count"] = count + static_cast<double>(durations.size());
+    return figures;
+  });
+}
+
+namespace {
+
+struct ThroughputBoard {
+  std::atomic<unsigned> ready{0};
+  std::atomic<bool> start{false};
+  std::atomic<bool> stop{false};
+};
+
+struct LastWrites {
+  std::array<Item, kCheckedWrites> items;
+};
+
+/// One of several writers: writes its share until it shall stop, and leaves its last writes to be checked.
+Figures write_share(Contender& contender, const std::vector<Item>& share, std::int64_t salt, ThroughputBoard& board,
+                    LastWrites& last) {
+  const auto client = contender.connect(Contender::Role::kWriter);
+  Cycle cycle(share);
+  double count = 0;
+  std::span<const Item> items;
+  board.ready.fetch_add(1);
+  while (!board.start.load(std::memory_order_acquire)) std::this_thread::yield();
+  do {
+    items = cycle.next(kFloodChunk);
+    client->set_all(items, salt);
+    count += static_cast<double>(items.size());
+  } while (!board.stop.load(std::memory_order_relaxed));
+  client->finish();
+  const std::uint64_t end = ticks();
+  for (std::size_t i = 0; i < kCheckedWrites; ++i) {
+    last.items[i] = items[items.size() - std::min(items.size(), kCheckedWrites - i)];
+    last.items[i].value += salt;
+  }
+  return {{"count", count}, {"end", static_cast<double>(end)}};
+}
+
+/// Of several writes of one key the last one counts.
+void must_find(Client& client, const LastWrites& last) {
+  for (std::size_t i = 0; i < last.items.size(); ++i) {
+    const bool is_last = std::none_of(last.items.begin() + static_cast<std::ptrdiff_t>(i) + 1, last.items.end(),
+                                      [&](const Item& later) { return later.key == last.items[i].key; });
+    if (is_last) must(client.get(last.items[i]) == last.items[i].value, "a writer's last write cannot be read");
+  }
+}
+
+}  // namespace
+
+Figures measure_throughput(Contender& contender, const Workload& workload, unsigned writer_count, Slice slice) {
+  const std::int64_t salt = next_salt();
+  return measure_apart([&]() -> Figures {
+    const Board<ThroughputBoard> board;
+    auto* const last = static_cast<LastWrites*>(map_shared(sizeof(LastWrites) * writer_count));
+    const auto reader = contender.connect(Contender::Role::kReader);
+    std::vector<Party> writers;
+    for (unsigned i = 0; i < writer_count; ++i) {
+      const int core = contender.has_server() || i % 2 == 0 ? kMeasuredCore : kServerCore;
+      writers.emplace_back(contender.party_kind(), core, [&, i] {
+        const auto share = writer_share(workload.uniform, workload.key_count, i, writer_count);
+        return write_share(contender, share, salt, *board, last[i]);
+      });
+    }
+    wait_until("the writers", [&] { return board->ready.load() == writer_count; });
+    const auto start = static_cast<double>(ticks());
+    board->start.store(true, std::memory_order_release);
+    std::this_thread::sleep_for(slice.time);
+    board->stop.store(true);
+    double count = 0;
+    double end = start;
+    for (Party& writer : writers) {
+      const Figures figures = writer.wait();
+      count += figures.at("count");
+      end = std::max(end, figures.at("end"));
+    }
+    for (unsigned i = 0; i < writer_count; ++i) must_find(*reader, last[i]);
+    return {{"rate", per_second(count, (end - start) * ns_per_tick())}, {"count", count}};
+  });
+}
+
+// ---- reading
+
+namespace {
+
+Figures read_for(Client& client, const std::vector<Item>& stream, Slice slice) {
+  Cycle cycle(stream);
+  const auto read = [&](double share, double& count) {
+    const Stopwatch stopwatch;
+    std::uint64_t found = 0;
+    std::uint64_t expected = 0;
+    double spent_ns = 0;
+    do {
+      const std::span<const Item> items = cycle.next(kReadChunk);
+      const Stopwatch read_stopwatch;
+      found += client.get_all(items);
+      spent_ns += read_stopwatch.ns();
+      expected += index_sum(items.data(), items.size());
+      count += static_cast<double>(items.size());
+    } while (time_left(stopwatch, slice, share) > 0);
+    must(found == expected, "reads found values of other keys");
+    return spent_ns;
+  };
+  double warm_up_count = 0;
+  read(0.3, warm_up_count);
+  double count = 0;
+  const double spent_ns = read(0.7, count);
+  return {{"mean", spent_ns / count}, {"count", count}};
+}
+
+}  // namespace
+
+Figures measure_read(Contender& contender, const std::vector<Item>& stream, Slice slice) {
+  return measure_apart([&] {
+    const auto client = contender.connect(Contender::Role::kReader);
+    return read_for(*client, stream, slice);
+  });
+}
+
+Figures measure_read_flood(Contender& contender, const std::vector<Item>& stream, Slice slice) {
+  const std::int64_t salt = next_salt();
+  return measure_apart([&] {
+    const Board<ThroughputBoard> board;
+    const auto reader = contender.connect(Contender::Role::kReader);
+    Party writer(contender.party_kind(), kServerCore, [&]() -> Figures {
+      const auto client = contender.connect(Contender::Role::kWriter);
+      Cycle cycle(stream);
+      double count = 0;
+      const Stopwatch stopwatch;
+      while (!board->stop.load(std::memory_order_relaxed)) {
+        client->set_all(cycle.next(kFloodChunk), salt);
+        count += static_cast<double>(kFloodChunk);
+        board->ready.store(1, std::memory_order_relaxed);
+      }
+      client->finish();
+      return {{"rate", per_second(count, stopwatch.ns())}};
+    });
+    wait_until("a flood", [&] { return board->ready.load() == 1; });
+    Figures figures = read_for(*reader, stream, slice);
+    board->stop.store(true);
+    figures["flood_rate"] = writer.wait().at("rate");
+    return figures;
+  });
+}
+
+// ---- latency
+
+namespace {
+
+struct LatencyBoard {
+  alignas(64) std::atomic<std::uint64_t> seen{0};  // writes that the reader has seen
+  std::atomic<std::uint64_t> seen_at{0};           // ticks of the last one
+  std::atomic<bool> stop{false};
+};
+
+void spin_for(std::chrono::nanoseconds time) {
+  for (const Stopwatch stopwatch; stopwatch.ns() < static_cast<double>(time.count());) os::relax();
+}
+// A merger that shall fall asleep gets the core that the pause leaves.
+void pass_time(std::chrono::nanoseconds time) {
+  if (time < std::chrono::microseconds(50)) return spin_for(time);
+  std::this_thread::sleep_for(time);
+}
+
+void wait_for_value(Client& client, const Item& item, std::int64_t salt) {
+  while (client.get(item) != item.value + salt) {
+  }
+}
+
+Figures write_and_poll(Contender& contender, std::span<const Item> stream, std::int64_t salt, Slice slice) {
+  const auto client = contender.connect(Contender::Role::kBoth);
+  client->set_all(stream.first(1), salt);
+  client->finish();
+  Durations durations(stream.size());
+  std::size_t next = 1;
+  for (const Stopwatch stopwatch; time_left(stopwatch, slice) > 0 && next < stream.size(); ++next) {
+    pass_time(contender.latency_pause());
+    const std::uint64_t start = ticks();
+    client->set_all(stream.subspan(next, 1), salt);
+    wait_for_value(*client, stream[next], salt);
+    durations.add(ticks() - start);
+  }
+  Figures figures = durations.percentiles();
+  figures["count"] = static_cast<double>(durations.size());
+  return figures;
+}
+
+/// The other side of `write_for_observer`.
+void observe(Client& client, std::span<const Item> stream, std::int64_t salt, LatencyBoard& board) {
+  for (std::size_t next = 0; next < stream.size(); ++next) {
+    while (client.get(stream[next]) != stream[next].value + salt) {
+      if (board.stop.load(std::memory_order_relaxed)) return;
+    }
+    board.seen_at.store(ticks(), std::memory_order_relaxed);
+    board.seen.store(next + 1, std::memory_order_release);
+  }
+}
+
+Figures write_for_observer(Contender& contender, std::span<const Item> stream, std::int64_t salt, Slice slice) {
+  const Board<LatencyBoard> board;
+  Party observer(contender.party_kind(), kServerCore, [&]() -> Figures {
+    const auto reader = contender.connect(Contender::Role::kReader);
+    observe(*reader, stream, salt, *board);
+    return {};
+  });
+  const auto client = contender.connect(Contender::Role::kWriter);
+  const auto write_and_wait = [&](std::size_t place) {
+    const std::uint64_t start = ticks();
+    client->set_all(stream.subspan(place, 1), salt);
+    while (board->seen.load(std::memory_order_acquire) <= place) os::relax();
+    const std::uint64_t seen_at = board->seen_at.load(std::memory_order_relaxed);
+    return seen_at > start ? seen_at - start : 0;
+  };
+  write_and_wait(0);
+  Durations durations(stream.size());
+  std::size_t next = 1;
+  for (const Stopwatch stopwatch; time_left(stopwatch, slice) > 0 && next < stream.size(); ++next) {
+    pass_time(contender.latency_pause());
+    durations.add(write_and_wait(next));
+  }
+  board->stop.store(true);
+  observer.wait();
+  Figures figures = durations.percentiles();
+  figures["count"] = static_cast<double>(durations.size());
+  return figures;
+}
+
+}  // namespace
+
+Figures measure_latency(Contender& contender, const std::vector<Item>& stream, Slice slice) {
+  const std::int64_t salt = next_salt();
+  return measure_apart([&] {
+    return contender.has_server() ? write_and_poll(contender, stream, salt, slice)
+                                  : write_for_observer(contender, stream, salt, slice);
+  });
+}
+
+// ---- whole states
+
+Figures measure_scan(Contender& contender, const Workload& workload, Slice slice) {
+  return measure_apart([&] {
+    const auto client = contender.connect(Contender::Role::kReader);
+    const std::uint64_t expected = index_sum(workload.items.data(), workload.items.size());
+    const auto scan = [&] {
+      const Stopwatch stopwatch;
+      const ScanResult result = client->scan();
+      const double spent_ns = stopwatch.ns();
+      must(result.entry_count == workload.key_count, "a scan found " + std::to_string(result.entry_count) + " of " +
+                                                         std::to_string(workload.key_count) + " keys");
+      must(result.index_sum == expected, "a scan found values of other keys");
+      return spent_ns;
+    };
+    std::vector<double> spent_ns{scan()};
+    for (const Stopwatch stopwatch; time_left(stopwatch, slice) > 0;) spent_ns.push_back(scan());
+    std::sort(spent_ns.begin(), spent_ns.end());
+    return Figures{{"median", spent_ns[spent_ns.size() / 2]}};
+  });
+}
+
+Figures measure_held_view(Contender& contender, const std::vector<Item>& stream, std::chrono::nanoseconds hold) {
+  const std::int64_t salt = next_salt();
+  return measure_apart([&]() -> Figures {
+    Party holder(Party::Kind::kProcess, kServerCore, [&]() -> Figures {
+      contender.connect(Contender::Role::kReader)->hold_view(hold);
+      return {};
+    });
+    const auto client = contender.connect(Contender::Role::kBoth);
+    std::uint64_t push_max = 0;
+    std::uint64_t readable_max = 0;
+    const double end_ns = 1.2 * static_cast<double>(hold.count());
+    std::size_t next = 0;
+    for (const Stopwatch stopwatch; stopwatch.ns() < end_ns; next = (next + 1) % stream.size()) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      const std::uint64_t start = ticks();
+      client->set_all({&stream[next], 1}, salt);
+      push_max = std::max(push_max, ticks() - start);
+      wait_for_value(*client, stream[next], salt);
+      readable_max = std::max(readable_max, ticks() - start);
+    }
+    holder.wait();
+    return {{"push_max", static_cast<double>(push_max) * ns_per_tick()},
+            {"readable_max", static_cast<double>(readable_max) * ns_per_tick()}};
+  });
+}
+
+// ---- shmstate alone
+
+Figures measure_publish(const std::filesystem::path& directory, const Workload& workload, std::size_t changed,
+                        Slice slice) {
+  return measure_apart([&] {
+    OwnEngine own(directory / "publish", workload.key_count);
+    Writer writer((directory / "publish").string());
+    own.fill(writer, workload.items);
+    Cycle cycle(workload.uniform);
+    Durations durations(std::size_t{1} << 18);
+    const std::uint64_t epoch = own.engine().epoch();
+    for (const Stopwatch stopwatch; time_left(stopwatch, slice) > 0;) {
+      for (const Item& item : cycle.next(changed)) writer.set(item.name(), item.value);
+      const std::uint64_t now_ns = os::now_ns();
+      const std::uint64_t start = ticks();
+      const MergeEngine::Progress progress = own.engine().step(now_ns);
+      durations.add(ticks() - start);
+      must(progress == MergeEngine::Progress::kWorked, "a merge turn did nothing");
+    }
+    must(own.engine().epoch() >= epoch + durations.size(), "a merge turn did not publish");
+    Figures figures = durations.percentiles();
+    figures["count"] = static_cast<double>(durations.size());
+    std::filesystem::remove_all(directory / "publish");
+    return figures;
+  });
+}
+
+Figures measure_growth(const std::filesystem::path& directory, std::uint64_t key_count) {
+  return measure_apart([&]() -> Figures {
+    constexpr int kSteps = 50;
+    const std::string path = (directory / "growth").string();
+    OwnEngine own(path, key_count);
+    Writer writer(path);
+    std::uint64_t count = 0;
+    const auto grow_to = [&](std::uint64_t end) {
+      for (; count < end; ++count) {
+        const Item item = item_of(count);
+        must(writer.set(item.name(), item.value) == Status::kOk, "a push failed");
+        if (count % kBurst == 0) own.pump();
+      }
+      own.pump();
+      return static_cast<double>(inspect(path).committed_bytes) / static_cast<double>(count);
+    };
+    double sum = 0;
+    double bytes_per_key = 0;
+    for (int step = 1; step <= kSteps; ++step) {
+      const double share = std::pow(10.0, static_cast<double>(step - kSteps) / kSteps);
+      bytes_per_key = grow_to(static_cast<std::uint64_t>(share * static_cast<double>(key_count)));
+      sum += bytes_per_key;
+    }
+    std::filesystem::remove_all(path);
+    return {{"mean", sum / kSteps}, {"end", bytes_per_key}};
+  });
+}
+
+struct IdleRings::Shared {
+  std::atomic<bool> ready{false};
+  std::atomic<bool> stop{false};
+};
+
+IdleRings::IdleRings(const std::string& instance, unsigned count)
+    : board_(std::make_unique<Board<Shared>>()),
+      party_(Party::Kind::kProcess, kServerCore, [instance, count, &board = **board_]() -> Figures {
+        WriterOptions options;
+        options.ring_bytes = std::size_t{64} << 10;
+        std::vector<Writer> writers;
+        for (unsigned i = 0; i < count; ++i) {
+          writers.emplace_back(instance, options);
+          writers.back().set("idle/" + std::to_string(i), static_cast<std::int64_t>(i));
+        }
+        for (Writer& writer : writers) {
+          must(writer.flush(std::chrono::seconds(60)) == Status::kOk, "an idle ring is not served");
+        }
+        board.ready.store(true);
+        while (!board.stop.load()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        return {};
+      }) {
+  wait_until("idle rings", [&] { return (*board_)->ready.load(); });
+}
+
+IdleRings::~IdleRings() { (*board_)->stop.store(true); }
+
+Figures measure_large(const std::filesystem::path& directory, std::uint64_t key_count, Slice slice) {
+  const std::unique_ptr<ShmstateContender> contender = make_shmstate();
+  std::filesystem::create_directories(directory);
+  contender->start(directory, key_count);
+  const Workload workload(key_count, std::size_t{1} << 20);
+  const Stopwatch stopwatch;
+  contender->load(workload.items);
+  const double build_ns = stopwatch.ns();
+  Figures figures{{"build_rate", per_second(static_cast<double>(key_count), build_ns)},
+                  {"bytes_per_key", contender->memory_bytes() / static_cast<double>(key_count)},
+                  {"read", measure_read(*contender, workload.uniform, slice).at("mean")},
+                  {"rate", measure_throughput(*contender, workload, 1, slice).at("rate")},
+                  {"scan", measure_scan(*contender, workload, slice).at("median")}};
+  const Figures latency = measure_latency(*contender, workload.uniform, slice);
+  figures["latency_p50"] = latency.at("p50");
+  figures["latency_p99"] = latency.at("p99");
+  contender->stop();
+  std::filesystem::remove_all(directory);
+  return figures;
+}
+
+}  // namespace shmstate::bench
