@@ -430,6 +430,32 @@ TEST(EngineTest, ARingWithGarbageIsQuarantinedAndAnotherGoesOn) {
   }
 }
 
+TEST(EngineTest, ABatchThatTurnsToGarbageOnItsWayIsNotAppliedInPart) {
+  constexpr std::size_t kBatch = 500;  // several groups
+  for (const std::size_t broken : {std::size_t{1}, std::size_t{63}, std::size_t{64}, std::size_t{300}, kBatch}) {
+    TestInstance instance;
+    const Reader reader = instance.reader();
+    Writer bad = instance.writer();
+    bad.set("before", 1);
+    const std::uint64_t first = bad.ticket();
+    Batch batch = bad.batch();
+    for (std::size_t i = 0; i < kBatch; ++i) EXPECT_EQ(batch.set(numbered("part", 100 + i), 1), Status::kOk);
+    ASSERT_EQ(batch.commit(), Status::kOk);
+    const std::uint64_t record_bytes = (bad.ticket() - first) / kBatch;
+    ASSERT_EQ(record_bytes * kBatch, bad.ticket() - first);
+    const RingFile ring = instance.open_ring(bad);
+    if (broken < kBatch) {
+      std::memset(ring.at(first + broken * record_bytes), 0xff, 8);
+    } else {  // its end is missing
+      ring.header().tail.store(bad.ticket() - record_bytes, std::memory_order_release);
+    }
+    instance.pump();
+    EXPECT_EQ(reader.get<std::int64_t>("before"), 1) << broken;
+    EXPECT_EQ(reader.snapshot().size(), 1U) << broken;
+    EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U) << broken;
+  }
+}
+
 TEST(EngineTest, AnImpossibleTailQuarantinesItsRing) {
   for (const std::uint64_t lie : {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{20}, std::uint64_t{1} << 40,
                                   ~std::uint64_t{0}, ~std::uint64_t{7}}) {

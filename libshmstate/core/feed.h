@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/crash_point.h"
 #include "core/feed_record.h"
 #include "core/instance_owner.h"
 #include "core/layout.h"
@@ -48,10 +49,12 @@ class Feed {
     if (end_ == reserved_) {
       reserved_ += kReserveStep;
       owner_.heartbeat().feed_reserved.store(reserved_, std::memory_order_relaxed);  // ordered by the stores below
+      crash_point(CrashPoint::kFeedReserved);
     }
     layout::FeedRecord& record = records_[end_++ & mask_];
     const FeedHead head{.epoch = epoch, .kind = kind, .detail = detail};
     store_word(&record.head, head.pack(), std::memory_order_release);
+    crash_point(CrashPoint::kFeedHeadWritten);
     store_word(&record.body, body, std::memory_order_release);
   }
 

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/crash_point.h"
 #include "core/words.h"
 
 namespace shmstate {
@@ -166,12 +167,15 @@ unsigned rings_mode(unsigned directory_mode) { return is_open_to_group(directory
 InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : path_(std::move(path)) {
   check_options(options);
   make_directories(options);
+  crash_point(CrashPoint::kDirectoryMade);
   lock_instance();
+  crash_point(CrashPoint::kInstanceLocked);
   give_directories(options);
   open_control();
   is_resumed_ = can_resume();
   if (!is_resumed_) create(options);
   open_doorbell();
+  crash_point(CrashPoint::kDoorbellReady);
   give_files();
   heartbeat().merger_pid.store(static_cast<std::uint32_t>(::getpid()), std::memory_order_relaxed);
   heartbeat().started_ns.store(os::now_ns(), std::memory_order_relaxed);
@@ -229,6 +233,7 @@ void InstanceOwner::give_directories(const InstanceOptions& options) {
 
 void InstanceOwner::open_control() {
   control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  give(control_, path_ / "control", file_mode(mode_), readers_gid_);  // at once: readers may be waiting for it
   if (!os::try_lock(control_.get(), kLifeByte, false)) os::throw_errno("cannot lock " + path_.string(), errno);
 }
 
@@ -255,6 +260,7 @@ bool InstanceOwner::can_resume() {
   }
   snapshot_mapping_ =
       Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes), "snapshot");
+  crash_point(CrashPoint::kFilesMapped);
   return true;
 }
 
@@ -263,28 +269,35 @@ void InstanceOwner::create(const InstanceOptions& options) {
   geometry_ = plan(options, path_);
   const fs::path control_path = path_ / "control";
   const fs::path snapshot_path = path_ / "snapshot";
-  // From here to the last line, a crash leaves a control file without magic, and the next start begins again. The
-  // snapshot is a new file: somebody may still have the old one mapped.
-  if (::ftruncate(control_.get(), 0) != 0) os::throw_errno("cannot truncate " + control_path.string(), errno);
+  // From here to the last line, a crash leaves a control file without magic, and the next start begins again. Both are
+  // new files: somebody may still have the old ones mapped.
+  ::unlink(control_path.c_str());
+  open_control();
+  crash_point(CrashPoint::kControlReplaced);
   ::unlink(snapshot_path.c_str());
   snapshot_ = open_or_throw(snapshot_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  crash_point(CrashPoint::kSnapshotCreated);
   std::error_code ignored;
   for (const fs::directory_entry& ring : fs::directory_iterator(rings_path())) fs::remove(ring, ignored);
+  crash_point(CrashPoint::kOldRingsRemoved);
 
   const auto set_size = [](const os::Fd& fd, const fs::path& path, std::uint64_t bytes) {
     if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) os::throw_errno("cannot size " + path.string(), errno);
   };
   set_size(control_, control_path, geometry_.control_bytes);
   commit_or_throw(control_, control_path, 0, geometry_.control_bytes);
+  crash_point(CrashPoint::kControlCommitted);
   set_size(snapshot_, snapshot_path, geometry_.snapshot_bytes);
   commit_or_throw(snapshot_, snapshot_path, geometry_.feed_offset,
                   geometry_.feed_record_count * sizeof(layout::FeedRecord));
+  crash_point(CrashPoint::kFeedCommitted);
 
   control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.control_bytes),
                              control_path.string());
   snapshot_mapping_ = Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes),
                               snapshot_path.string());
   write_identity(header().identity, geometry_);
+  crash_point(CrashPoint::kIdentityWritten);
   write_descriptions(reinterpret_cast<layout::StatisticName*>(control_mapping_.data() + geometry_.statistic_offset));
 }
 
@@ -312,7 +325,6 @@ void InstanceOwner::repair_doorbell() noexcept {
 }
 
 void InstanceOwner::give_files() {
-  give(control_, path_ / "control", file_mode(mode_), readers_gid_);
   give(snapshot_, path_ / "snapshot", file_mode(mode_), readers_gid_);
   give(doorbell_, doorbell_path(path_), doorbell_mode(mode_), ::getegid());
 }

@@ -4,6 +4,8 @@
 #include <cassert>
 #include <cstring>
 
+#include "core/crash_point.h"
+
 namespace shmstate {
 namespace {
 
@@ -82,6 +84,7 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
                  report_no_memory();
                  return false;
                }
+               crash_point(CrashPoint::kPagesCommitted);
                replicas_.store(replicas_.header().page_count, end);
                return true;
              }),
@@ -115,6 +118,7 @@ void MergeEngine::create() {
                     ": no memory for an empty table; make the file system larger or raise the limit");
   };
   if (owner_.commit_pages(0, owner_.geometry().first_page) != 0) refuse();
+  crash_point(CrashPoint::kFirstPagesCommitted);
   replicas_.start_from(0);
   replicas_.begin_writing(0);
   replicas_.store(replicas_.header().epoch, std::uint64_t{1});
@@ -123,7 +127,9 @@ void MergeEngine::create() {
   is_back_claimed_ = true;
   is_dirty_ = true;
   publish();
+  crash_point(CrashPoint::kFirstPublished);
   owner_.announce();
+  crash_point(CrashPoint::kAnnounced);
 }
 
 void MergeEngine::resume() {
@@ -145,6 +151,7 @@ void MergeEngine::resume() {
   feed_.start_from(header.feed_end);
   replicas_.start_from(current_.buffer);
   if (!table_.resume(buffer)) refuse("the table of the current buffer is damaged");
+  crash_point(CrashPoint::kTableResumed);
   resume_rings();
 }
 
@@ -158,6 +165,7 @@ void MergeEngine::resume_rings() {
     if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
       RingFile::remove_broken(owner_.rings_path(), cursors[i].ring_id, true);
       orphans_.push_back(i);
+      crash_point(CrashPoint::kOrphanFound);
       continue;
     }
     rings_.push_back(std::make_unique<ServedRing>(std::move(*file), i, cursors[i].cursor));
@@ -167,6 +175,7 @@ void MergeEngine::resume_rings() {
     mirror_counters(ring.file.header(), cursors[i]);  // the merger before us may have died before it came to this
     if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));
     ++rings_seen_;
+    crash_point(CrashPoint::kRingResumed);
   }
 }
 
@@ -231,6 +240,7 @@ bool MergeEngine::claim_back_buffer() {
     }
     end_stall();
     lines_copied_ += replicas_.begin_writing(*buffer);
+    crash_point(CrashPoint::kBufferCaughtUp);
     replicas_.store(replicas_.header().epoch, current_.epoch + 1);
     is_back_claimed_ = true;
     return true;
@@ -305,23 +315,47 @@ void MergeEngine::drain(ServedRing& ring) {
   std::uint64_t position = begin;
   std::uint64_t applied = 0;
   bool is_malformed = false;
+  std::uint64_t whole_until = begin;  // batches that begin before are known to be whole
   while (position < tail && !is_malformed) {
     std::uint64_t end = position;
-    const std::size_t count = stage(ring, position, tail, quota_end, end, is_malformed);
+    std::size_t count = stage(ring, position, tail, quota_end, end, is_malformed);
+    const bool batch_is_open = count > 0 && (staged_[count - 1].record.flags & kBatchContinues) != 0;
+    if (batch_is_open && end >= whole_until) {
+      const std::optional<std::uint64_t> batch_end = is_malformed ? std::nullopt : end_of_batch(ring, end, tail);
+      whole_until = batch_end.value_or(whole_until);
+      is_malformed = !batch_end;
+      if (is_malformed) unstage_open_batch(count, end);
+    }
     if (ring.file.has_faulted()) return quarantine(ring, "its file was truncated");
+    crash_point(CrashPoint::kGroupStaged);
     for (std::size_t i = 0; i < count; ++i) applied += apply(ring, staged_[i]) ? 1 : 0;
     position = end;
-    const bool batch_is_open = count > 0 && (staged_[count - 1].record.flags & kBatchContinues) != 0;
-    if (batch_is_open && position == tail) is_malformed = true;  // its end was never pushed
     if (!batch_is_open && position >= quota_end) break;
   }
   ring.consumer.advance(position - begin);
   layout::RingCursor& cursor = cursor_of(ring);
   replicas_.store(cursor.cursor, position);
+  crash_point(CrashPoint::kCursorStored);
   replicas_.store(cursor.applied_count, cursor.applied_count + applied);
   applied_count_ += applied;
   is_dirty_ = true;
   if (is_malformed) quarantine(ring, "its bytes at " + std::to_string(position) + " are no mutation");
+}
+
+// A batch may be longer than a group. Before its first part is applied, the rest is looked at: nothing when its end was
+// never pushed, or cannot be found.
+std::optional<std::uint64_t> MergeEngine::end_of_batch(const ServedRing& ring, std::uint64_t position,
+                                                       std::uint64_t tail) noexcept {
+  RecordView record;
+  while (position < tail && parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), record)) {
+    position += record.bytes;
+    if ((record.flags & kBatchContinues) == 0) return position;
+  }
+  return std::nullopt;
+}
+
+void MergeEngine::unstage_open_batch(std::size_t& count, std::uint64_t& end) const noexcept {
+  while (count > 0 && (staged_[count - 1].record.flags & kBatchContinues) != 0) end -= staged_[--count].record.bytes;
 }
 
 // Memory latency is what merging costs. So a group of records is decoded and hashed while the caches fetch the tags,
@@ -361,6 +395,7 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
 
 // Returns whether the mutation was applied; otherwise it is counted as rejected.
 bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
+  crash_point(CrashPoint::kMutationApplied);
   const RecordView& record = staged.record;
   const std::uint64_t epoch = current_.epoch + 1;
   NewValue value{.type = record.type, .number = 0, .bytes = {}};
@@ -408,6 +443,7 @@ void MergeEngine::publish() {
   replicas_.store(header.tombstone_count, table_.tombstone_count());
   replicas_.store(header.feed_end, feed_.end());
   replicas_.store(header.heap_bytes, table_.heap().used_bytes());
+  crash_point(CrashPoint::kBufferHeaderWritten);
   current_ = {.epoch = current_.epoch + 1, .buffer = replicas_.back_index()};
   publish_version(owner_.publication(), current_);
   replicas_.published();
@@ -427,7 +463,10 @@ void MergeEngine::release_heads() {
     layout::RingHeader& header = ring->file.header();
     const layout::RingCursor& cursor = cursors[ring->index];
     mirror_counters(header, cursor);
-    if (ring->consumer.release()) os::futex_wake_all(low_half(header.head));
+    crash_point(CrashPoint::kCountersMirrored);
+    const bool is_writer_asleep = ring->consumer.release();
+    crash_point(CrashPoint::kHeadMoved);
+    if (is_writer_asleep) os::futex_wake_all(low_half(header.head));
   }
 }
 
@@ -444,6 +483,7 @@ void MergeEngine::mirror_counters(layout::RingHeader& header, const layout::Ring
 void MergeEngine::wake_readers() {
   if (!is_wake_owed_ || now_ns_ - last_wake_ns_ < kWakeIntervalNs) return;
   os::futex_wake_all(low_half(owner_.publication().epoch_word));
+  crash_point(CrashPoint::kReadersWoken);
   last_wake_ns_ = now_ns_;
   is_wake_owed_ = false;
 }
@@ -470,6 +510,7 @@ void MergeEngine::look_for_rings() {
     std::string why;
     try {
       std::optional<RingFile> file = RingFile::open(owner_.rings_path(), *id, owner_.geometry().instance_id);
+      crash_point(CrashPoint::kRingOpened);
       if (file && serve(std::move(*file))) continue;
       if (!file) RingFile::remove_broken(owner_.rings_path(), *id, false);
       why = file ? "too many rings, or too large a one" : "not a ring";
@@ -489,6 +530,7 @@ bool MergeEngine::serve(RingFile file) {
   file.header().verdict.store(
       static_cast<std::uint32_t>(has_place ? layout::RingVerdict::kServed : layout::RingVerdict::kRefused),
       std::memory_order_release);
+  crash_point(CrashPoint::kVerdictWritten);
   if (!has_place) return false;
   *free = true;
   const auto index = static_cast<std::uint32_t>(free - is_index_used_.begin());
@@ -499,6 +541,7 @@ bool MergeEngine::serve(RingFile file) {
   replicas_.store(cursor.cursor, std::uint64_t{0});
   replicas_.store(cursor.applied_count, std::uint64_t{0});
   for (std::uint64_t& rejected : cursor.rejected) replicas_.store(rejected, std::uint64_t{0});
+  crash_point(CrashPoint::kRingServed);
   is_dirty_ = true;
   ++rings_seen_;
   report(MergeEvent::Kind::kRingServed, ring.file.id(), ring.file.header().name);
@@ -511,6 +554,7 @@ void MergeEngine::quarantine(ServedRing& ring, const std::string& why) {
   ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kQuarantined),
                                    std::memory_order_release);
   os::futex_wake_all(low_half(ring.file.header().head));
+  crash_point(CrashPoint::kRingQuarantined);
   ++rings_quarantined_;
   report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), why);
 }
@@ -534,8 +578,8 @@ bool MergeEngine::try_finish(ServedRing& ring) {
   if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;
   is_dirty_ = true;
   if (!table_.erase_owned(ring.index, kErasuresPerTurn, current_.epoch + 1)) return false;
-  if (!ring.file.try_remove(owner_.rings_path(), ring.is_quarantined,
-                            ring.published_cursor)) {  // somebody attached to it meanwhile
+  crash_point(CrashPoint::kOwnedErased);
+  if (!ring.file.try_remove(owner_.rings_path(), ring.is_quarantined, ring.published_cursor)) {  // somebody came
     ring.is_abandoned = false;
     return false;
   }
@@ -548,6 +592,7 @@ void MergeEngine::drop_orphans() {
   while (!orphans_.empty() && table_.erase_owned(orphans_.back(), kErasuresPerTurn, current_.epoch + 1)) {
     drop_cursor(orphans_.back());
     orphans_.pop_back();
+    crash_point(CrashPoint::kOrphanDropped);
   }
   is_dirty_ = true;
 }
@@ -555,6 +600,7 @@ void MergeEngine::drop_orphans() {
 void MergeEngine::drop_cursor(std::uint32_t index) {
   replicas_.store(replicas_.at<layout::RingCursor>(layout::kCursorOffset)[index].ring_id, std::uint64_t{0});
   is_dirty_ = true;
+  crash_point(CrashPoint::kCursorDropped);
   is_index_used_[index] = false;
   layout::RingStatus& status = owner_.ring_status(index);
   status.ring_id.store(0, std::memory_order_relaxed);

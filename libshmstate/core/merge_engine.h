@@ -119,6 +119,9 @@ class MergeEngine {
   void drain(ServedRing& ring);
   [[nodiscard]] std::size_t stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
                                   std::uint64_t& end, bool& is_malformed);
+  [[nodiscard]] static std::optional<std::uint64_t> end_of_batch(const ServedRing& ring, std::uint64_t position,
+                                                                 std::uint64_t tail) noexcept;
+  void unstage_open_batch(std::size_t& count, std::uint64_t& end) const noexcept;
   bool apply(ServedRing& ring, Staged& staged);
   [[nodiscard]] std::optional<layout::Reject> apply_by_key(const ServedRing& ring, const RecordView& record,
                                                            const HashedKey& key, const NewValue& value,

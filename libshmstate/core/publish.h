@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "core/crash_point.h"
 #include "core/layout.h"
 
 namespace shmstate {
@@ -68,6 +69,7 @@ template <typename P, typename Locks>
   if (!force && locks.is_pinned(buffer)) return false;
   const std::uint64_t before = publication.stamps[buffer].load(std::memory_order_relaxed);
   publication.stamps[buffer].store(layout::kWriting, std::memory_order_relaxed);  // pair: stamp; ordered by step 4
+  crash_point(CrashPoint::kBufferClaimed);
   if (!force && locks.is_pinned(buffer)) {
     publication.stamps[buffer].store(before, std::memory_order_relaxed);  // nothing was written: still that epoch
     return false;
@@ -79,7 +81,9 @@ template <typename P, typename Locks>
 template <typename P>
 void publish_version(P& publication, Version version) noexcept {
   publication.stamps[version.buffer].store(version.epoch, std::memory_order_release);  // pair: stamp
-  publication.epoch_word.store(version.pack(), std::memory_order_release);             // pair: epoch_word
+  crash_point(CrashPoint::kStampWritten);
+  publication.epoch_word.store(version.pack(), std::memory_order_release);  // pair: epoch_word
+  crash_point(CrashPoint::kEpochWritten);
 }
 
 }  // namespace shmstate

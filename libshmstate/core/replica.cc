@@ -3,6 +3,7 @@
 #include <new>
 #include <utility>
 
+#include "core/crash_point.h"
 #include "core/words.h"
 
 namespace shmstate {
@@ -39,6 +40,7 @@ void Replicas::start_from(std::uint32_t current) {
 }
 
 void Replicas::copy_line(std::uint32_t line, std::byte* to) const noexcept {
+  crash_point(CrashPoint::kLineCopied);
   const std::size_t offset = std::size_t{line} * layout::kLine;
   const auto* const from_words = reinterpret_cast<const std::uint64_t*>(current_ + offset);
   auto* const to_words = reinterpret_cast<std::uint64_t*>(to + offset);

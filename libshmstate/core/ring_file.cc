@@ -11,6 +11,7 @@
 #include <cstring>
 #include <thread>
 
+#include "core/crash_point.h"
 #include "core/instance.h"
 
 namespace shmstate {
@@ -82,9 +83,11 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
     os::throw_errno("cannot size a ring in " + rings.string(), errno);
   }
+  crash_point(CrashPoint::kRingSized);
   if (const int error_number = os::commit(fd.get(), 0, layout::kRingHeaderBytes); error_number != 0) {
     os::throw_errno("no memory for a ring in " + rings.string() + "; make the file system larger", error_number);
   }
+  crash_point(CrashPoint::kRingCommitted);
   for (;;) {
     std::uint64_t id = 0;
     os::random_bytes(&id, sizeof id);
@@ -92,7 +95,9 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
     const fs::path path = rings / ring_name(id);
     RingFile ring(std::move(fd), id, description.data_bytes, path.string());
     write_header(ring.header(), id, description);
+    crash_point(CrashPoint::kRingHeaderWritten);
     const int error_number = os::give_name(ring.fd(), path);
+    crash_point(CrashPoint::kRingNamed);
     if (error_number == 0) return ring;
     if (error_number != EEXIST) os::throw_errno("cannot create " + path.string(), error_number);
     fd = std::move(ring.fd_);
@@ -104,6 +109,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
 std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false) || !leads_to(path, fd)) return std::nullopt;
+  crash_point(CrashPoint::kSharedRingOpened);
   return open_checked(std::move(fd), std::nullopt, instance_id);
 }
 
@@ -117,7 +123,9 @@ RingFile RingFile::open_shared(const fs::path& rings, const Description& descrip
       continue;
     }
     RingFile created = create(rings, description);
-    if (os::give_name(created.fd(), path) == 0) return created;  // else somebody was faster; the merger removes ours
+    const int error_number = os::give_name(created.fd(), path);
+    crash_point(CrashPoint::kSharedRingNamed);
+    if (error_number == 0) return created;  // else somebody was faster; the merger removes ours
   }
   throw Error(Status::kDamaged, "shmstate: " + path.string() + " is not a shared ring of this instance; remove it");
 }
@@ -155,6 +163,7 @@ void RingFile::remove_broken(const fs::path& rings, std::uint64_t id, bool anywa
   if (!anyway && fd.is_open() && os::is_locked(fd.get(), kLifeByte)) return;
   std::error_code ignored;
   fs::remove(path, ignored);
+  crash_point(CrashPoint::kBrokenRingRemoved);
 }
 
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }
@@ -170,8 +179,10 @@ bool RingFile::try_remove(const fs::path& rings, bool anyway, std::uint64_t merg
   if ((header().flags & layout::kRingShared) != 0) {
     const fs::path shared = rings / shared_ring_name(header().owner_uid);
     if (leads_to(shared, fd_)) fs::remove(shared, ignored);
+    crash_point(CrashPoint::kSharedNameRemoved);
   }
   fs::remove(rings / ring_name(id_), ignored);
+  crash_point(CrashPoint::kRingRemoved);
   return true;
 }
 

@@ -5,6 +5,7 @@
 #include <cassert>
 
 #include "core/combine.h"
+#include "core/crash_point.h"
 #include "core/hash.h"
 
 namespace shmstate {
@@ -138,6 +139,7 @@ bool Table::expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch
     const std::uint64_t expiry_ns = slot(at).words[head.expiry_word()];
     if (expiry_ns > now_ns) return timers_.ensure(id, expiry_ns);  // refreshed meanwhile
     if (head.type == kTombstone) return remove(at, head, hash_of(slot(at), head));
+    crash_point(CrashPoint::kEntryExpired);
     ++expired_count_;
     erase_at(at, head, EraseReason::kExpiry, epoch);
   });
@@ -170,10 +172,13 @@ std::optional<Reject> Table::insert(const HashedKey& key, const NewValue& value,
   Blocks blocks;
   if (!allocate_blocks(nullptr, {}, head, blocks)) return Reject::kNoMemory;
   const Location at{.page = page, .slot = claim_slot(page, key.hash)};
+  crash_point(CrashPoint::kSlotClaimed);
   layout::Slot& here = slot(at);
   replicas_.store(here.head, head.pack());
   write_key(here, head, key, blocks);
+  crash_point(CrashPoint::kKeyWritten);
   write_value(here, head, value, blocks);
+  crash_point(CrashPoint::kValueWritten);
   write_attributes(here, head, attributes);
   track(at, {}, head, attributes.expiry_ns);
   replicas_.store(here.changed_epoch, std::uint64_t{0});  // whatever was here before
@@ -211,6 +216,7 @@ void Table::erase_at(const Location& location, const SlotHead& head, EraseReason
   const layout::Slot& here = slot(location);
   const auto* const key = reinterpret_cast<const char*>(view().key_words(here, head));
   feed_.erased(epoch, reason, {key, head.key_bytes});
+  crash_point(CrashPoint::kEntryErased);
   remove(location, head, hash_of(here, head));
 }
 
@@ -398,12 +404,14 @@ bool Table::split(std::uint64_t page, std::uint64_t hash) {
   const std::optional<std::uint64_t> added = pages_.allocate(1);
   if (!added) return false;
   clear_segment(*added, depth + 1);
+  crash_point(CrashPoint::kSegmentCleared);
   replicas_.store(segment(page).depth, std::uint64_t{depth} + 1);
   move_half(page, *added, depth);
   const std::uint32_t step = 1U << (depth + 1);
   const std::uint32_t first = directory_index(hash, depth) | 1U << depth;
   const std::uint32_t length = 1U << view().directory_depth();
   for (std::uint32_t i = first; i < length; i += step) set_directory_entry(i, *added);
+  crash_point(CrashPoint::kSegmentSplit);
   ++segment_count_;
   ++split_count_;
   return true;
@@ -431,6 +439,7 @@ void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
         own(head.owner, moved);
       }
       if (head.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(moved), target.words[head.expiry_word()]);
+      crash_point(CrashPoint::kEntryMoved);
       free_slot(old, hash);
     }
   }
@@ -458,7 +467,9 @@ bool Table::double_directory() {
       replicas_.store(to[words + i], from[i]);
     }
   }
+  crash_point(CrashPoint::kDirectoryCopied);
   replicas_.store(replicas_.header().directory, page << 8 | (depth + 1));
+  crash_point(CrashPoint::kDirectoryDoubled);
   if (page != old_page) pages_.release(old_page, directory_pages(depth));
   return true;
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/conflation.h"
+#include "core/crash_point.h"
 #include "core/instance.h"
 #include "core/key_hints.h"
 #include "core/record.h"
@@ -106,6 +107,7 @@ struct SHMSTATE_LOCAL Writer::Impl {
     }
     os::register_fence();
     os::futex_add_and_wake(doorbell().registrations.address());
+    crash_point(CrashPoint::kRingRegistered);
     wake_merger();
   }
 
@@ -164,7 +166,9 @@ struct SHMSTATE_LOCAL Writer::Impl {
   template <typename Fill>
   [[nodiscard]] Status write_here(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
     fill(ring.at(producer.tail()));
+    crash_point(CrashPoint::kRecordWritten);
     producer.push(bytes);
+    crash_point(CrashPoint::kTailMoved);
     counters.pushed += count;
     wake_merger();
     return Status::kOk;
@@ -268,10 +272,12 @@ Status Writer::Impl::write_shared(std::uint64_t bytes, std::uint64_t count, Fill
   const auto deadline = Clock::now() + options.full_timeout;
   for (;;) {
     if (const Status status = lock_shared(deadline); status != Status::kOk) return status;
+    crash_point(CrashPoint::kSharedRingLocked);
     producer.take_over();
     committed_end = producer.tail() >= ring.data_bytes() ? kAllCommitted : std::max(committed_end, producer.tail());
     Status status = producer.has_room(bytes) ? commit_memory(bytes) : Status::kRingFull;
     if (status == Status::kOk) status = write_here(bytes, count, fill);
+    crash_point(CrashPoint::kSharedRingPushed);
     os::unlock(ring.fd(), kPusherByte);
     if (status != Status::kRingFull) return status;
     if (options.when_full != WhenFull::kBlock) return full_status();
@@ -309,6 +315,7 @@ Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
     const int error_number = os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step);
     if (error_number != 0) return error_number == ENOSPC ? Status::kNoMemory : Status::kSystem;
     committed_end += step;
+    crash_point(CrashPoint::kRingMemoryCommitted);
   }
   return Status::kOk;
 }
@@ -417,9 +424,11 @@ Status Writer::Impl::commit_batch() noexcept {
     std::memcpy(&last, batch.data() + batch_last, sizeof last);
     last.flags &= static_cast<std::uint8_t>(~kBatchContinues);
     std::memcpy(batch.data() + batch_last, &last, sizeof last);
-    status = conflation.empty()
-                 ? write(batch.size(), batch_count, [&](std::byte* at) { std::memcpy(at, batch.data(), batch.size()); })
-                 : Status::kRingFull;
+    const auto copy = [&](std::byte* at) {
+      std::memcpy(at, batch.data(), batch.size());
+      crash_point(CrashPoint::kBatchWritten);
+    };
+    status = conflation.empty() ? write(batch.size(), batch_count, copy) : Status::kRingFull;
     if (status == Status::kRingFull && options.when_full == WhenFull::kConflate) status = conflate_batch();
   }
   if (status != Status::kOk) fail(status, batch_count + batch_failures);

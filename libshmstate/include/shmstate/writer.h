@@ -33,7 +33,7 @@ enum class WhenFull : std::uint8_t {
 };
 
 struct WriterOptions {
-  std::string name;                               ///< shown in the status; the program's name when empty
+  std::string name{};                             ///< shown in the status; the program's name when empty
   std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
   WhenFull when_full = WhenFull::kBlock;
   std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for `WhenFull::kBlock`
@@ -55,7 +55,7 @@ struct SetOptions {
   bool ephemeral = false;
   /// Apply only if this is higher than the version of the entry (an entry without one has 0): the highest version wins,
   /// in whatever order writers are merged. A set without a version takes it away.
-  std::optional<std::uint64_t> version;
+  std::optional<std::uint64_t> version{};
 };
 
 /// Counters of one writer, all since it was opened.
