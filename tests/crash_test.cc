@@ -1,15 +1,17 @@
-// Whoever dies, at whatever step: every accepted mutation counts exactly once, batches stay whole, epochs only grow for
-// a reader that lives through it, and nothing is left behind.
+// Whoever dies or stands still, at whatever step: every accepted mutation counts exactly once, batches stay whole,
+// epochs only grow for a reader that lives through it, and nothing is left behind.
 //
 // A merger and a writer run as processes of their own, built with crash points. A plan says which point kills whoever
-// comes to it, and at which occurrence; the harness starts the victim anew and goes on. A new writer goes on from what
-// its predecessor's ring brought into the snapshot, so that a repeated or a lost mutation shows in the sums.
+// comes to it, or stops it, and at which occurrence; the harness starts the victim anew and goes on. A new writer goes
+// on from what its predecessor's ring brought into the snapshot, so that a repeated or a lost mutation shows in the
+// sums.
 //
 // The merger's clock runs faster than ours, so that its slow rounds come soon.
 #include "core/crash_point.h"
 
 #include <gtest/gtest.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -48,14 +50,15 @@ constexpr std::array<std::string_view, kPoints> kPointNames{
 constexpr std::uint64_t kClockSpeed = 64;
 constexpr int kKilled = 128 + SIGKILL;
 
-/// Kill whoever comes to `point` for the `occurrence`-th time since the plan was made.
+/// Send `signal` to whoever comes to `point` for the `occurrence`-th time since the plan was armed.
 struct Plan {
   CrashPoint point;
   std::uint64_t occurrence;
+  int signal = SIGKILL;  // or SIGSTOP
 };
 
 std::string describe(const std::vector<Plan>& plans) {
-  std::string text = "killed at:";
+  std::string text = plans.empty() ? "nobody died" : "killed (or stopped) at:";
   for (const Plan& plan : plans) {
     text += ' ';
     text += kPointNames[static_cast<std::size_t>(plan.point)];
@@ -68,6 +71,8 @@ std::string describe(const std::vector<Plan>& plans) {
 struct Notes {
   std::atomic<std::uint32_t> armed_point{kPoints};
   std::atomic<std::uint64_t> occurrences_left{0};
+  std::atomic<int> armed_signal{SIGKILL};
+  std::atomic<pid_t> stopped{0};
   std::array<std::atomic<std::uint64_t>, kPoints> passed{};
   std::atomic<std::int64_t> accepted_round{0};
   std::atomic<std::int64_t> accepted_shared_round{0};
@@ -76,18 +81,20 @@ struct Notes {
 
 Notes* notes = nullptr;  // of the ordeal in this process and its children
 
-void die_as_planned(CrashPoint point) noexcept {
+void suffer_as_planned(CrashPoint point) noexcept {
   notes->passed[static_cast<std::size_t>(point)].fetch_add(1, std::memory_order_relaxed);
   if (notes->armed_point.load() != static_cast<std::uint32_t>(point)) return;
   if (notes->occurrences_left.fetch_sub(1) != 1) return;
   notes->armed_point.store(kPoints);
-  ::kill(::getpid(), SIGKILL);
+  const int signal = notes->armed_signal.load();
+  if (signal == SIGSTOP) notes->stopped.store(::getpid());
+  ::kill(::getpid(), signal);
 }
 
 // ---- the merger
 
 void merge_until_told(const std::string& instance) {
-  crash_hook = die_as_planned;
+  crash_hook = suffer_as_planned;
   const auto fast_clock = [] { return os::now_ns() * kClockSpeed; };
   InstanceOwner owner(instance, {.memory_limit_bytes = std::uint64_t{32} << 20, .feed_record_count = 1024});
   MergeEngine engine(owner, {}, nullptr, fast_clock());
@@ -102,7 +109,8 @@ constexpr std::int64_t kRounds = 24;
 constexpr std::int64_t kRoundsOfAHandle = 10;
 constexpr std::int64_t kKeysOfARound = 100;  // that stay, so that the table grows
 constexpr std::int64_t kTrail = 8;           // a round's long value is erased so many rounds later
-constexpr std::int64_t kBigBatch = 150;      // more than the merger takes as one group
+constexpr std::int64_t kBystanderPushes = 20;
+constexpr std::int64_t kBigBatch = 150;  // more than the merger takes as one group
 
 std::string growing(std::int64_t round, std::int64_t k) {
   return "growing/" + std::to_string(round) + '/' + std::to_string(k);
@@ -151,7 +159,7 @@ void push_once(Writer& writer, const std::string& prefix, std::int64_t round) {
 }
 
 void write_rounds(const std::string& instance, std::int64_t round, std::int64_t shared_round) {
-  crash_hook = die_as_planned;
+  crash_hook = suffer_as_planned;
   const Control control(instance, kPatience);
   leave_rubbish(instance, control);
   while (round < kRounds || shared_round < kRounds) {
@@ -172,6 +180,13 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
     must_be_ok(writer.flush(kPatience), "flush");
     must_be_ok(shared.flush(kPatience), "flush");
   }
+}
+
+/// Somebody who has nothing to do with whoever is stopped.
+void push_as_a_bystander(const std::string& instance, bool merger_runs) {
+  Writer writer(instance, {.ring_bytes = kRingBytesMin, .when_full = WhenFull::kFail});
+  for (std::int64_t n = 0; n < kBystanderPushes; ++n) must_be_ok(writer.add("bystander", 1), "a bystander's push");
+  if (merger_runs) must_be_ok(writer.flush(kPatience), "a bystander's flush");
 }
 
 // ---- the reader's view
@@ -256,12 +271,14 @@ class Ordeal {
   [[nodiscard]] std::uint64_t passed(std::size_t point) const { return notes_->passed[point].load(); }
   /// How many of the planned deaths came.
   [[nodiscard]] std::size_t deaths() const noexcept { return deaths_; }
+  [[nodiscard]] std::size_t stops() const noexcept { return stops_; }
 
  private:
   void arm() {
     if (next_plan_ == plans_.size()) return;
     const Plan& plan = plans_[next_plan_++];
     notes_->occurrences_left.store(plan.occurrence);
+    notes_->armed_signal.store(plan.signal);
     notes_->armed_point.store(static_cast<std::uint32_t>(plan.point));
   }
 
@@ -269,6 +286,7 @@ class Ordeal {
   bool turn() {
     if (!merger_ || has_died(*merger_)) merger_.emplace([this] { merge_until_told(instance_); });
     witness_.look(instance_);
+    look_after_stopped();
     if (writer_) {
       if (!writer_->has_ended()) return false;
       if (!has_died(*writer_)) return true;
@@ -282,6 +300,26 @@ class Ordeal {
     must(shared_round >= notes_->accepted_shared_round.load(), "an accepted batch of the shared ring is lost");
     writer_.emplace([=, this] { write_rounds(instance_, round, shared_round); });
     return false;
+  }
+
+  // While somebody stands still, in the middle of whatever it was doing, the others go on.
+  void look_after_stopped() {
+    const pid_t stopped = notes_->stopped.exchange(0);
+    if (stopped == 0) return;
+    int status = 0;
+    must(::waitpid(stopped, &status, WUNTRACED) == stopped && WIFSTOPPED(status), "it ended instead of stopping");
+    const bool is_merger = stopped == merger_->pid();
+    if (witness_.sees_instance()) {
+      Child bystander([=, this] { push_as_a_bystander(instance_, !is_merger); });
+      const std::string verdict = bystander.verdict();
+      must(verdict.empty(), "a bystander is disturbed: " + verdict);
+      bystander_pushes_ += kBystanderPushes;
+      witness_.look(instance_);
+      must(witness_.reader().get<std::int64_t>("round").value_or(0) <= kRounds, "a point read");
+    }
+    must(::kill(stopped, SIGCONT) == 0, "SIGCONT");
+    ++stops_;
+    arm();
   }
 
   bool has_died(Child& child) {
@@ -299,6 +337,7 @@ class Ordeal {
 
   void check_end() {
     const auto rests = [this] {
+      look_after_stopped();
       if (has_died(*merger_)) merger_.emplace([this] { merge_until_told(instance_); });
       const Snapshot snapshot = witness_.reader().snapshot();
       return is_drained() && snapshot.size() == expected_entries();
@@ -309,15 +348,22 @@ class Ordeal {
     must(number(snapshot, "round") == kRounds && number(snapshot, "shared/round") == kRounds, "rounds are missing");
     for (std::int64_t round = 1; round <= kRounds; ++round) check_round(snapshot, round, kRounds);
     must(number(snapshot, "versioned") == kRounds, "versioned is wrong");
+    must(number(snapshot, "bystander") == bystander_pushes_, "pushes of bystanders are lost or repeated");
+    next_plan_ = plans_.size();
     notes_->armed_point.store(kPoints);
     notes_->merger_may_end.store(true);
+    eventually("the end of the merger", [this] {
+      look_after_stopped();
+      return merger_->has_ended();
+    });
     if (merger_->wait() == kKilled) merger_.emplace([this] { merge_until_told(instance_); });
     must(merger_->verdict().empty(), "the merger did not end well");
     must(files_in(instance_) == std::set<std::string>{"control", "merger.lock", "snapshot", "writers"},
          "a file is left behind");
   }
-  static std::size_t expected_entries() {
-    return static_cast<std::size_t>(kRounds * kKeysOfARound + kTrail + 1 + 2 * (3 + kBigBatch));
+  [[nodiscard]] std::size_t expected_entries() const {
+    const std::int64_t of_bystanders = bystander_pushes_ > 0 ? 1 : 0;
+    return static_cast<std::size_t>(kRounds * kKeysOfARound + kTrail + 1 + 2 * (3 + kBigBatch) + of_bystanders);
   }
 
   TestDirectory directory_;
@@ -326,6 +372,8 @@ class Ordeal {
   std::string instance_;
   std::size_t next_plan_ = 0;
   std::size_t deaths_ = 0;
+  std::size_t stops_ = 0;
+  std::int64_t bystander_pushes_ = 0;
   Witness witness_;
   std::optional<Child> merger_;
   std::optional<Child> writer_;
@@ -387,6 +435,14 @@ TEST(CrashPoints, KillAtEachOneEarlyAndLate) {
   }
 }
 
+TEST(CrashPoints, StopAtEachOneDisturbsNobodyElse) {
+  for (std::size_t p = 0; p < kPoints; ++p) {
+    Ordeal ordeal(with_prelude({static_cast<CrashPoint>(p), 1, SIGSTOP}));
+    ASSERT_NO_THROW(ordeal.go());
+    EXPECT_EQ(ordeal.stops(), 1U) << kPointNames[p];
+  }
+}
+
 TEST(CrashPoints, KillAtRandomOnesAgainAndAgain) {
   constexpr int kDeathsWanted = 2000;
   constexpr std::size_t kPlansOfAnOrdeal = 12;
@@ -398,7 +454,8 @@ TEST(CrashPoints, KillAtRandomOnesAgainAndAgain) {
     std::vector<Plan> plans;
     while (plans.size() < kPlansOfAnOrdeal) {
       const std::size_t point = random.below(kPoints);
-      plans.push_back({static_cast<CrashPoint>(point), 1 + random.below(passages()[point] / 4 + 1)});
+      plans.push_back({static_cast<CrashPoint>(point), 1 + random.below(passages()[point] / 4 + 1),
+                       random.chance(90) ? SIGKILL : SIGSTOP});
     }
     Ordeal ordeal(plans);
     ASSERT_NO_THROW(ordeal.go());
