@@ -5,13 +5,14 @@
 //   2 stamp[b] = kWriting                               2 read, every load an acquire, every offset bounds-checked
 //   3 check again that no reader pins b                 3 if stamp[b] != epoch of w: start again
 //   4 catch up, apply; every store a release
-//   5 stamp[b] = e + 1 (release)
+//   5 stamp[b] = e + 1
 //   6 epoch word = (e + 1, b) (release)
 //   7 move the heads of the rings (release)
 //
 // Why step 3 of the reader suffices: if a load in step 2 saw anything that the merger stored in its step 4, that load
 // acquired that release store, and with it step 2 of the merger came before; so the reader's later load of the stamp
-// sees kWriting, or a later epoch. The order lies on the accesses, not on fences.
+// sees kWriting, or a later epoch. The order lies on the accesses, not on fences. The stamp itself orders nothing: only
+// its value counts, and the stamp of an epoch was stored before the epoch word that leads to it.
 //
 // Templates, so that a model checker can run exactly this code on its own atomics: `P` has `epoch_word` and `stamps[]`
 // with load and store; `Locks` asks or takes the kernel's locks on the byte of a buffer.
@@ -47,7 +48,7 @@ template <typename P>
 /// True when everything loaded (with acquire) from that buffer since `current_version` belongs to that epoch.
 template <typename P>
 [[nodiscard]] bool is_intact(const P& publication, Version version) noexcept {
-  return publication.stamps[version.buffer].load(std::memory_order_acquire) == version.epoch;  // pair: stamp
+  return publication.stamps[version.buffer].load(std::memory_order_relaxed) == version.epoch;  // pair: stamp
 }
 
 /// Tries once to pin the current buffer. On success the merger will not write it before `locks.unpin`.
@@ -62,8 +63,9 @@ template <typename P, typename Locks>
 
 // ---- merger
 
-/// Steps 1 to 3. The kernel's lock list orders the pin of a reader and the question of the merger: either the merger
-/// sees the pin here, or the reader sees kWriting after it. With `force`, pins are overridden.
+/// Steps 1 to 3. The kernel's lock list, with the fences around each call (os.cc), orders the pin of a reader and the
+/// question of the merger: either the merger sees the pin here, or the reader sees kWriting after it. With `force`,
+/// pins are overridden.
 template <typename P, typename Locks>
 [[nodiscard]] bool try_claim(P& publication, Locks& locks, std::uint32_t buffer, bool force) {
   if (!force && locks.is_pinned(buffer)) return false;
@@ -80,9 +82,9 @@ template <typename P, typename Locks>
 /// Steps 5 and 6.
 template <typename P>
 void publish_version(P& publication, Version version) noexcept {
-  publication.stamps[version.buffer].store(version.epoch, std::memory_order_release);  // pair: stamp
+  publication.stamps[version.buffer].store(version.epoch, std::memory_order_relaxed);  // pair: stamp
   crash_point(CrashPoint::kStampWritten);
-  publication.epoch_word.store(version.pack(), std::memory_order_release);  // pair: epoch_word
+  publication.epoch_word.store(version.pack(), std::memory_order_release);  // pair: epoch_word; and of stamp
   crash_point(CrashPoint::kEpochWritten);
 }
 

@@ -26,7 +26,7 @@ class RingProducer {
   [[nodiscard]] std::uint64_t tail() const noexcept { return tail_; }
   /// In a shared ring, after taking its lock: others have pushed meanwhile.
   void take_over() noexcept {
-    tail_ = header_->tail.load(std::memory_order_acquire);  // pair: ring.tail, of the pusher before
+    tail_ = header_->tail.load(std::memory_order_relaxed);  // the lock orders the pushers
     refresh();
   }
   /// The position below which records may be written, as far as this side knows.
