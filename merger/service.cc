@@ -2,12 +2,13 @@
 
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
-#include <systemd/sd-daemon.h>
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "core/os.h"
+#include "event_log.h"
 
 namespace shmstate {
 namespace {
@@ -18,35 +19,24 @@ constexpr auto kStallNap = std::chrono::microseconds(20);         // between loo
 constexpr auto kUnfencedSleepMax = std::chrono::milliseconds(1);  // where the kernel has no membarrier
 constexpr auto kDrainTimeMax = std::chrono::seconds(5);
 
-void log_event(const MergeEvent& event) {
-  using Kind = MergeEvent::Kind;
-  switch (event.kind) {
-    case Kind::kRingServed: spdlog::debug("ring {:016x} of {}: served", event.ring_id, event.detail); break;
-    case Kind::kRingFinished: spdlog::debug("ring {:016x}: finished and removed", event.ring_id); break;
-    case Kind::kRingQuarantined: spdlog::error("ring {:016x}: quarantined: {}", event.ring_id, event.detail); break;
-    case Kind::kRingRefused: spdlog::warn("ring {:016x}: refused: {}", event.ring_id, event.detail); break;
-    case Kind::kPinExpired: spdlog::warn("{}: taken back from readers after the maximum pin time", event.detail); break;
-    case Kind::kNoMemory: spdlog::error("no memory: {}", event.detail); break;
-    case Kind::kInstanceGone: spdlog::error("{}: the directory was removed or replaced", event.detail); break;
-  }
-}
-
 }  // namespace
 
 Service::Service(const ServiceOptions& options)
     : options_(options),
       owner_(options.instance, options.files),
-      engine_(owner_, options.merge, log_event, os::now_ns()) {
+      engine_(owner_, options.merge, EventLog(), os::now_ns()),
+      reported_ns_(os::now_ns()) {
   ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
   spdlog::info("{} {} at epoch {}: {} entries, {} rings", owner_.is_resumed() ? "resumed" : "created",
                owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count());
-  sd_notify(0, "READY=1");
+  manager_.ready(status(reported_ns_));
 }
 
-bool Service::run(const std::atomic<bool>& stop) {
+bool Service::serve(const std::atomic<unsigned>& request) {
   std::uint64_t worked_ns = 0;
-  while (!stop.load(std::memory_order_relaxed) && engine_.is_current()) {
+  while (request.load(std::memory_order_relaxed) == 0 && engine_.is_current()) {
     const std::uint64_t now_ns = os::now_ns();
+    if (now_ns >= next_report_ns_) report(now_ns);
     const MergeEngine::Progress progress = engine_.step(now_ns);
     if (progress == MergeEngine::Progress::kWorked) {
       worked_ns = now_ns;
@@ -58,12 +48,36 @@ bool Service::run(const std::atomic<bool>& stop) {
       sleep();
     }
   }
-  sd_notify(0, "STOPPING=1");
-  if (!engine_.is_current()) return false;
+  return engine_.is_current();
+}
+
+void Service::reconfigure(const ServiceOptions& options) {
+  manager_.reloading();
+  engine_.set_options(options.merge);
+  options_.spin_time = options.spin_time;
+  options_.remove_at_exit = options.remove_at_exit;
+  manager_.ready(status(os::now_ns()));
+}
+
+void Service::finish() {
+  manager_.stopping();
   drain();
   spdlog::info("stopped at epoch {}: {} mutations applied", engine_.epoch(), engine_.applied_count());
   if (options_.remove_at_exit) remove_files();
-  return true;
+}
+
+// The watchdog is fed here and nowhere else: a loop that no longer gets around is one that hangs.
+void Service::report(std::uint64_t now_ns) {
+  next_report_ns_ = now_ns + manager_.interval_ns();
+  manager_.alive(status(now_ns));
+}
+
+std::string Service::status(std::uint64_t now_ns) {
+  const std::uint64_t applied = engine_.applied_count();
+  const auto passed_s = static_cast<double>(now_ns - std::exchange(reported_ns_, now_ns)) / 1e9;
+  const auto rate = static_cast<double>(applied - std::exchange(reported_count_, applied)) / std::max(passed_s, 1e-3);
+  return fmt::format("epoch {}, {} entries, {} rings, {:.0f} mutations/s", engine_.epoch(),
+                     engine_.table().entry_count(), engine_.ring_count(), rate);
 }
 
 // Writers only ring the doorbell when they see an odd phase. The barrier in all processes makes sure that a writer

@@ -3,10 +3,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
+#include <string>
 
 #include "core/instance_owner.h"
 #include "core/merge_engine.h"
+#include "service_manager.h"
 
 namespace shmstate {
 
@@ -23,18 +26,27 @@ class Service {
   /// Throws `Error` when the instance cannot be served.
   explicit Service(const ServiceOptions& options);
 
-  /// Serves until `stop` becomes true, then drains and publishes everything. Returns false when the instance's
-  /// directory was removed meanwhile.
-  bool run(const std::atomic<bool>& stop);
+  /// Serves until `request` is no longer zero. Returns false when the instance's directory was removed meanwhile.
+  bool serve(const std::atomic<unsigned>& request);
+  /// Takes what can change while the service runs: all but the instance and its files.
+  void reconfigure(const ServiceOptions& options);
+  /// Drains and publishes everything.
+  void finish();
 
  private:
   void sleep();
   void drain();
   void remove_files();
+  void report(std::uint64_t now_ns);
+  [[nodiscard]] std::string status(std::uint64_t now_ns);
 
   ServiceOptions options_;
   InstanceOwner owner_;
   MergeEngine engine_;
+  ServiceManager manager_;
+  std::uint64_t reported_ns_;
+  std::uint64_t next_report_ns_ = 0;
+  std::uint64_t reported_count_ = 0;  // mutations applied until then
 };
 
 }  // namespace shmstate

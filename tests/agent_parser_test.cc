@@ -15,7 +15,7 @@
 #include "writer-agent/line_splitter.h"
 #include "writer-agent/number_text.h"
 #include "writer-agent/pending_batch.h"
-#include "writer-agent/report_limiter.h"
+#include "log/report_limiter.h"
 #include "writer-agent/session.h"
 
 namespace shmstate::agent {

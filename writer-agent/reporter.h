@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "writer-agent/report_limiter.h"
+#include "log/report_limiter.h"
 
 namespace shmstate::agent {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-namespace shmstate::agent {
+namespace shmstate {
 
 class ReportLimiter {
  public:
@@ -38,4 +38,4 @@ class ReportLimiter {
   TimePoint window_start_{};
 };
 
-}  // namespace shmstate::agent
+}  // namespace shmstate

@@ -1,0 +1,20 @@
+// The log of a service, on standard error: one line for each event, with the priorities of sd-daemon(3) where the
+// journal reads it.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace shmstate {
+
+/// Makes spdlog's functions write to standard error. `pattern` is spdlog's, and is used where the journal does not
+/// read along; the journal knows time and program. Control characters in a message become question marks: names that
+/// others chose cannot forge lines.
+void set_up_log(const std::string& program, const std::string& pattern, const std::string& level);
+/// trace, debug, info, warn, error or off.
+void set_log_level(const std::string& level);
+
+/// Why the program ends, as it stands: for errors that the log level must not hide.
+void print_error(std::string_view text);
+
+}  // namespace shmstate

@@ -1,0 +1,187 @@
+#include "configuration.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "core/instance.h"
+#include "core/os.h"
+#include "log/log.h"
+
+namespace shmstate {
+namespace {
+
+constexpr int kExitUsage = 2;
+constexpr auto kForNewInstances = "For new instances; an existing one keeps what it was made with";
+constexpr auto kAtStart = "For new instances, and for existing ones at the next start";
+constexpr auto kWhileRunning = "While it runs: changed in the configuration file, applied at SIGHUP";
+
+const std::map<std::string, std::uint64_t> kDurations{
+    {"ns", 1}, {"us", 1'000}, {"ms", 1'000'000}, {"s", 1'000'000'000}};
+
+/// The options as CLI11 reads them.
+struct RawOptions {
+  std::string instance;
+  std::string mode;
+  std::string readers_group;
+  std::string writers_group;
+  std::uint64_t feed_bytes = std::uint64_t{4} << 20;
+  std::uint64_t publish_interval_ns = 1'000'000;
+  std::uint64_t pin_time_max_ns = 5'000'000'000;
+  std::uint64_t spin_time_ns = 50'000;
+  std::uint64_t tombstone_time_ns = 60'000'000'000;
+};
+
+CLI::Option* add_duration(CLI::App& app, const std::string& name, std::uint64_t& duration_ns,
+                          const std::string& default_text, const std::string& meaning) {
+  return app.add_option(name, duration_ns, meaning)
+      ->transform(CLI::AsNumberWithUnit(kDurations, CLI::AsNumberWithUnit::UNIT_REQUIRED, "DURATION"))
+      ->default_str(default_text)
+      ->group(kWhileRunning);
+}
+
+void add_general(CLI::App& app, RawOptions& raw, const char* default_file) {
+  app.add_option("-i,--instance", raw.instance, "Name of the instance, or path of its directory")
+      ->envname("SHMSTATE_INSTANCE")
+      ->required()
+      ->configurable(false);
+  app.set_config(
+      "--config", default_file,
+      "File with these options, as in \"memory-limit = 512m\"; $SHMSTATE_CONFIG names one that may be missing");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.set_version_flag("--version", std::string("shmstate-merger ") + SHMSTATE_VERSION);
+}
+
+void add_fixed(CLI::App& app, RawOptions& raw, InstanceOptions& files) {
+  const auto size = CLI::AsSizeValue(false);
+  app.add_option("--buffers", files.buffer_count, "Replicas of the state, 2 to 8")
+      ->envname("SHMSTATE_BUFFERS")
+      ->capture_default_str()
+      ->group(kForNewInstances);
+  app.add_option("--memory-limit", files.memory_limit_bytes,
+                 "Memory of all buffers together, e.g. 512m; default: the file system's size, at most 8g")
+      ->envname("SHMSTATE_MEMORY_LIMIT")
+      ->transform(size)
+      ->group(kForNewInstances);
+  app.add_option("--max-rings", files.ring_count_max, "Rings served at once, 1 to 4096")
+      ->envname("SHMSTATE_MAX_RINGS")
+      ->capture_default_str()
+      ->group(kForNewInstances);
+  app.add_option("--feed-bytes", raw.feed_bytes, "Size of the change feed, a power of two")
+      ->envname("SHMSTATE_FEED_BYTES")
+      ->transform(size)
+      ->capture_default_str()
+      ->group(kForNewInstances);
+}
+
+void add_permissions(CLI::App& app, RawOptions& raw) {
+  app.add_option("--mode", raw.mode, "Mode of the instance's directory: 0700 for its user only, 0750 for its groups")
+      ->envname("SHMSTATE_MODE")
+      ->check(CLI::IsMember({"0700", "0750", "0755"}))
+      ->default_str("as it is, 0750 if new")
+      ->group(kAtStart);
+  app.add_option("--readers-group", raw.readers_group, "Group that may read")
+      ->envname("SHMSTATE_READERS_GROUP")
+      ->default_str("as it is, the merger's own if new")
+      ->group(kAtStart);
+  app.add_option("--writers-group", raw.writers_group, "Group that may write; its members must be readers, too")
+      ->envname("SHMSTATE_WRITERS_GROUP")
+      ->default_str("as it is, the merger's own if new")
+      ->group(kAtStart);
+}
+
+void add_changeable(CLI::App& app, RawOptions& raw, Configuration& configuration) {
+  add_duration(app, "--publish-interval", raw.publish_interval_ns, "1ms",
+               "How long rings are drained before what was taken is published")
+      ->envname("SHMSTATE_PUBLISH_INTERVAL");
+  add_duration(app, "--pin-time-max", raw.pin_time_max_ns, "5s",
+               "How long pins may hold up a publish before a buffer is taken back; 0s: for ever")
+      ->envname("SHMSTATE_PIN_TIME_MAX");
+  add_duration(app, "--spin-time", raw.spin_time_ns, "50us", "How long to look for work before sleeping")
+      ->envname("SHMSTATE_SPIN_TIME");
+  add_duration(app, "--tombstone-time", raw.tombstone_time_ns, "60s",
+               "How long the version of an erased key is remembered")
+      ->envname("SHMSTATE_TOMBSTONE_TIME");
+  app.add_option("--max-entries", configuration.service.merge.entries_max, "Entries and tombstones of the instance")
+      ->envname("SHMSTATE_MAX_ENTRIES")
+      ->default_str("unlimited")
+      ->group(kWhileRunning);
+  app.add_option("--max-ring-bytes", configuration.service.merge.ring_bytes_max, "Larger rings are refused")
+      ->envname("SHMSTATE_MAX_RING_BYTES")
+      ->transform(CLI::AsSizeValue(false))
+      ->default_str("1g")
+      ->group(kWhileRunning);
+  app.add_flag("--remove-at-exit", configuration.service.remove_at_exit,
+               "Remove the instance's directory when ending normally")
+      ->group(kWhileRunning);
+  app.add_option("--log-level", configuration.log_level, "trace, debug, info, warn, error or off")
+      ->envname("SHMSTATE_LOG_LEVEL")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str()
+      ->group(kWhileRunning);
+}
+
+void apply(const RawOptions& raw, ServiceOptions& service) {
+  service.instance = instance_path(raw.instance);
+  if (!raw.mode.empty()) service.files.directory_mode = static_cast<unsigned>(std::stoul(raw.mode, nullptr, 8));
+  if (!raw.readers_group.empty()) service.files.readers_group = os::group_id(raw.readers_group);
+  if (!raw.writers_group.empty()) service.files.writers_group = os::group_id(raw.writers_group);
+  service.files.feed_record_count = raw.feed_bytes / sizeof(layout::FeedRecord);
+  service.merge.publish_interval = std::chrono::nanoseconds(raw.publish_interval_ns);
+  service.merge.pin_time_max = std::chrono::nanoseconds(raw.pin_time_max_ns);
+  service.merge.tombstone_time = std::chrono::nanoseconds(raw.tombstone_time_ns);
+  service.spin_time = std::chrono::nanoseconds(raw.spin_time_ns);
+}
+
+std::map<std::string, FixedOption> fixed_options(const CLI::App& app) {
+  std::map<std::string, FixedOption> fixed;
+  for (const CLI::Option* const option : app.get_options()) {
+    const bool is_for_new = option->get_group() == kForNewInstances;
+    if (!is_for_new && option->get_group() != kAtStart) continue;
+    fixed[option->get_name()] = {option->as<std::string>(), is_for_new ? "make a new instance" : "restart the merger"};
+  }
+  return fixed;
+}
+
+/// CLI11 takes no notice of a default file that it cannot read.
+bool is_unreadable(const char* path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored) && !std::ifstream(path).is_open();
+}
+
+}  // namespace
+
+std::optional<int> read_configuration(int argc, char** argv, Configuration& configuration) {
+  CLI::App app{
+      "Serves one shmstate instance: merges what writers push and publishes snapshots for readers.\n"
+      "Ends on SIGTERM or SIGINT with everything published; a later start resumes the same state."};
+  const char* const named_file = std::getenv("SHMSTATE_CONFIG");
+  const char* const default_file = named_file != nullptr ? named_file : "";
+  RawOptions raw;
+  add_general(app, raw, default_file);
+  add_fixed(app, raw, configuration.service.files);
+  add_permissions(app, raw);
+  add_changeable(app, raw, configuration);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    print_error(fmt::format("shmstate: {}; see shmstate-merger --help", error.what()));
+    return kExitUsage;
+  }
+  if (is_unreadable(default_file)) {
+    print_error(fmt::format("shmstate: cannot read {}; the merger's user must be allowed to", default_file));
+    return kExitUsage;
+  }
+  apply(raw, configuration.service);
+  configuration.fixed = fixed_options(app);
+  return std::nullopt;
+}
+
+}  // namespace shmstate

@@ -1,0 +1,49 @@
+#include "event_log.h"
+
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+
+namespace shmstate {
+namespace {
+
+using Kind = MergeEvent::Kind;
+
+spdlog::level::level_enum level_of(Kind kind) {
+  switch (kind) {
+    case Kind::kRingServed:
+    case Kind::kRingFinished: return spdlog::level::debug;
+    case Kind::kRingRefused:
+    case Kind::kPinExpired: return spdlog::level::warn;
+    case Kind::kRingQuarantined:
+    case Kind::kNoMemory:
+    case Kind::kInstanceGone: break;
+  }
+  return spdlog::level::err;
+}
+
+std::string text_of(const MergeEvent& event) {
+  switch (event.kind) {
+    case Kind::kRingServed: return fmt::format("ring {:016x} of {}: served", event.ring_id, event.detail);
+    case Kind::kRingFinished: return fmt::format("ring {:016x}: finished and removed", event.ring_id);
+    case Kind::kRingQuarantined: return fmt::format("ring {:016x}: quarantined: {}", event.ring_id, event.detail);
+    case Kind::kRingRefused: return fmt::format("ring {:016x}: refused: {}", event.ring_id, event.detail);
+    case Kind::kPinExpired: return event.detail + ": taken back from readers after the maximum pin time";
+    case Kind::kNoMemory: return "no memory: " + event.detail;
+    case Kind::kInstanceGone: return event.detail + ": the directory was removed or replaced";
+  }
+  return event.detail;
+}
+
+}  // namespace
+
+void EventLog::operator()(const MergeEvent& event) {
+  const spdlog::level::level_enum level = level_of(event.kind);
+  if (!spdlog::should_log(level) || !limiter_.allow(std::chrono::steady_clock::now())) return;
+  if (const std::uint64_t count = limiter_.take_suppressed(); count > 0) {
+    spdlog::warn("{} more events before this one are not shown", count);
+  }
+  spdlog::log(level, "{}", text_of(event));
+}
+
+}  // namespace shmstate

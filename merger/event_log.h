@@ -1,0 +1,20 @@
+// What the merge engine reports, as lines of the log, limited in rate: a writer can cause as many as it likes.
+#pragma once
+
+#include <cstdint>
+
+#include "core/merge_engine.h"
+#include "log/report_limiter.h"
+
+namespace shmstate {
+
+class EventLog {
+ public:
+  void operator()(const MergeEvent& event);
+
+ private:
+  static constexpr std::uint32_t kReportsPerSecond = 10;
+  ReportLimiter limiter_{kReportsPerSecond};
+};
+
+}  // namespace shmstate
