@@ -143,7 +143,8 @@ std::map<std::string, FixedOption> fixed_options(const CLI::App& app) {
   for (const CLI::Option* const option : app.get_options()) {
     const bool is_for_new = option->get_group() == kForNewInstances;
     if (!is_for_new && option->get_group() != kAtStart) continue;
-    fixed[option->get_name()] = {option->as<std::string>(), is_for_new ? "make a new instance" : "restart the merger"};
+    fixed[option->get_name()] = {option->empty() ? option->get_default_str() : option->as<std::string>(),
+                                 is_for_new ? "make a new instance" : "restart the merger"};
   }
   return fixed;
 }
