@@ -15,10 +15,9 @@ function(add_documents directory SHMSTATE_PACKAGE)
   compress(${documents}/changelog.Debian)
   compress(${documents}/changelog)
   file(COPY_FILE ${CMAKE_CURRENT_LIST_DIR}/debian/copyright ${documents}/copyright)
-  file(GLOB lintian ${CMAKE_CURRENT_LIST_DIR}/debian/${SHMSTATE_PACKAGE}.lintian-overrides)
-  if(lintian)
-    file(COPY_FILE ${lintian} ${directory}/usr/share/lintian/overrides/${SHMSTATE_PACKAGE})
-  endif()
+  file(MAKE_DIRECTORY ${directory}/usr/share/lintian/overrides)
+  file(COPY_FILE ${CMAKE_CURRENT_LIST_DIR}/debian/${SHMSTATE_PACKAGE}.lintian-overrides
+    ${directory}/usr/share/lintian/overrides/${SHMSTATE_PACKAGE})
 endfunction()
 
 while(packages)
