@@ -326,7 +326,7 @@ class Ordeal {
     if (!child.has_ended()) return false;
     const int exit_code = child.wait();
     if (exit_code == 0) return false;
-    must(exit_code == kKilled, "a process ended by itself: " + child.verdict());
+    if (exit_code != kKilled) throw Broken("a process ended by itself: " + child.verdict());
     ++deaths_;
     arm();
     return true;
