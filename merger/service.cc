@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/doorbell.h"
 #include "core/os.h"
 #include "event_log.h"
 
@@ -80,24 +81,17 @@ std::string Service::status(std::uint64_t now_ns) {
                      engine_.table().entry_count(), engine_.ring_count(), rate);
 }
 
-// Writers only ring the doorbell when they see an odd phase. The barrier in all processes makes sure that a writer
-// which did not see it has made its push visible to the look that follows. A writer which did see it rings after
-// `wakes` was loaded here (the store of the phase releases that load), so the sleep ends, or does not begin. A doorbell
-// that is truncated, or that somebody plays with, costs no more than the rest of a sleep: 100 ms at most.
+// A doorbell that is truncated, or that somebody plays with, costs no more than the rest of a sleep: 100 ms at most.
 void Service::sleep() {
   const Shared<std::uint32_t>& wakes = owner_.doorbell().wakes;
-  const std::uint32_t wakes_before = wakes.load(std::memory_order_acquire);
-  Shared<std::uint64_t>& phase = owner_.sleep().phase;
-  phase.fetch_add(1, std::memory_order_seq_cst);  // pair: sleep.phase
-  const bool fenced = os::fence_all_processes();
-  const std::uint64_t now_ns = os::now_ns();
-  const std::uint64_t deadline_ns = engine_.deadline_ns();
-  if (!engine_.has_work() && now_ns < deadline_ns) {
+  sleep_for_a_phase(owner_.sleep(), wakes, os::fence_all_processes, [&](std::uint32_t wakes_before, bool fenced) {
+    const std::uint64_t now_ns = os::now_ns();
+    const std::uint64_t deadline_ns = engine_.deadline_ns();
+    if (engine_.has_work() || now_ns >= deadline_ns) return;
     const nanoseconds until(deadline_ns - now_ns);
     engine_.count_sleep();
     os::futex_wait(wakes.address(), wakes_before, fenced ? until : std::min<nanoseconds>(until, kUnfencedSleepMax));
-  }
-  phase.fetch_add(1, std::memory_order_relaxed);
+  });
 }
 
 void Service::drain() {

@@ -16,6 +16,7 @@
 
 #include "core/conflation.h"
 #include "core/crash_point.h"
+#include "core/doorbell.h"
 #include "core/instance.h"
 #include "core/key_hints.h"
 #include "core/record.h"
@@ -116,16 +117,8 @@ struct SHMSTATE_LOCAL Writer::Impl {
     return *reinterpret_cast<const layout::Doorbell*>(doorbell_mapping.data());
   }
 
-  // The merger makes the phase odd, then makes all processes pass a barrier, then looks at the rings again: so either
-  // it sees our tail, or we see its phase. No fence is needed here, only the compiler must keep the order. Ringing once
-  // in each phase suffices: `wakes` then differs from what the merger loaded before that phase, so it does not sleep
-  // on, and it looks at the rings again before the next.
   void wake_merger() noexcept {
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    const std::uint64_t phase = control.sleep().phase.load(std::memory_order_relaxed);  // pair: sleep.phase
-    if (phase % 2 == 0 || phase == phase_rung) return;
-    phase_rung = phase;
-    os::futex_add_and_wake(doorbell().wakes.address());
+    waker.wake(control.sleep(), [this] { os::futex_add_and_wake(doorbell().wakes.address()); });
   }
 
   // ---- pushing
@@ -215,7 +208,7 @@ struct SHMSTATE_LOCAL Writer::Impl {
   Conflation conflation;
   std::optional<SnapshotFile> snapshot;  // only for bound keys
   std::string path;
-  std::uint64_t phase_rung = 0;     // the sleep that we ended last
+  MergerWaker waker;
   std::uint64_t committed_end = 0;  // stream position up to which memory is committed
 
   std::vector<std::byte> batch;  // records, all marked as followed by another
