@@ -3,11 +3,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -353,6 +357,60 @@ TEST(EngineTest, EachBufferMoreAllowsOneMoreOldSnapshotBeforeAStall) {
   }
 }
 
+// A buffer whose pin was kept for too long is left to other readers while another buffer is free.
+TEST(EngineTest, ABufferWithAnExpiredPinIsAvoidedWhileAnotherIsFree) {
+  TestInstance instance({.buffer_count = 3}, {.pin_time_max = 100ms});
+  Writer writer = instance.writer();
+  const auto publish = [&](std::int64_t n) {
+    writer.set("k", n);
+    for (int i = 0; i < 5 && instance.reader().get<std::int64_t>("k") != n; ++i) instance.step(40ms);
+    ASSERT_EQ(instance.reader().get<std::int64_t>("k"), n);
+  };
+  publish(1);
+  const Reader first = instance.reader();
+  std::optional<Snapshot> short_pin = first.snapshot();
+  publish(2);
+  const Reader second = instance.reader();
+  const Snapshot long_pin = second.snapshot();
+  publish(3);
+  publish(4);  // both other buffers are pinned: takes the newest, that of the long pin
+  ASSERT_TRUE(long_pin.expired());
+  const Reader third = instance.reader();
+  const Snapshot other = third.snapshot();  // the same buffer
+  short_pin.reset();
+  for (std::int64_t n = 5; n < 20; ++n) publish(n);
+  EXPECT_FALSE(other.expired());
+  EXPECT_EQ(other.get<std::int64_t>("k"), 4);
+  EXPECT_EQ(instance.statistic(Stat::kPinsExpired), 1U);
+}
+
+// Once a lock that was kept for too long has gone, pins of that buffer count again.
+TEST(EngineTest, PinsOfABufferCountAgainWhenTheExpiredOneHasGone) {
+  TestInstance instance({}, {.pin_time_max = 100ms});
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  const Reader first = instance.reader();
+  std::optional<Snapshot> long_pin = first.snapshot();
+  for (int n = 2; n < 6; ++n) {
+    writer.set("k", n);
+    instance.step(100ms);
+  }
+  ASSERT_TRUE(long_pin->expired());
+  long_pin.reset();
+  for (int n = 0; n < 2; ++n) {
+    writer.set("k", 10 + n);
+    instance.step();
+  }
+  const Reader second = instance.reader();
+  const Snapshot pinned = second.snapshot();
+  for (int n = 0; n < 5; ++n) {
+    writer.set("k", 20 + n);
+    instance.step();
+  }
+  EXPECT_FALSE(pinned.expired());
+}
+
 TEST(EngineTest, AfterTheMaximumPinTimeTheBufferIsTakenBackAndTheSnapshotSaysSo) {
   TestInstance instance({}, {.pin_time_max = 100ms});
   const Reader reader = instance.reader();
@@ -548,20 +606,93 @@ TEST(EngineTest, NoBytesInARingDisturbTheEngineOrAnotherRing) {
   EXPECT_GT(instance.count_events(Kind::kRingQuarantined), 20U) << "the test is too gentle";
 }
 
-TEST(EngineTest, FilesThatAreNoRingsAreLeftAlone) {
+// Whatever lies in the directory of rings, nothing of it is followed, waited for or served; what has a ring's name is
+// reported once, and all that can be removed is removed.
+TEST(EngineTest, FilesThatAreNoRingsAreRefusedAndRemoved) {
   TestInstance instance;
   const std::filesystem::path rings = instance.owner().rings_path();
   std::filesystem::create_directory(rings / ring_name(1));
   std::filesystem::create_symlink("/dev/zero", rings / ring_name(2));
   std::ofstream(rings / ring_name(3)) << "not a ring";
+  ASSERT_EQ(::mkfifo((rings / ring_name(4)).c_str(), 0666), 0);
+  std::filesystem::create_hard_link(doorbell_path(instance.path()), rings / ring_name(5));
+  std::filesystem::create_directories(rings / ring_name(6) / "not empty");
+  std::filesystem::create_symlink(rings / ring_name(3), rings / ring_name(7));
   std::ofstream(rings / "README") << "not even a name";
+  std::ofstream(rings / shared_ring_name(::geteuid())) << "not a shared ring";
+  std::filesystem::create_directory(rings / shared_ring_name(1234567));
   instance.restart();
   Writer writer = instance.writer();
   writer.set("k", 1);
-  instance.pump();
+  instance.pass_rounds(30);
   EXPECT_EQ(instance.reader().get<std::int64_t>("k"), 1);
   EXPECT_EQ(instance.statistic(Stat::kRingsLive), 1U);
-  EXPECT_EQ(instance.count_events(Kind::kRingRefused), 3U);
+  EXPECT_EQ(instance.count_events(Kind::kRingRefused), 7U);
+  std::set<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(rings)) left.insert(entry.path().filename());
+  EXPECT_EQ(left, (std::set<std::string>{ring_name(6), ring_name(writer.ring_id())}));
+}
+
+// A flood of files costs a bounded number of them a turn, and a bounded number of reports; rings are served in between.
+TEST(EngineTest, AFloodOfFilesIsLookedAtInPieces) {
+  constexpr std::size_t kFiles = 2000;
+  TestInstance instance;
+  Writer before = instance.writer();
+  instance.pump();
+  const std::filesystem::path rings = instance.owner().rings_path();
+  for (std::size_t i = 1; i <= kFiles; ++i) std::ofstream(rings / ring_name(i)) << "not a ring";
+  Writer after = instance.writer();
+  after.set("after", 1);
+  const Reader reader = instance.reader();
+  for (std::int64_t turn = 1; turn <= 10; ++turn) {
+    before.add("before", 1);
+    instance.step(0ns);
+    EXPECT_EQ(reader.get<std::int64_t>("before"), turn);
+    const std::filesystem::directory_iterator begin(rings);
+    EXPECT_GE(static_cast<std::size_t>(std::distance(begin, {})), kFiles - 32 * static_cast<std::size_t>(turn));
+  }
+  for (std::size_t i = 0; i < kFiles; ++i) instance.step(0ns);
+  EXPECT_EQ(reader.get<std::int64_t>("after"), 1);
+  EXPECT_EQ(instance.statistic(Stat::kRingsRefused), kFiles);
+  EXPECT_EQ(instance.count_events(Kind::kRingRefused), 64U);
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), 2U);
+}
+
+// A ring that finishes while the directory is read in pieces is not taken for a broken one.
+TEST(EngineTest, ARingThatFinishesDuringALookIsNotRefused) {
+  TestInstance instance;
+  std::vector<Writer> writers;
+  for (int i = 0; i < 100; ++i) writers.push_back(instance.writer(ring_of(kSmallRing)));
+  instance.step();
+  for (int i = 0; i < 10; ++i) {
+    instance.step(100ms);
+    writers.clear();
+  }
+  instance.pass_rounds(20);
+  EXPECT_EQ(instance.count_events(Kind::kRingRefused), 0U);
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), 0U);
+}
+
+// The status names the user that a ring's file belongs to, whatever its header says.
+TEST(EngineTest, AWriterCannotLieAboutItsUser) {
+  TestInstance instance;
+  const Writer writer = instance.writer();
+  instance.open_ring(writer).header().owner_uid = ::geteuid() + 1;
+  instance.pass_rounds();
+  EXPECT_EQ(instance.owner().ring_status(0).owner_uid.load(std::memory_order_relaxed), ::geteuid());
+}
+
+// A writer's name that has no end, and is not fit to be shown, does no harm.
+TEST(EngineTest, AWritersNameWithoutAnEndIsCutAndMadeHarmless) {
+  TestInstance instance;
+  const Writer writer = instance.writer(ring_of(kSmallRing));
+  const os::Fd file = os::open_file(instance.owner().rings_path() / ring_name(writer.ring_id()), O_RDWR);
+  const std::string escape(layout::kRingHeaderBytes + kSmallRing - offsetof(layout::RingHeader, name), '\x1b');
+  ASSERT_EQ(::pwrite(file.get(), escape.data(), escape.size(), offsetof(layout::RingHeader, name)),
+            static_cast<ssize_t>(escape.size()));
+  instance.step();
+  ASSERT_EQ(instance.count_events(Kind::kRingServed), 1U);
+  EXPECT_EQ(instance.events().front().detail, std::string(sizeof layout::RingHeader::name, '?'));
 }
 
 TEST(EngineTest, ARingWhoseFileIsTruncatedUnderTheEngineIsQuarantined) {

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -15,6 +17,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/instance.h"
@@ -252,6 +255,124 @@ TEST_F(FilesOfAnInstance, RefuseAReaderThatWantsToWrite) {
   as({.uid = kStranger.uid, .gid = kStranger.gid, .groups = {kWriters}}, [&] {
     for (const fs::path& file : everything()) must_have(file, {.read = false, .write = false});
   });
+}
+
+class HostileWriter : public FilesOfAnInstance {
+ protected:
+  /// What a writer that goes on by the rules sees.
+  void expect_service(std::int64_t value) const {
+    as(kWriter, [&] {
+      Writer writer(instance_.string(), {.name = "good"});
+      Writer shared(instance_.string(), {.name = "good", .shared = true});
+      must_be_ok(writer.set("good", value), "set");
+      must_be_ok(shared.set("good/shared", value), "set through a shared ring");
+      must_be_ok(writer.flush(kPatience), "flush");
+      must_be_ok(shared.flush(kPatience), "flush of a shared ring");
+      must(Reader(instance_.string()).get<std::int64_t>("good") == value, "not readable");
+    });
+  }
+};
+
+// Whatever another writer puts beside the rings, and under the names of others, the merger refuses it and others go on.
+TEST_F(HostileWriter, PutsAllKindsOfFilesBesideTheRings) {
+  as(kSecondWriter, [&] {
+    const fs::path rings = rings_path(instance_);
+    const auto make = [&](std::uint64_t id) { return rings / ring_name(id); };
+    must(::symlink((instance_ / "control").c_str(), make(1).c_str()) == 0, "symlink");
+    must(::symlink(rings_.front().c_str(), make(2).c_str()) == 0, "symlink to a ring");
+    must(::mkfifo(make(3).c_str(), 0666) == 0, "mkfifo");
+    must(::mkdir(make(4).c_str(), 0777) == 0, "mkdir");
+    must(::mkdir(make(5).c_str(), 0777) == 0 && ::mkdir((make(5) / "full").c_str(), 0777) == 0, "mkdir");
+    must(::link(doorbell_path(instance_).c_str(), make(6).c_str()) == 0, "link of the doorbell");
+    must(::mknod(make(7).c_str(), S_IFSOCK | 0666, 0) == 0, "mknod of a socket");
+    must(::mknod(make(8).c_str(), S_IFCHR | 0666, makedev(1, 5)) != 0, "a writer makes devices");
+    must(os::open_file(make(9), O_WRONLY | O_CREAT, 0000).is_open(), "a file that nobody may open");
+    must(os::open_file(make(10), O_WRONLY | O_CREAT, 0666).is_open(), "an empty file");
+    for (std::uint64_t i = 100; i < 3000; ++i) {
+      must(os::open_file(make(i), O_WRONLY | O_CREAT, 0666).is_open(), "one of many files");
+      must(os::open_file(rings / std::to_string(i), O_WRONLY | O_CREAT, 0666).is_open(), "one of many other files");
+    }
+  });
+  expect_service(7);
+  EXPECT_FALSE(merger_->has_ended()) << merger_->output();
+  const auto only_the_full_directory_is_left = [&] {
+    for (const fs::directory_entry& entry : fs::directory_iterator(rings_path(instance_))) {
+      const std::string name = entry.path().filename();
+      const std::optional<os::FileInfo> info = os::file_info(entry.path());
+      if (name != ring_name(5) && info && info->uid == kSecondWriter.uid) return false;
+    }
+    return true;
+  };
+  eventually("the removal of what is no ring", only_the_full_directory_is_left);
+  merger_->signal(SIGTERM);
+  EXPECT_EQ(merger_->wait(), 0) << merger_->output();
+  merger_.emplace(start({}));
+  expect_service(8);
+}
+
+// Who takes the name of another user's shared ring keeps nobody from pushing, and gets nothing of what is pushed.
+TEST_F(HostileWriter, TakesTheNameOfAnotherUsersSharedRing) {
+  writer_->kill();  // its shared ring goes
+  const fs::path name = rings_path(instance_) / shared_ring_name(kWriter.uid);
+  eventually("the end of the shared ring", [&] { return !os::file_info(name); });
+  std::int64_t value = 1;
+  const auto expect_service_despite = [&](const std::function<void()>& take) {
+    merger_->stop();  // so that it is there when the victim comes
+    as(kSecondWriter, take);
+    Child go_on([&] {
+      std::this_thread::sleep_for(200ms);
+      merger_->go_on();
+    });
+    expect_service(++value);
+    EXPECT_FALSE(merger_->has_ended()) << merger_->output();
+    EXPECT_EQ(go_on.verdict(), "");
+  };
+  const auto expect_removal = [&] {
+    eventually("the removal of the wrong name", [&] {
+      const std::optional<os::FileInfo> info = os::file_info(name);
+      return !info || info->uid == kWriter.uid;
+    });
+    eventually("no shared ring", [&] { return !os::file_info(name); });
+  };
+  expect_service_despite([&] { must(::mkfifo(name.c_str(), 0666) == 0, "mkfifo"); });
+  expect_removal();
+  expect_service_despite([&] { must(::symlink(rings_.front().c_str(), name.c_str()) == 0, "symlink"); });
+  expect_removal();
+  expect_service_despite([&] {
+    Writer writer(instance_.string(), {.name = "thief"});
+    must(::link((rings_path(instance_) / ring_name(writer.ring_id())).c_str(), name.c_str()) == 0, "link");
+  });
+  expect_removal();
+  expect_service_despite(
+      [&] { must(::mkdir(name.c_str(), 0777) == 0 && ::mkdir((name / "full").c_str(), 0777) == 0, "mkdir"); });
+}
+
+// A reader that pins every buffer for ever delays two publishes by the maximum pin time; writers push on and other
+// readers read what is new.
+TEST_F(PermissionTest, HostileReaderThatPinsEverythingCostsOnlyTheMaximumPinTime) {
+  const Program merger = start({"--readers-group", std::to_string(kReaders), "--writers-group",
+                                std::to_string(kWriters), "--pin-time-max", "100ms", "--buffers", "3"});
+  Board<std::atomic<bool>> is_pinned;
+  const Child hostile([&] {
+    become(kReader);
+    const os::Fd snapshot = os::open_file(instance_ / "snapshot", O_RDONLY);
+    for (std::uint32_t b = 0; b < layout::kBuffersMax; ++b)
+      must(os::try_lock(snapshot.get(), kPinByte + b, false), "pin");
+    is_pinned->store(true);
+    ::pause();
+  });
+  eventually("the pins", [&] { return is_pinned->load(); });
+  as(kWriter, [&] {
+    Writer writer(instance_.string(), {.name = "good"});
+    const Reader reader(instance_.string());
+    for (std::int64_t n = 1; n <= 200; ++n) {
+      must_be_ok(writer.set("key", n), "set");
+      must_be_ok(writer.flush(kPatience), "flush");
+      must(reader.get<std::int64_t>("key") == n, "an old value");
+    }
+  });
+  eventually("statistics", [&] { return statistic(instance_, "pins_expired") == 2; });
+  EXPECT_EQ(statistic(instance_, "pin_stalls"), 2U);
 }
 
 // A merger that starts again without its options keeps the groups, and repairs what somebody changed.

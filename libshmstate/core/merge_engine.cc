@@ -16,6 +16,10 @@ constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statis
 constexpr std::uint64_t kSearchIntervalNs = 1'000'000'000;  // for ring files whose writer could not tell us
 constexpr std::uint64_t kWakeIntervalNs = 50'000;           // readers are woken at most so often
 constexpr std::size_t kRingsPerRound = 64;
+constexpr std::size_t kNamesPerTurn = 1024;     // of the directory of rings
+constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not served yet
+constexpr std::size_t kRefusedMax = 65'536;     // remembered, so that each is counted once
+constexpr std::size_t kRefusalReportsMax = 64;  // in a second
 constexpr std::size_t kErasuresPerTurn = 2048;  // of expired and ephemeral entries, so that no publish waits for many
 
 // Who pins which buffer: asked of the kernel, never of the readers.
@@ -34,17 +38,6 @@ std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
 
 const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
   return reinterpret_cast<const std::uint32_t*>(word.address());  // little-endian
-}
-
-// A writer that takes our rights to its ring away has broken it; anything else that hinders us is no reason to forget
-// it.
-std::optional<RingFile> open_known_ring(const InstanceOwner& owner, std::uint64_t id) {
-  try {
-    return RingFile::open(owner.rings_path(), id, owner.geometry().instance_id);
-  } catch (const Error& error) {
-    if (error.status() == Status::kNoPermission) return std::nullopt;
-    throw;
-  }
 }
 
 }  // namespace
@@ -161,13 +154,15 @@ void MergeEngine::resume_rings() {
   for (std::uint32_t i = 0; i < owner_.geometry().ring_count_max; ++i) {
     if (cursors[i].ring_id == 0) continue;
     is_index_used_[i] = true;
-    std::optional<RingFile> file = open_known_ring(owner_, cursors[i].ring_id);
+    std::optional<RingFile> file =
+        RingFile::open(owner_.rings_path(), cursors[i].ring_id, owner_.geometry().instance_id);
     if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
       RingFile::remove_broken(owner_.rings_path(), cursors[i].ring_id, true);
       orphans_.push_back(i);
       crash_point(CrashPoint::kOrphanFound);
       continue;
     }
+    served_ids_.insert(cursors[i].ring_id);
     rings_.push_back(std::make_unique<ServedRing>(std::move(*file), i, cursors[i].cursor));
     ServedRing& ring = *rings_.back();
     ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed),
@@ -211,7 +206,7 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 }
 
 bool MergeEngine::has_work() const noexcept {
-  if (is_wake_owed_ || has_abandoned_rings_ || !orphans_.empty()) return true;
+  if (is_wake_owed_ || has_abandoned_rings_ || !orphans_.empty() || search_) return true;
   if (owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
   return std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) {
     return !ring->is_quarantined && ring->consumer.tail() != ring->consumer.cursor();
@@ -220,20 +215,42 @@ bool MergeEngine::has_work() const noexcept {
 
 bool MergeEngine::is_due() const noexcept { return has_work() || table_.next_expiry_ns() <= now_ns_; }
 
-// Prefers the buffer that lacks least. Overrides pins only when work has waited for the maximum pin time.
+// Prefers a buffer that nobody pins. Then one whose pin was kept for too long once: that is not waited for again while
+// that lock lasts, whoever else may have pinned the buffer. Overrides other pins only when work has waited for the
+// maximum pin time.
 bool MergeEngine::claim_back_buffer() {
-  SnapshotLocks locks(owner_.snapshot_fd());
   const auto pin_time_max = static_cast<std::uint64_t>(options_.pin_time_max.count());
-  const bool force = pin_time_max != 0 && stalled_since_ns_ != 0 && now_ns_ - stalled_since_ns_ >= pin_time_max;
+  const bool is_too_long = pin_time_max != 0 && stalled_since_ns_ != 0 && now_ns_ - stalled_since_ns_ >= pin_time_max;
+  if (expired_pins_ != 0) forget_ended_pins();
+  if (claim_newest(Pins::kRespect) || (expired_pins_ != 0 && claim_newest(Pins::kOverrideExpired)) ||
+      (is_too_long && claim_newest(Pins::kOverride))) {
+    return true;
+  }
+  if (stalled_since_ns_ == 0 && is_due()) {
+    stalled_since_ns_ = now_ns_;
+    ++stall_count_;
+  }
+  return false;
+}
+
+void MergeEngine::forget_ended_pins() noexcept {
+  const SnapshotLocks locks(owner_.snapshot_fd());
+  for (std::uint32_t b = 0; b < owner_.geometry().buffer_count; ++b) {
+    if ((expired_pins_ >> b & 1) != 0 && !locks.is_pinned(b)) expired_pins_ &= ~(1U << b);
+  }
+}
+
+// Prefers the buffer that lacks least.
+bool MergeEngine::claim_newest(Pins pins) {
+  SnapshotLocks locks(owner_.snapshot_fd());
   std::uint32_t tried = 1U << current_.buffer;
   while (const std::optional<std::uint32_t> buffer = newest_buffer_except(tried)) {
-    tried |= 1U << *buffer;
-    // Who kept a pin for too long once is not waited for again while that lock lasts.
     const std::uint32_t bit = 1U << *buffer;
-    if ((expired_pins_ & bit) != 0 && !locks.is_pinned(*buffer)) expired_pins_ &= ~bit;
+    tried |= bit;
     const bool is_known = (expired_pins_ & bit) != 0;
-    if (!try_claim(owner_.publication(), locks, *buffer, force || is_known)) continue;
-    if (force && !is_known) {
+    if (pins == Pins::kOverrideExpired && !is_known) continue;
+    if (!try_claim(owner_.publication(), locks, *buffer, pins != Pins::kRespect)) continue;
+    if (pins == Pins::kOverride) {
       expired_pins_ |= bit;
       ++pins_expired_;
       report(MergeEvent::Kind::kPinExpired, 0, "buffer " + std::to_string(*buffer));
@@ -244,10 +261,6 @@ bool MergeEngine::claim_back_buffer() {
     replicas_.store(replicas_.header().epoch, current_.epoch + 1);
     is_back_claimed_ = true;
     return true;
-  }
-  if (stalled_since_ns_ == 0 && is_due()) {
-    stalled_since_ns_ = now_ns_;
-    ++stall_count_;
   }
   return false;
 }
@@ -494,34 +507,66 @@ layout::RingCursor& MergeEngine::cursor_of(const ServedRing& ring) noexcept {
   return replicas_.at<layout::RingCursor>(layout::kCursorOffset)[ring.index];
 }
 
+// Everybody who may write may fill that directory, so a turn looks at a part of it.
 void MergeEngine::look_for_rings() {
+  if (!search_ && !begin_search()) return;
+  std::size_t opened = 0;
+  std::error_code error;
+  for (std::size_t names = 0; names < kNamesPerTurn && opened < kOpenedPerTurn && search_; ++names) {
+    if (*search_ == fs::directory_iterator()) {
+      search_.reset();
+      break;
+    }
+    const std::string name = (*search_)->path().filename().string();
+    search_->increment(error);
+    if (error) search_.reset();
+    if (consider(name)) ++opened;
+  }
+}
+
+bool MergeEngine::begin_search() {
   const std::uint32_t registrations = owner_.doorbell().registrations.load(std::memory_order_acquire);
-  if (registrations == registrations_seen_ && !must_look_for_rings_) return;
+  if (registrations == registrations_seen_ && !must_look_for_rings_) return false;
   registrations_seen_ = registrations;
   must_look_for_rings_ = false;
-  const std::set<std::uint64_t> refused_before = std::exchange(refused_, {});
+  refused_before_ = std::exchange(refused_, {});
   std::error_code error;
-  for (fs::directory_iterator entry(owner_.rings_path(), error), end; !error && entry != end; entry.increment(error)) {
-    const std::optional<std::uint64_t> id = ring_id_of(entry->path().filename().string());
-    if (!id) continue;
-    const bool is_served =
-        std::any_of(rings_.begin(), rings_.end(), [&](const auto& ring) { return ring->file.id() == *id; });
-    if (is_served) continue;
-    std::string why;
-    try {
-      std::optional<RingFile> file = RingFile::open(owner_.rings_path(), *id, owner_.geometry().instance_id);
-      crash_point(CrashPoint::kRingOpened);
-      if (file && serve(std::move(*file))) continue;
-      if (!file) RingFile::remove_broken(owner_.rings_path(), *id, false);
-      why = file ? "too many rings, or too large a one" : "not a ring";
-    } catch (const Error& problem) {  // no address space, no descriptors: others go on
-      why = problem.what();
-    }
-    refused_.insert(*id);
-    if (refused_before.contains(*id)) continue;
-    ++rings_refused_;
-    report(MergeEvent::Kind::kRingRefused, *id, std::move(why));
+  search_.emplace(owner_.rings_path(), error);
+  if (error) search_.reset();
+  return search_.has_value();
+}
+
+// Returns whether more had to be done than to look at the name.
+bool MergeEngine::consider(const std::string& name) {
+  const std::optional<std::uint64_t> id = ring_id_of(name);
+  if (!id) {
+    RingFile::remove_junk(owner_.rings_path(), name);
+    return true;
   }
+  if (served_ids_.contains(*id)) return false;
+  if (!os::file_info(owner_.rings_path() / name)) return true;  // removed since its name was read
+  std::string why;
+  try {
+    std::optional<RingFile> file = RingFile::open(owner_.rings_path(), *id, owner_.geometry().instance_id);
+    crash_point(CrashPoint::kRingOpened);
+    if (file && serve(std::move(*file))) return true;
+    if (!file) RingFile::remove_broken(owner_.rings_path(), *id, false);
+    why = file ? "too many rings, or too large a one" : "not a ring, or one that nobody may open";
+  } catch (const Error& problem) {  // no address space, no descriptors: others go on
+    why = problem.what();
+  }
+  refuse(*id, std::move(why));
+  return true;
+}
+
+void MergeEngine::refuse(std::uint64_t id, std::string why) {
+  if (refused_.size() < kRefusedMax) refused_.insert(id);
+  if (refused_before_.contains(id)) return;
+  ++rings_refused_;
+  if (now_ns_ >= next_refusal_report_ns_) refusal_reports_ = 0;
+  if (refusal_reports_ == kRefusalReportsMax) return;
+  if (refusal_reports_++ == 0) next_refusal_report_ns_ = now_ns_ + kSearchIntervalNs;
+  report(MergeEvent::Kind::kRingRefused, id, std::move(why));
 }
 
 bool MergeEngine::serve(RingFile file) {
@@ -534,6 +579,7 @@ bool MergeEngine::serve(RingFile file) {
   if (!has_place) return false;
   *free = true;
   const auto index = static_cast<std::uint32_t>(free - is_index_used_.begin());
+  served_ids_.insert(file.id());
   rings_.push_back(std::make_unique<ServedRing>(std::move(file), index, 0));
   const ServedRing& ring = *rings_.back();
   layout::RingCursor& cursor = cursor_of(ring);
@@ -544,7 +590,7 @@ bool MergeEngine::serve(RingFile file) {
   crash_point(CrashPoint::kRingServed);
   is_dirty_ = true;
   ++rings_seen_;
-  report(MergeEvent::Kind::kRingServed, ring.file.id(), ring.file.header().name);
+  report(MergeEvent::Kind::kRingServed, ring.file.id(), ring.file.writer_name());
   return true;
 }
 
@@ -563,6 +609,7 @@ void MergeEngine::finish_rings() {
   has_abandoned_rings_ = false;
   for (std::size_t i = 0; i < rings_.size();) {
     if (rings_[i]->is_abandoned && try_finish(*rings_[i])) {
+      served_ids_.erase(rings_[i]->file.id());
       rings_.erase(rings_.begin() + static_cast<std::ptrdiff_t>(i));
       must_look_for_rings_ = true;  // a refused one may take its place
     } else {
@@ -643,7 +690,7 @@ void MergeEngine::inspect(ServedRing& ring) {
   std::uint64_t rejected = 0;
   for (const std::uint64_t count : cursor.rejected) rejected += count;
   status.owner_pid.store(header.owner_pid, std::memory_order_relaxed);
-  status.owner_uid.store(header.owner_uid, std::memory_order_relaxed);
+  status.owner_uid.store(ring.file.owner_uid(), std::memory_order_relaxed);
   status.ring_bytes.store(ring.file.data_bytes(), std::memory_order_relaxed);
   std::array<std::uint64_t, sizeof header.name / sizeof(std::uint64_t)> name{};
   std::memcpy(name.data(), header.name, sizeof header.name - 1);  // the last byte stays NUL

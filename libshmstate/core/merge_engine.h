@@ -15,12 +15,13 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "core/feed.h"
@@ -109,7 +110,10 @@ class MergeEngine {
   void resume_rings();
 
   // One turn
+  enum class Pins : std::uint8_t { kRespect, kOverrideExpired, kOverride };
   bool claim_back_buffer();
+  [[nodiscard]] bool claim_newest(Pins pins);
+  void forget_ended_pins() noexcept;
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void end_stall() noexcept;
   [[nodiscard]] bool is_due() const noexcept;
@@ -133,6 +137,9 @@ class MergeEngine {
 
   // Rings
   void look_for_rings();
+  [[nodiscard]] bool begin_search();
+  bool consider(const std::string& name);
+  void refuse(std::uint64_t id, std::string why);
   bool serve(RingFile file);
   void finish_rings();
   bool try_finish(ServedRing& ring);
@@ -170,7 +177,12 @@ class MergeEngine {
 
   std::vector<std::unique_ptr<ServedRing>> rings_;
   std::vector<bool> is_index_used_;
-  std::set<std::uint64_t> refused_;     // rings, so that each is reported once
+  std::optional<std::filesystem::directory_iterator> search_;  // a look at the directory of rings that goes on
+  std::unordered_set<std::uint64_t> served_ids_;
+  std::unordered_set<std::uint64_t> refused_;         // rings in this look
+  std::unordered_set<std::uint64_t> refused_before_;  // in the one before, so that each is reported once
+  std::uint64_t next_refusal_report_ns_ = 0;
+  std::size_t refusal_reports_ = 0;     // until then
   std::vector<std::uint32_t> orphans_;  // cursors whose ring was finished before a crash
   bool has_abandoned_rings_ = false;
   std::size_t next_drained_ = 0;

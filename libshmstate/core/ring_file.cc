@@ -4,11 +4,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <string_view>
 #include <thread>
 
 #include "core/crash_point.h"
@@ -26,6 +28,7 @@ bool leads_anywhere(const fs::path& path) {
 
 constexpr int kNameDigits = 16;
 constexpr unsigned kRingMode = 0660;  // its writer, and by the directory's group the merger
+constexpr std::string_view kSharedPrefix = "shared-";
 
 void write_header(layout::RingHeader& header, std::uint64_t id, const RingFile::Description& description) {
   header.magic = layout::kRingMagic;
@@ -66,13 +69,19 @@ std::optional<std::uint64_t> ring_id_of(const std::string& name) {
   return id != 0 && ring_name(id) == name ? std::optional(id) : std::nullopt;
 }
 
-std::string shared_ring_name(std::uint32_t uid) { return "shared-" + std::to_string(uid); }
+std::string shared_ring_name(std::uint32_t uid) { return std::string(kSharedPrefix) + std::to_string(uid); }
+
+bool is_taken_from(std::uint32_t uid, const fs::path& shared_ring) {
+  const std::optional<os::FileInfo> info = os::file_info(shared_ring);
+  return info && (info->uid != uid || !info->is_regular);
+}
 
 RingFile::RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what)
     : fd_(std::move(fd)),
       mapping_(fd_, layout::kRingHeaderBytes, static_cast<std::size_t>(data_bytes), what),
       id_(id),
-      data_bytes_(data_bytes) {}
+      data_bytes_(data_bytes),
+      owner_uid_(os::file_info(fd_.get()).value_or(os::FileInfo{}).uid) {}
 
 RingFile RingFile::create(const fs::path& rings, const Description& description) {
   os::Fd fd = create_nameless(rings);
@@ -107,6 +116,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
 // The merger removes a shared ring that nobody holds under an exclusive lock; so whoever got a shared lock on a file
 // that still has its name can rely on it.
 std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
+  if (is_taken_from(::geteuid(), path)) return std::nullopt;
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false) || !leads_to(path, fd)) return std::nullopt;
   crash_point(CrashPoint::kSharedRingOpened);
@@ -118,6 +128,7 @@ RingFile RingFile::open_shared(const fs::path& rings, const Description& descrip
   const fs::path path = rings / shared_ring_name(::geteuid());
   for (int i = 0; i < kTries; ++i) {
     if (std::optional<RingFile> ring = try_open_shared(path, description.instance_id)) return std::move(*ring);
+    if (is_taken_from(::geteuid(), path)) return create(rings, description);
     if (leads_anywhere(path)) {  // being removed, or just being made by another process
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;
@@ -131,9 +142,11 @@ RingFile RingFile::open_shared(const fs::path& rings, const Description& descrip
 }
 
 std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, const layout::Id& instance_id) {
-  os::Fd fd = os::open_file(rings / ring_name(id), O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-  if (!fd.is_open() && errno != ENOENT && errno != ELOOP && errno != EISDIR && errno != ENXIO) {
-    os::throw_errno("cannot open " + (rings / ring_name(id)).string(), errno);
+  const fs::path path = rings / ring_name(id);
+  if (const std::optional<os::FileInfo> info = os::file_info(path); !info || !info->is_regular) return std::nullopt;
+  os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  if (!fd.is_open() && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+    os::throw_errno("cannot open " + path.string(), errno);
   }
   std::optional<RingFile> ring = open_checked(std::move(fd), id, instance_id);
   if (ring) ring->guard_ = FaultGuard(ring->mapping_.header(), ring->mapping_.size());
@@ -164,6 +177,23 @@ void RingFile::remove_broken(const fs::path& rings, std::uint64_t id, bool anywa
   std::error_code ignored;
   fs::remove(path, ignored);
   crash_point(CrashPoint::kBrokenRingRemoved);
+}
+
+// Rings have their names from their creation on, and a shared one its second name, too.
+bool RingFile::remove_junk(const fs::path& rings, const std::string& name) noexcept {
+  const std::optional<os::FileInfo> info = os::file_info(rings / name);
+  const bool is_second_name = info && info->is_regular && info->link_count > 1 && name == shared_ring_name(info->uid);
+  if (!info || is_second_name) return false;
+  std::error_code error;
+  return fs::remove(rings / name, error);
+}
+
+std::string RingFile::writer_name() const {
+  std::string name(header().name, sizeof header().name);  // a copy: it may change, and lack its end
+  name.resize(std::min(name.find('\0'), name.size()));
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c < ' ' || c == '\x7f'; }, '?');
+  return name;
 }
 
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }

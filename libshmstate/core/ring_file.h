@@ -22,6 +22,8 @@ inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
 [[nodiscard]] std::optional<std::uint64_t> ring_id_of(const std::string& name);
 /// The second name of the shared ring of a user.
 [[nodiscard]] std::string shared_ring_name(std::uint32_t uid);
+/// Whether somebody put something else there, so that the user cannot use that name.
+[[nodiscard]] bool is_taken_from(std::uint32_t uid, const std::filesystem::path& shared_ring);
 
 class RingFile {
  public:
@@ -35,16 +37,22 @@ class RingFile {
   /// sees half a ring. Throws `Error`.
   static RingFile create(const std::filesystem::path& rings, const Description& description);
 
-  /// For a writer: opens the shared ring of this user, or creates it. Who has it open holds a shared lock on it.
+  /// For a writer: opens the shared ring of this user, or creates it. Who has it open holds a shared lock on it. A ring
+  /// that only this process uses when another user has taken the name.
   static RingFile open_shared(const std::filesystem::path& rings, const Description& description);
 
-  /// For the merger: opens and checks a ring that somebody created; nothing if there is none, or it is not one of this
-  /// instance. Throws `Error` when that cannot be told (no descriptors, no address space).
+  /// For the merger: opens and checks a ring that somebody created; nothing if there is none, it is not one of this
+  /// instance, or its writer lets nobody open it. Throws `Error` when that cannot be told (no descriptors, no address
+  /// space).
   static std::optional<RingFile> open(const std::filesystem::path& rings, std::uint64_t id,
                                       const layout::Id& instance_id);
 
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
   [[nodiscard]] std::uint64_t data_bytes() const noexcept { return data_bytes_; }
+  /// The user that the file belongs to; the header's is only what the writer says.
+  [[nodiscard]] std::uint32_t owner_uid() const noexcept { return owner_uid_; }
+  /// As the writer says, fit to be shown.
+  [[nodiscard]] std::string writer_name() const;
   [[nodiscard]] layout::RingHeader& header() const noexcept {
     return *reinterpret_cast<layout::RingHeader*>(mapping_.header());
   }
@@ -60,6 +68,8 @@ class RingFile {
   [[nodiscard]] bool try_remove(const std::filesystem::path& rings, bool anyway, std::uint64_t merged) const noexcept;
   /// Removes what has a ring's name but is none and belongs to nobody any more; with `anyway`, whoever holds it.
   static void remove_broken(const std::filesystem::path& rings, std::uint64_t id, bool anyway) noexcept;
+  /// Removes what cannot be in use in the directory of rings, whoever put it there; returns whether it did.
+  static bool remove_junk(const std::filesystem::path& rings, const std::string& name) noexcept;
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
  private:
@@ -74,6 +84,7 @@ class RingFile {
   FaultGuard guard_;
   std::uint64_t id_;
   std::uint64_t data_bytes_;
+  std::uint32_t owner_uid_;
 };
 
 }  // namespace shmstate
