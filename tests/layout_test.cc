@@ -277,11 +277,7 @@ TEST(LayoutTest, TheEpochWordHoldsTheBufferInItsLowBits) {
 }
 
 TEST(LayoutTest, TheHeadOfASlotHasItsFieldsAtTheirBits) {
-  const SlotHead head{.key_bytes = 0x1234,
-                      .owner = 0x5678,
-                      .value_bytes = 0x2'9abc,
-                      .flags = SlotHead::kValueInHeap | SlotHead::kHasVersion,
-                      .type = Type::kBytes};
+  const SlotHead head(0x1234, 0x2'9abc, Type::kBytes, SlotHead::kValueInHeap | SlotHead::kHasVersion, 0x5678);
   EXPECT_EQ(head.pack(), 0x3282'9abc'5678'1234U) << kRemedy;
 }
 

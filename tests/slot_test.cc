@@ -18,10 +18,7 @@ constexpr std::array<std::uint8_t, 4> kOptionalFlags{0, SlotHead::kHasExpiry, Sl
                                                      SlotHead::kHasExpiry | SlotHead::kHasVersion};
 
 SlotHead placed(std::size_t key_bytes, std::size_t value_bytes, std::uint8_t flags, Type type = Type::kBytes) {
-  SlotHead head{.key_bytes = static_cast<std::uint16_t>(key_bytes),
-                .value_bytes = static_cast<std::uint32_t>(value_bytes),
-                .flags = flags,
-                .type = type};
+  SlotHead head(key_bytes, value_bytes, type, flags);
   head.place();
   return head;
 }
@@ -83,8 +80,8 @@ TEST(SlotTest, TheHeapIsUsedForOnePartWhenOneIsEnough) {
 TEST(SlotTest, PlacingAgainChangesNothingAndForgetsTheOldPlace) {
   for_each_size([](std::size_t key_bytes, std::size_t value_bytes, std::uint8_t flags) {
     SlotHead head = placed(60, 60, flags);
-    head.key_bytes = static_cast<std::uint16_t>(key_bytes);
-    head.value_bytes = static_cast<std::uint32_t>(value_bytes);
+    head.key_bytes = key_bytes & 0xffff;
+    head.value_bytes = value_bytes & SlotHead::kValueBytesMask;
     head.place();
     const SlotHead fresh = placed(key_bytes, value_bytes, flags);
     ASSERT_EQ(head.pack(), fresh.pack()) << trace(key_bytes, value_bytes, flags);
@@ -116,11 +113,9 @@ TEST(SlotTest, TheLargestKeyAndValueHaveAPlace) {
 TEST(SlotTest, AHeadSurvivesPacking) {
   test::Random random(1);
   for (int i = 0; i < 10'000; ++i) {
-    const SlotHead head{.key_bytes = static_cast<std::uint16_t>(random.between(1, kKeyBytesMax)),
-                        .owner = static_cast<std::uint16_t>(random.word()),
-                        .value_bytes = static_cast<std::uint32_t>(random.between(0, kValueBytesMax)),
-                        .flags = static_cast<std::uint8_t>(random.below(64)),
-                        .type = static_cast<Type>(random.below(16))};
+    const SlotHead head(random.between(1, kKeyBytesMax), random.between(0, kValueBytesMax),
+                        static_cast<Type>(random.below(16)), static_cast<unsigned>(random.below(64)),
+                        static_cast<unsigned>(random.below(65536)));
     const SlotHead copy = SlotHead::unpack(head.pack());
     ASSERT_EQ(copy.key_bytes, head.key_bytes);
     ASSERT_EQ(copy.owner, head.owner);

@@ -104,7 +104,10 @@ class BufferView {
   }
   /// The page of the segment that a directory entry names; nothing when that is out of bounds.
   [[nodiscard]] std::optional<std::uint64_t> segment_page(std::uint32_t index, std::uint64_t pages) const noexcept {
-    const std::uint64_t directory = header_word(offsetof(layout::BufferHeader, directory));
+    return segment_page(header_word(offsetof(layout::BufferHeader, directory)), index, pages);
+  }
+  [[nodiscard]] std::optional<std::uint64_t> segment_page(std::uint64_t directory, std::uint32_t index,
+                                                          std::uint64_t pages) const noexcept {
     const std::uint64_t end = pages * layout::kPageBytes;
     const std::uint64_t offset = (directory >> 8) * layout::kPageBytes + std::uint64_t{index / 2} * kWord;
     if (directory >> 8 >= pages || offset >= end) return std::nullopt;
@@ -122,11 +125,13 @@ class BufferView {
   enum class Found : std::uint8_t { kYes, kNo, kDamaged };
 
   /// Finds a key's slot. kDamaged also when the merger is just writing this buffer.
-  [[nodiscard]] Found find(const HashedKey& key, Location& location, SlotHead& head) const noexcept {
+  [[nodiscard, gnu::always_inline]] Found find(const HashedKey& key, Location& location,
+                                               SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
-    const unsigned depth = directory_depth();
+    const std::uint64_t directory = header_word(offsetof(layout::BufferHeader, directory));
+    const auto depth = static_cast<unsigned>(directory & 0xff);
     if (depth > layout::kDirectoryLog2Max) return Found::kDamaged;
-    const std::optional<std::uint64_t> page = segment_page(directory_index(key.hash, depth), pages);
+    const std::optional<std::uint64_t> page = segment_page(directory, directory_index(key.hash, depth), pages);
     if (!page) return Found::kDamaged;
     location.page = *page;
     return find_in_segment(key, pages, location, head);
@@ -171,15 +176,17 @@ class BufferView {
   /// Whether stored words are these bytes, padded.
   [[nodiscard]] static bool equal_words(const std::uint64_t* words, std::string_view bytes) noexcept {
     const std::size_t whole = bytes.size() / kWord;
+    std::uint64_t difference = 0;
     for (std::size_t i = 0; i < whole; ++i) {
-      if (load_word(words + i, std::memory_order_acquire) != unaligned_word(bytes.data() + i * kWord)) return false;
+      difference |= load_word(words + i, std::memory_order_acquire) ^ unaligned_word(bytes.data() + i * kWord);
     }
-    return bytes.size() % kWord == 0 || load_word(words + whole, std::memory_order_acquire) == tail_word(bytes);
+    if (bytes.size() % kWord != 0) difference |= load_word(words + whole, std::memory_order_acquire) ^ tail_word(bytes);
+    return difference == 0;
   }
 
  private:
-  [[nodiscard]] Found find_in_segment(const HashedKey& key, std::uint64_t pages, Location& location,
-                                      SlotHead& head) const noexcept {
+  [[nodiscard, gnu::always_inline]] Found find_in_segment(const HashedKey& key, std::uint64_t pages, Location& location,
+                                                          SlotHead& head) const noexcept {
     const layout::Segment& here = segment(location.page);
     const std::uint8_t tag = tag_of(key.hash);
     std::uint32_t group = home_group(key.hash);
@@ -198,9 +205,17 @@ class BufferView {
     return Found::kNo;
   }
 
-  [[nodiscard]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
-                               SlotHead& head) const noexcept {
-    const SlotHead candidate = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
+  [[nodiscard, gnu::always_inline]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
+                                                   SlotHead& head) const noexcept {
+    const std::uint64_t packed = load_word(&slot.head, std::memory_order_acquire);
+    if (!SlotHead::is_plain(packed, key.bytes.size())) return holds_other_key(slot, packed, key, pages, head);
+    head = SlotHead::unpack(packed);
+    return equal_words(slot.words + 1, key.bytes);
+  }
+  [[nodiscard, gnu::noinline]] bool holds_other_key(const layout::Slot& slot, std::uint64_t packed,
+                                                    const HashedKey& key, std::uint64_t pages,
+                                                    SlotHead& head) const noexcept {
+    const SlotHead candidate = SlotHead::unpack(packed);
     if (candidate.key_bytes != key.bytes.size() || !candidate.is_sane()) return false;
     const std::uint64_t* words = slot.words + candidate.key_word();
     if (candidate.has(SlotHead::kKeyInHeap)) {

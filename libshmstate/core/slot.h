@@ -1,6 +1,7 @@
 // How an entry lies in its slot: the head word, and which of the six words hold what.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,24 +19,26 @@ inline constexpr Type kTombstone = static_cast<Type>(4);
 /// The first word of a slot, unpacked.
 struct SlotHead {
   enum Flag : std::uint8_t { kKeyInHeap = 1, kValueInHeap = 2, kHasExpiry = 4, kHasVersion = 8 };
+  static constexpr std::uint64_t kFlagMask = 0x3f;
+  static constexpr std::uint64_t kValueBytesMask = (1U << 22) - 1;
 
-  std::uint16_t key_bytes = 0;
-  std::uint16_t owner = 0;  // ephemeral: index of the owner's ring + 1
-  std::uint32_t value_bytes = 0;
-  std::uint8_t flags = 0;
-  Type type = Type::kNone;
+  // In the order of the ABI, from the lowest bit, so that packing and unpacking cost nothing.
+  std::uint64_t key_bytes : 16;
+  std::uint64_t owner : 16;  // ephemeral: index of the owner's ring + 1
+  std::uint64_t value_bytes : 22;
+  std::uint64_t flags : 6;
+  Type type : 4;
 
-  [[nodiscard]] static constexpr SlotHead unpack(std::uint64_t word) noexcept {
-    return {.key_bytes = static_cast<std::uint16_t>(word),
-            .owner = static_cast<std::uint16_t>(word >> 16),
-            .value_bytes = static_cast<std::uint32_t>(word >> 32) & ((1U << 22) - 1),
-            .flags = static_cast<std::uint8_t>(word >> 54 & 0x3f),
-            .type = static_cast<Type>(word >> 60)};
-  }
-  [[nodiscard]] constexpr std::uint64_t pack() const noexcept {
-    return std::uint64_t{key_bytes} | std::uint64_t{owner} << 16 | std::uint64_t{value_bytes} << 32 |
-           std::uint64_t{flags} << 54 | static_cast<std::uint64_t>(type) << 60;
-  }
+  constexpr SlotHead() noexcept : SlotHead(0, 0, Type::kNone) {}
+  constexpr SlotHead(std::size_t key, std::size_t value, Type value_type, unsigned flag_bits = 0,
+                     unsigned owner_place = 0) noexcept
+      : key_bytes(key & 0xffff),
+        owner(owner_place & 0xffff),
+        value_bytes(value & kValueBytesMask),
+        flags(flag_bits & kFlagMask),
+        type(value_type) {}
+  [[nodiscard]] static SlotHead unpack(std::uint64_t word) noexcept { return std::bit_cast<SlotHead>(word); }
+  [[nodiscard]] std::uint64_t pack() const noexcept { return std::bit_cast<std::uint64_t>(*this); }
 
   [[nodiscard]] constexpr bool has(Flag flag) const noexcept { return (flags & flag) != 0; }
 
@@ -58,12 +61,22 @@ struct SlotHead {
            (type == Type::kBytes || type == kTombstone || (value_bytes == kWord && !has(kValueInHeap)));
   }
 
+  /// Whether a head's word says: eight bytes of value, then a key of `bytes` bytes, and nothing else. Most entries are
+  /// like that, and for them this replaces unpacking and all other checks.
+  [[nodiscard]] static constexpr bool is_plain(std::uint64_t word, std::size_t bytes) noexcept {
+    constexpr std::uint64_t kMask = std::uint64_t{0x0fff'ffff} << 32 | 0xffff;  // value_bytes, flags; key_bytes
+    constexpr std::size_t kBytesMax = (kSlotWords - 1) * kWord;
+    const std::uint64_t type = word >> 60;
+    return (word & kMask) == (std::uint64_t{kWord} << 32 | bytes) && bytes <= kBytesMax &&
+           type - 1 < static_cast<std::uint64_t>(kTombstone) - 1;
+  }
+
   /// Decides what goes inline: the value first, then the key; what does not fit lies in the heap.
   constexpr void place() noexcept {
     const std::size_t room = kSlotWords - optional_words();
     const std::size_t key = words_of(key_bytes);
     const std::size_t value = words_of(value_bytes);
-    flags &= static_cast<std::uint8_t>(~(kKeyInHeap | kValueInHeap));
+    flags = flags & ~std::uint64_t{kKeyInHeap | kValueInHeap} & kFlagMask;
     if (value + key <= room) return;
     if (value > 1 && 1 + key <= room) {
       flags |= kValueInHeap;
@@ -74,7 +87,8 @@ struct SlotHead {
   }
 };
 
-static_assert(kValueBytesMax < (1U << 22) && kKeyBytesMax < (1U << 16));
+static_assert(sizeof(SlotHead) == sizeof(std::uint64_t));
+static_assert(kValueBytesMax <= SlotHead::kValueBytesMask && kKeyBytesMax < (1U << 16));
 
 /// The bytes that a heap block takes: whole lines, in steps of at most a quarter, so that every size belongs to one of
 /// few classes and a block can be used again by another value of about its size.

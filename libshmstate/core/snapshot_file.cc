@@ -8,8 +8,8 @@ namespace shmstate {
 
 SnapshotFile::SnapshotFile(const Control& control)
     : feed_offset_(control.geometry().feed_offset),
-      buffer_offset_(control.geometry().buffer_offset),
       buffer_stride_(control.geometry().buffer_stride),
+      pages_max_(control.geometry().pages_max()),
       buffer_count_(control.geometry().buffer_count) {
   const std::filesystem::path path = control.path() / "snapshot";
   fd_ = os::open_file(path, O_RDONLY);
@@ -21,12 +21,13 @@ SnapshotFile::SnapshotFile(const Control& control)
   }
   mapping_ =
       Mapping(fd_, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes), path.string());
+  buffers_ = mapping_.data() + control.geometry().buffer_offset;
 }
 
 void SnapshotFile::prefault(std::uint32_t buffer_index) const noexcept {
   const auto bytes = static_cast<std::size_t>(buffer(buffer_index).page_count() * layout::kPageBytes);
   for (std::uint32_t b = 0; b < buffer_count_; ++b) {
-    os::populate(mapping_.data() + buffer_offset_ + b * buffer_stride_, bytes);
+    os::populate(buffers_ + b * buffer_stride_, bytes);
   }
 }
 

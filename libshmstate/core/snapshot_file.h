@@ -19,7 +19,7 @@ class SnapshotFile {
     return version.epoch != 0 && version.buffer < buffer_count_;
   }
   [[nodiscard]] BufferView buffer(std::uint32_t index) const noexcept {
-    return {mapping_.data() + buffer_offset_ + index * buffer_stride_, buffer_stride_ / layout::kPageBytes};
+    return {buffers_ + index * buffer_stride_, pages_max_};
   }
   [[nodiscard]] const layout::FeedRecord* feed() const noexcept {
     return reinterpret_cast<const layout::FeedRecord*>(mapping_.data() + feed_offset_);
@@ -36,8 +36,9 @@ class SnapshotFile {
   os::Fd fd_;
   Mapping mapping_;
   std::uint64_t feed_offset_;
-  std::uint64_t buffer_offset_;
+  const std::byte* buffers_ = nullptr;
   std::uint64_t buffer_stride_;
+  std::uint64_t pages_max_;  // of a buffer
   std::uint32_t buffer_count_;
   std::array<std::uint32_t, layout::kBuffersMax> pins_{};
 };

@@ -24,14 +24,10 @@ std::uint64_t directory_pages(unsigned depth) {
 }
 
 SlotHead new_head(const HashedKey& key, const NewValue& value, const Attributes& attributes) {
-  SlotHead head;
-  head.key_bytes = static_cast<std::uint16_t>(key.bytes.size());
-  head.owner = attributes.owner;
   const bool is_number = value.type == Type::kInt64 || value.type == Type::kFloat64;
-  head.value_bytes = static_cast<std::uint32_t>(is_number ? kWord : value.bytes.size());
-  if (attributes.expiry_ns != 0) head.flags |= SlotHead::kHasExpiry;
-  if (attributes.version) head.flags |= SlotHead::kHasVersion;
-  head.type = value.type;
+  const unsigned flags = (attributes.expiry_ns != 0 ? unsigned{SlotHead::kHasExpiry} : 0) |
+                         (attributes.version ? unsigned{SlotHead::kHasVersion} : 0);
+  SlotHead head(key.bytes.size(), is_number ? kWord : value.bytes.size(), value.type, flags, attributes.owner);
   head.place();
   return head;
 }

@@ -69,7 +69,8 @@ struct Reader::Impl {
   }
 
   void look_now_and_then() noexcept {  // before a key is hashed: the seed is the instance's
-    if (++reads % kReadsPerLook == 0) look_around();
+    if (++reads % kReadsPerLook == 0) [[unlikely]]
+      look_around();
   }
 
   /// Runs `read` on the current buffer until the buffer was intact behind it, and returns what it returned.
@@ -85,6 +86,12 @@ struct Reader::Impl {
       if (epoch != nullptr) *epoch = version.epoch;
       return status;
     }
+    return read_pinned(read, epoch);
+  }
+  template <typename Read>
+  [[gnu::noinline, gnu::cold]] Status read_pinned(Read& read, Epoch* epoch) {
+    const layout::Publication& publication = files->publication();
+    Version version;
     if (const Status pinned = files->pin_current(version); pinned != Status::kOk) return pinned;
     const Status status = read(files->snapshot.buffer(version.buffer));
     const bool intact = is_intact(publication, version);  // unless the merger took the buffer back
