@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The shared libraries export the public API, under one version, and nothing else.
+# usage: exports_test.sh LIBRARY ...
+set -euo pipefail
+readonly kPublic='^(shmstate::(Writer|Batch|Reader|Snapshot|Watch|EntryView)::[^:]*(\(|\[)|shmstate::Snapshot::Iterator::operator|shmstate::(inspect|list_instances)\b|(typeinfo|typeinfo name|vtable) for shmstate::Error@|shmstate_[a-z0-9_]+@)'
+
+status=0
+for library in "$@"; do
+  exported=$(nm --dynamic --demangle --defined-only "$library" | cut -d ' ' -f 3- | grep -v '^SHMSTATE_0$')
+  [[ -n $exported ]] || { echo "$library exports nothing" && status=1; }
+  if grep -vE "$kPublic" <<<"$exported"; then echo "$library exports these, too" && status=1; fi
+  if grep -v '@@SHMSTATE_0$' <<<"$exported"; then echo "$library exports these without a version" && status=1; fi
+done
+exit $status
