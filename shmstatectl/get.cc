@@ -61,7 +61,7 @@ ExitCode run_get(const Options& options) {
   const Reader reader = open_reader(resolve_instance(options.instance));
   const Found found =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return find_all(snapshot, options.keys); });
-  const InstanceInfo info = inspect(reader.path());
+  const InstanceInfo info = look_at(reader.path());
   fmt::print("{}", options.json ? json_document(json_of(found, info)) : text_of(found, options));
   if (!options.json) report_silent_merger(info);
   for (const std::string& key : found.missing)

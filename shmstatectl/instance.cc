@@ -34,9 +34,13 @@ std::string resolve_instance(const std::string& asked) {
                                list_in_quotes(present)));
 }
 
-Reader open_reader(const std::string& instance) {
-  return Reader(instance, {.attach_timeout = std::chrono::nanoseconds(0), .prefault = false});
+ReaderOptions reader_options() {
+  return {.attach_timeout = std::chrono::nanoseconds(0), .prefault = false, .survive_truncation = true};
 }
+
+Reader open_reader(const std::string& instance) { return Reader(instance, reader_options()); }
+
+InstanceInfo look_at(const std::string& instance) { return inspect(instance, {.survive_truncation = true}); }
 
 void report_silent_merger(const InstanceInfo& info) {
   const std::string name = in_quotes(info.path);

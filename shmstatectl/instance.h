@@ -13,8 +13,12 @@ namespace shmstate::ctl {
 /// when there are several.
 [[nodiscard]] std::string resolve_instance(const std::string& asked);
 
-/// A reader that does not wait for an instance to appear.
+/// How to read: without waiting for an instance to appear, and to the end whatever happens to its files.
+[[nodiscard]] ReaderOptions reader_options();
 [[nodiscard]] Reader open_reader(const std::string& instance);
+
+/// What an instance says about itself.
+[[nodiscard]] InstanceInfo look_at(const std::string& instance);
 
 /// Tells on standard error when the merger is gone or hangs, so that what is shown may be old.
 void report_silent_merger(const InstanceInfo& info);

@@ -56,7 +56,7 @@ ExitCode run_list(const Options& options) {
   Listed listed =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return read_entries(snapshot, options); });
   std::sort(listed.entries.begin(), listed.entries.end(), key_less);
-  const InstanceInfo info = inspect(reader.path());
+  const InstanceInfo info = look_at(reader.path());
   fmt::print("{}",
              options.json ? json_of(listed, info, options.keys_only) : entries_text(listed.entries, options.keys_only));
   if (!options.json) report_silent_merger(info);

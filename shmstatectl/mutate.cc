@@ -28,9 +28,10 @@ struct Outcome {
 Writer open_writer(const std::string& instance, const Options& options) {
   WriterOptions writer_options;
   writer_options.name = "shmstatectl";
-  writer_options.shared = !inspect(instance).merger_running;
+  writer_options.shared = !look_at(instance).merger_running;
   writer_options.full_timeout = options.timeout;
   writer_options.attach_timeout = {};
+  writer_options.survive_truncation = true;
   return Writer(instance, writer_options);
 }
 
@@ -69,7 +70,7 @@ Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
   Outcome outcome;
   outcome.status = writer.flush(timeout);
   if (outcome.status == Status::kRejected) outcome.reason = reason_of_rejection(writer);
-  if (outcome.status == Status::kTimeout) outcome.merger_running = inspect(writer.path()).merger_running;
+  if (outcome.status == Status::kTimeout) outcome.merger_running = look_at(writer.path()).merger_running;
   return outcome;
 }
 

@@ -9,7 +9,7 @@
 namespace shmstate::ctl {
 
 ExitCode run_status(const Options& options) {
-  const InstanceInfo info = inspect(resolve_instance(options.instance));
+  const InstanceInfo info = look_at(resolve_instance(options.instance));
   fmt::print("{}", options.json ? json_document(json_of(info)) : status_text(info, options.verbose));
   if (!options.json) report_silent_merger(info);
   return ExitCode::kOk;

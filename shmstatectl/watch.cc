@@ -43,7 +43,7 @@ void sleep_until(Clock::time_point deadline) {
 class Session {
  public:
   Session(const Options& options, const std::string& instance)
-      : options_(options), reader_(open_reader(instance)), watch_(instance, options.prefix, {.attach_timeout = {}}) {}
+      : options_(options), reader_(open_reader(instance)), watch_(instance, options.prefix, reader_options()) {}
 
   void run() {
     while (!is_done()) {
@@ -82,7 +82,7 @@ class Session {
     if (running) {
       report(fmt::format("instance {}: a merger is running again", in_quotes(reader_.path())));
     } else {
-      report_silent_merger(inspect(reader_.path()));
+      report_silent_merger(look_at(reader_.path()));
     }
   }
 

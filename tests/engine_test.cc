@@ -606,6 +606,40 @@ TEST(EngineTest, NoBytesInARingDisturbTheEngineOrAnotherRing) {
   EXPECT_GT(instance.count_events(Kind::kRingQuarantined), 20U) << "the test is too gentle";
 }
 
+TEST(EngineTest, BytesThatChangeWhileTheyAreMergedDisturbNoOtherRing) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "bytes that change while they are read are a race by intention";
+#endif
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer good = instance.writer();
+  Random random(32);
+  for (int i = 0; i < test::steps(100); ++i) {
+    const RingFile ring =
+        RingFile::create(instance.owner().rings_path(), {.data_bytes = kSmallRing,
+                                                         .flags = 0,
+                                                         .name = "hostile",
+                                                         .instance_id = instance.owner().geometry().instance_id});
+    write_hostile_stream(ring, random);
+    instance.owner().doorbell().registrations.fetch_add(1, std::memory_order_release);
+    std::atomic<bool> stop{false};
+    std::thread scribbler([&, stream = 1'000 + static_cast<std::uint64_t>(i)] {
+      Random dice(stream);
+      while (!stop.load(std::memory_order_relaxed)) {
+        auto* const word = reinterpret_cast<std::uint64_t*>(ring.at(dice.below(kSmallRing / kWord) * kWord));
+        store_word(word, dice.word() >> dice.below(64), std::memory_order_relaxed);
+      }
+    });
+    good.add("good", 1);
+    instance.pump();
+    stop.store(true, std::memory_order_relaxed);
+    scribbler.join();
+    ASSERT_EQ(reader.get<std::int64_t>("good"), i + 1);
+    const Snapshot snapshot = reader.snapshot();
+    for (const EntryView& entry : snapshot) ASSERT_TRUE(snapshot.find(entry.key)) << "an entry under a wrong hash";
+  }
+}
+
 // Whatever lies in the directory of rings, nothing of it is followed, waited for or served; what has a ring's name is
 // reported once, and all that can be removed is removed.
 TEST(EngineTest, FilesThatAreNoRingsAreRefusedAndRemoved) {

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -535,6 +537,74 @@ TEST(DamagedSnapshotTest, NoBytesInABufferMakeAReaderCrashOrHang) {
     std::memcpy(buffer, good.data(), bytes);
   }
   EXPECT_EQ(reader.get<std::int64_t>("key/1" + std::string(30, 'k')), 1) << "repaired";
+}
+
+// Whatever changes under a reader, at whatever moment, it comes back: nothing that was checked is loaded again.
+TEST(DamagedSnapshotTest, ABufferThatChangesAtRandomWhileItIsReadMakesNoReaderCrashOrHang) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "views of a buffer that changes are a race by intention";
+#endif
+  TestInstance instance(
+      {.memory_limit_bytes = std::uint64_t{4} << 20, .ring_count_max = 16, .feed_record_count = 1024});
+  Writer writer = instance.writer();
+  std::vector<std::string> keys;
+  for (std::size_t i = 0; i < 2'000; ++i) {
+    keys.push_back("key/" + std::to_string(i) + std::string(i % 3 * 30, 'k'));
+    writer.set(keys.back(), i % 5 == 0 ? ValueView(keys.back()) : ValueView(i));
+    if (i % 500 == 0) instance.pump();
+  }
+  instance.pump();
+  const std::vector<std::string_view> some_keys(keys.begin(), keys.begin() + 30);
+  const Reader reader = instance.reader();
+  std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
+  const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
+  const std::size_t words = static_cast<std::size_t>(header.page_count) * layout::kPageBytes / kWord;
+  const std::size_t directory = static_cast<std::size_t>(header.directory >> 8) * layout::kPageBytes / kWord;
+  auto* const first = reinterpret_cast<std::uint64_t*>(buffer);
+  auto* const feed = reinterpret_cast<std::uint64_t*>(instance.owner().feed());
+  const std::vector<std::uint64_t> good(first, first + words);
+  std::atomic<bool> stop{false};
+  std::thread scribbler([&] {  // a word is spoilt, and soon as it was, so that most is good at any time
+    Random random(71);
+    while (!stop.load(std::memory_order_relaxed)) {
+      const std::size_t dice = random.below(8);
+      const std::size_t at = dice == 0   ? random.below(sizeof(layout::BufferHeader) / kWord)
+                             : dice == 1 ? directory + random.below(8)
+                                         : random.below(words);
+      store_word(first + at, random.word() >> random.below(64), std::memory_order_release);
+      store_word(feed + random.below(2048), random.word() >> random.below(64), std::memory_order_release);
+      for (std::size_t pause = random.below(200); pause > 0; --pause) os::relax();
+      if (random.chance(90)) store_word(first + at, good[at], std::memory_order_release);
+    }
+  });
+  for (int i = 0; i < test::steps(300); ++i) {
+    read_everything(reader, some_keys);
+    static_cast<void>(error_of([&] { static_cast<void>(reader.changes(reader.epoch() - 3)); }));
+  }
+  stop.store(true, std::memory_order_relaxed);
+  scribbler.join();
+}
+
+// A damaged buffer may name one segment, or one value, many times; that does not keep a reader for ever.
+TEST(DamagedSnapshotTest, ASegmentThatIsNamedByTheWholeDirectoryIsDamage) {
+  TestInstance instance({.memory_limit_bytes = std::uint64_t{16} << 20, .ring_count_max = 16});
+  Writer writer = instance.writer();
+  writer.set("key", 1);
+  instance.pump();
+  std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
+  auto& header = *reinterpret_cast<layout::BufferHeader*>(buffer);
+  const std::uint64_t page = *reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
+  const std::uint64_t deep = 14;  // 64 KiB of entries
+  reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth = deep;
+  auto* const directory = reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
+  std::fill_n(directory, std::size_t{1} << deep, static_cast<std::uint32_t>(page));
+  header.directory = (header.directory & ~std::uint64_t{0xff}) | deep;
+  const Reader reader = instance.reader();
+  std::size_t seen = 0;
+  const Status status = error_of([&] {
+                          for (const EntryView& entry : reader.snapshot()) seen += entry.key.size();
+                        }).first;
+  EXPECT_EQ(status, Status::kDamaged);
 }
 
 TEST(DamagedSnapshotTest, AnImpossibleEpochWordIsAnErrorAndNoHang) {

@@ -169,6 +169,7 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   CLI::App app{kDescription, "shmstate-writer-agent"};
   RawOptions raw;
   options.writer.name = "shmstate-writer-agent";
+  options.writer.survive_truncation = true;
   add_rest(app, options);
   add_sources(app, options, raw);
   add_limits(app, options, raw);

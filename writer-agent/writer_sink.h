@@ -8,7 +8,8 @@ namespace shmstate::agent {
 
 /// Whether what a ring holds will never be merged.
 [[nodiscard]] constexpr bool is_ring_loss(Status status) noexcept {
-  return status == Status::kRingRefused || status == Status::kRingQuarantined || status == Status::kNoInstance;
+  return status == Status::kRingRefused || status == Status::kRingQuarantined || status == Status::kNoInstance ||
+         status == Status::kDamaged;
 }
 
 class WriterSink final : public MutationSink {

@@ -82,6 +82,7 @@ class BufferView {
   [[nodiscard]] std::uint64_t header_word(std::size_t offset) const noexcept {
     return load_word(reinterpret_cast<const std::uint64_t*>(base_ + offset), std::memory_order_acquire);
   }
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return header_word(offsetof(layout::BufferHeader, epoch)); }
   [[nodiscard]] std::uint64_t entry_count() const noexcept {
     return header_word(offsetof(layout::BufferHeader, entry_count));
   }

@@ -1,11 +1,13 @@
 #include "core/fault_guard.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 
 #include "shmstate/status.h"
@@ -16,6 +18,8 @@ namespace {
 struct Range {
   std::atomic<std::uintptr_t> begin{0};  // zero: free
   std::atomic<std::size_t> bytes{0};
+  std::atomic<int> other{-1};  // the place of a range that gets zeros, too
+  std::atomic<const char*> last_words{nullptr};
   std::atomic<bool> has_faulted{false};
 };
 
@@ -23,20 +27,39 @@ std::array<Range, 8192> ranges;
 std::atomic<int> ranges_used{0};  // beyond this place, none was ever used
 struct sigaction previous_action;
 
-void on_bus_error(int signal, siginfo_t* info, void* context) {
-  const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+Range* range_around(std::uintptr_t address) noexcept {
   const int used = ranges_used.load(std::memory_order_acquire);
   for (int i = 0; i < used; ++i) {
     Range& range = ranges[static_cast<std::size_t>(i)];
     const std::uintptr_t begin = range.begin.load(std::memory_order_acquire);
     const std::size_t bytes = range.bytes.load(std::memory_order_relaxed);
-    if (begin == 0 || address < begin || address - begin >= bytes) continue;
-    void* const zeros = ::mmap(reinterpret_cast<void*>(begin), bytes, PROT_READ | PROT_WRITE,
-                               MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (zeros == MAP_FAILED) break;
-    range.has_faulted.store(true, std::memory_order_release);
-    return;
+    if (begin != 0 && address >= begin && address - begin < bytes) return &range;
   }
+  return nullptr;
+}
+
+bool put_zeros(Range& range) noexcept {
+  void* const begin = reinterpret_cast<void*>(range.begin.load(std::memory_order_relaxed));
+  void* const zeros = ::mmap(begin, range.bytes.load(std::memory_order_relaxed), PROT_READ | PROT_WRITE,
+                             MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (zeros == MAP_FAILED) return false;
+  range.has_faulted.store(true, std::memory_order_release);
+  return true;
+}
+
+bool survive(Range& range) noexcept {
+  if (const char* const last_words = range.last_words.load(std::memory_order_relaxed); last_words != nullptr) {
+    static_cast<void>(!::write(STDERR_FILENO, last_words, std::strlen(last_words)));
+    ::_exit(1);
+  }
+  const int other = range.other.load(std::memory_order_relaxed);
+  if (other >= 0 && !put_zeros(ranges[static_cast<std::size_t>(other)])) return false;
+  return put_zeros(range);
+}
+
+void on_bus_error(int signal, siginfo_t* info, void* context) {
+  Range* const range = range_around(reinterpret_cast<std::uintptr_t>(info->si_addr));
+  if (range != nullptr && survive(*range)) return;
   if ((previous_action.sa_flags & SA_SIGINFO) != 0) return previous_action.sa_sigaction(signal, info, context);
   if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
     return previous_action.sa_handler(signal);
@@ -54,7 +77,15 @@ void install_handler() {
 
 }  // namespace
 
-FaultGuard::FaultGuard(void* address, std::size_t bytes) {
+FaultGuard::FaultGuard(void* address, std::size_t bytes) : FaultGuard(address, bytes, Reaction{}) {}
+
+FaultGuard::FaultGuard(void* address, std::size_t bytes, const FaultGuard& other)
+    : FaultGuard(address, bytes, Reaction{.other = other.place_}) {}
+
+FaultGuard::FaultGuard(void* address, std::size_t bytes, const char* last_words)
+    : FaultGuard(address, bytes, Reaction{.last_words = last_words}) {}
+
+FaultGuard::FaultGuard(void* address, std::size_t bytes, Reaction reaction) {
   static std::once_flag installed;
   std::call_once(installed, install_handler);
   static std::mutex registration;
@@ -64,6 +95,8 @@ FaultGuard::FaultGuard(void* address, std::size_t bytes) {
     if (range.begin.load(std::memory_order_relaxed) != 0) continue;
     range.has_faulted.store(false, std::memory_order_relaxed);
     range.bytes.store(bytes, std::memory_order_relaxed);
+    range.other.store(reaction.other, std::memory_order_relaxed);
+    range.last_words.store(reaction.last_words, std::memory_order_relaxed);
     range.begin.store(reinterpret_cast<std::uintptr_t>(address), std::memory_order_release);
     place_ = static_cast<int>(i);
     if (place_ >= ranges_used.load(std::memory_order_relaxed)) ranges_used.store(place_ + 1, std::memory_order_release);

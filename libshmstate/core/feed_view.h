@@ -18,6 +18,7 @@ class FeedView {
     const std::uint64_t reserved = heartbeat_.feed_reserved.load(std::memory_order_acquire);  // pair: feed records
     return reserved > record_count_ ? reserved - record_count_ : 0;
   }
+  [[nodiscard]] std::uint64_t record_count() const noexcept { return record_count_; }
   [[nodiscard]] FeedHead head(std::uint64_t position) const noexcept {
     return FeedHead::unpack(load_word(&at(position).head, std::memory_order_acquire));
   }

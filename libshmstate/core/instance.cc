@@ -116,7 +116,8 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
   return g;
 }
 
-Control::Control(fs::path instance, std::chrono::nanoseconds timeout) : path_(std::move(instance)) {
+Control::Control(fs::path instance, std::chrono::nanoseconds timeout, WhenTruncated when_truncated)
+    : path_(std::move(instance)), when_truncated_(when_truncated) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   std::optional<Error> why;
   while (!try_open(why)) {
@@ -150,12 +151,17 @@ bool Control::try_open(std::optional<Error>& why) {
   const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
   Mapping mapping(fd_, Access::kReadOnly, 0, bytes, (path_ / "control").string());
+  FaultGuard guard;
+  if (when_truncated_ == WhenTruncated::kReadZeros) guard = FaultGuard(mapping.data(), mapping.size());
   const auto& header = *reinterpret_cast<const layout::ControlHeader*>(mapping.data());
   const std::uint64_t magic = header.identity.magic.load(std::memory_order_acquire);  // pair: identity.magic
   if (magic == 0) return not_ready();
   if (magic != layout::kControlMagic) throw_damaged(path_, "control is not a shmstate file");
-  geometry_ = check_identity(header.identity, bytes, path_);
+  layout::Identity identity;  // a copy, so that what is checked is what is used
+  if (::pread(fd_.get(), &identity, sizeof identity, 0) != static_cast<ssize_t>(sizeof identity)) return not_ready();
+  geometry_ = check_identity(identity, bytes, path_);
   mapping_ = std::move(mapping);
+  guard_ = std::move(guard);
   return true;
 }
 

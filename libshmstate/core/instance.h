@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/fault_guard.h"
 #include "core/layout.h"
 #include "core/mapping.h"
 #include "core/os.h"
@@ -63,11 +64,15 @@ struct Geometry {
 [[nodiscard]] Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes,
                                       const std::filesystem::path& instance);
 
+/// What happens to who has a file mapped that somebody truncates: it is killed by SIGBUS, or it finds zeros.
+enum class WhenTruncated : std::uint8_t { kDie, kReadZeros };
+
 /// `control`, mapped read-only, of an instance that is completely created.
 class Control {
  public:
   /// Waits at most `timeout` for the instance to appear. Throws `Error`.
-  Control(std::filesystem::path instance, std::chrono::nanoseconds timeout);
+  Control(std::filesystem::path instance, std::chrono::nanoseconds timeout,
+          WhenTruncated when_truncated = WhenTruncated::kDie);
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
@@ -76,6 +81,11 @@ class Control {
   [[nodiscard]] const layout::Sleep& sleep() const noexcept { return header().sleep; }
   [[nodiscard]] const layout::Identity& identity() const noexcept { return header().identity; }
   [[nodiscard]] const std::byte* data() const noexcept { return mapping_.data(); }
+
+  /// For mappings whose truncation makes this one useless, too; not active unless `WhenTruncated::kReadZeros`.
+  [[nodiscard]] const FaultGuard& guard() const noexcept { return guard_; }
+  /// Whether this file, or one that is guarded together with it, was truncated; then all of it reads as zero.
+  [[nodiscard]] bool is_lost() const noexcept { return guard_.has_faulted(); }
 
   /// Asks the kernel whether a merger holds its lock.
   [[nodiscard]] bool merger_running() const noexcept { return os::is_locked(fd_.get(), kLifeByte); }
@@ -90,8 +100,10 @@ class Control {
   [[nodiscard]] bool try_open(std::optional<Error>& why);
 
   std::filesystem::path path_;
+  WhenTruncated when_truncated_;
   os::Fd fd_;
   Mapping mapping_;
+  FaultGuard guard_;
   Geometry geometry_;
 };
 

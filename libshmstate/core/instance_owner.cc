@@ -174,6 +174,7 @@ InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : pa
   open_control();
   is_resumed_ = can_resume();
   if (!is_resumed_) create(options);
+  guard_state();
   open_doorbell();
   crash_point(CrashPoint::kDoorbellReady);
   give_files();
@@ -269,8 +270,9 @@ void InstanceOwner::create(const InstanceOptions& options) {
   geometry_ = plan(options, path_);
   const fs::path control_path = path_ / "control";
   const fs::path snapshot_path = path_ / "snapshot";
-  // From here to the last line, a crash leaves a control file without magic, and the next start begins again. Both are
-  // new files: somebody may still have the old ones mapped.
+  // From here to the last line, a crash leaves no control file, or one without magic, and the next start begins again.
+  // Both are new files: somebody may still have the old ones mapped, and must not see anything of the new instance
+  // there.
   ::unlink(control_path.c_str());
   open_control();
   crash_point(CrashPoint::kControlReplaced);
@@ -299,6 +301,15 @@ void InstanceOwner::create(const InstanceOptions& options) {
   write_identity(header().identity, geometry_);
   crash_point(CrashPoint::kIdentityWritten);
   write_descriptions(reinterpret_cast<layout::StatisticName*>(control_mapping_.data() + geometry_.statistic_offset));
+}
+
+// Whoever may truncate these files has destroyed the state; what is left is to say so.
+void InstanceOwner::guard_state() {
+  last_words_ =
+      "shmstate: " + quoted(path_) +
+      ": control or snapshot was truncated, its state is lost; remove the directory to begin with an empty one\n";
+  control_guard_ = FaultGuard(control_mapping_.data(), control_mapping_.size(), last_words_.c_str());
+  snapshot_guard_ = FaultGuard(snapshot_mapping_.data(), snapshot_mapping_.size(), last_words_.c_str());
 }
 
 void InstanceOwner::open_doorbell() {

@@ -34,6 +34,8 @@ class InstanceOwner {
   /// existing instance was created with stays; the options then only matter if it has to be created anew.
   /// Throws `Error` (kAlreadyRunning, kNoPermission, kNoMemory, kVersionMismatch, kInvalidArgument, kSystem).
   InstanceOwner(std::filesystem::path path, const InstanceOptions& options);
+  InstanceOwner(const InstanceOwner&) = delete;
+  InstanceOwner& operator=(const InstanceOwner&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::filesystem::path rings_path() const { return shmstate::rings_path(path_); }
@@ -84,6 +86,7 @@ class InstanceOwner {
   void open_control();
   [[nodiscard]] bool can_resume();
   void create(const InstanceOptions& options);
+  void guard_state();
   void open_doorbell();
   void map_doorbell();
   void give_files();
@@ -98,6 +101,9 @@ class InstanceOwner {
   Mapping control_mapping_;
   Mapping snapshot_mapping_;
   Mapping doorbell_mapping_;
+  std::string last_words_;
+  FaultGuard control_guard_;
+  FaultGuard snapshot_guard_;
   FaultGuard doorbell_guard_;
   Geometry geometry_;
   bool is_resumed_ = false;

@@ -20,6 +20,7 @@ constexpr std::size_t kNamesPerTurn = 1024;     // of the directory of rings
 constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not served yet
 constexpr std::size_t kRefusedMax = 65'536;     // remembered, so that each is counted once
 constexpr std::size_t kRefusalReportsMax = 64;  // in a second
+constexpr const char* kTruncated = "its file was truncated";
 constexpr std::size_t kErasuresPerTurn = 2048;  // of expired and ephemeral entries, so that no publish waits for many
 
 // Who pins which buffer: asked of the kernel, never of the readers.
@@ -323,6 +324,7 @@ void MergeEngine::drain(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
   const std::uint64_t begin = ring.consumer.cursor();
   if (tail == begin) return;
+  if (ring.file.has_faulted()) return quarantine(ring, kTruncated);
   if (!ring.consumer.is_sane(tail)) return quarantine(ring, "its tail is impossible");
   const std::uint64_t quota_end = begin + ring.file.data_bytes() / 4;
   std::uint64_t position = begin;
@@ -339,7 +341,7 @@ void MergeEngine::drain(ServedRing& ring) {
       is_malformed = !batch_end;
       if (is_malformed) unstage_open_batch(count, end);
     }
-    if (ring.file.has_faulted()) return quarantine(ring, "its file was truncated");
+    if (ring.file.has_faulted()) return quarantine(ring, kTruncated);
     crash_point(CrashPoint::kGroupStaged);
     for (std::size_t i = 0; i < count; ++i) applied += apply(ring, staged_[i]) ? 1 : 0;
     position = end;
@@ -683,7 +685,7 @@ void MergeEngine::inspect(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
   ring.is_abandoned = ring.file.is_abandoned();
   has_abandoned_rings_ = has_abandoned_rings_ || ring.is_abandoned;
-  if (ring.file.has_faulted() && !ring.is_quarantined) quarantine(ring, "its file was truncated");
+  if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, kTruncated);
   const layout::RingHeader& header = ring.file.header();
   const layout::RingCursor& cursor = cursor_of(ring);
   layout::RingStatus& status = owner_.ring_status(ring.index);

@@ -149,7 +149,7 @@ std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, 
     os::throw_errno("cannot open " + path.string(), errno);
   }
   std::optional<RingFile> ring = open_checked(std::move(fd), id, instance_id);
-  if (ring) ring->guard_ = FaultGuard(ring->mapping_.header(), ring->mapping_.size());
+  if (ring) ring->survive_truncation();
   return ring;
 }
 
@@ -165,7 +165,7 @@ std::optional<RingFile> RingFile::open_checked(os::Fd fd, std::optional<std::uin
                      header.ring_id == id.value_or(header.ring_id) && header.instance_id == instance_id &&
                      std::has_single_bit(header.data_bytes) && header.data_bytes >= kRingBytesMin &&
                      header.data_bytes <= kRingBytesMax &&
-                     static_cast<std::uint64_t>(info.st_size) == layout::kRingHeaderBytes + header.data_bytes;
+                     static_cast<std::uint64_t>(info.st_size) >= layout::kRingHeaderBytes + header.data_bytes;
   if (!sound) return std::nullopt;
   return RingFile(std::move(fd), header.ring_id, header.data_bytes, ring_name(header.ring_id));
 }
@@ -194,6 +194,11 @@ std::string RingFile::writer_name() const {
   std::replace_if(
       name.begin(), name.end(), [](char c) { return c < ' ' || c == '\x7f'; }, '?');
   return name;
+}
+
+bool RingFile::is_truncated() const noexcept {
+  const std::optional<os::FileInfo> info = os::file_info(fd_.get());
+  return has_faulted() || (info && info->bytes < layout::kRingHeaderBytes + data_bytes_);
 }
 
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }

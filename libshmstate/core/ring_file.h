@@ -60,8 +60,12 @@ class RingFile {
   [[nodiscard]] std::byte* at(std::uint64_t position) const noexcept {
     return mapping_.data() + (position & (data_bytes_ - 1));
   }
-  /// Whether the file disappeared under the mapping (merger only).
+  /// From now on, a file that is truncated under the mapping reads as zeros instead of raising SIGBUS. The merger has
+  /// that from the beginning.
+  void survive_truncation() { guard_ = FaultGuard(mapping_.header(), mapping_.size()); }
   [[nodiscard]] bool has_faulted() const noexcept { return guard_.has_faulted(); }
+  /// Whether it is too short now, touched or not. A system call.
+  [[nodiscard]] bool is_truncated() const noexcept;
   /// Whether the writer's process has gone (merger only). A system call.
   [[nodiscard]] bool is_abandoned() const noexcept;
   /// Removes the file, unless somebody holds it (merger only).

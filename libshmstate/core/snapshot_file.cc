@@ -22,6 +22,7 @@ SnapshotFile::SnapshotFile(const Control& control)
   mapping_ =
       Mapping(fd_, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes), path.string());
   buffers_ = mapping_.data() + control.geometry().buffer_offset;
+  if (control.guard().is_active()) guard_ = FaultGuard(mapping_.data(), mapping_.size(), control.guard());
 }
 
 void SnapshotFile::prefault(std::uint32_t buffer_index) const noexcept {

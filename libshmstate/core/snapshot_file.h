@@ -12,7 +12,8 @@ namespace shmstate {
 
 class SnapshotFile {
  public:
-  /// Maps the file read-only. Throws `Error`.
+  /// Maps the file read-only. Throws `Error`. Where `control` is guarded, so is this, and both are lost together: a
+  /// stamp of zero voids whatever was read from zeros here.
   explicit SnapshotFile(const Control& control);
 
   [[nodiscard]] bool is_possible(Version version) const noexcept {
@@ -35,6 +36,7 @@ class SnapshotFile {
  private:
   os::Fd fd_;
   Mapping mapping_;
+  FaultGuard guard_;
   std::uint64_t feed_offset_;
   const std::byte* buffers_ = nullptr;
   std::uint64_t buffer_stride_;

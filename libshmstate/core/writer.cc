@@ -60,7 +60,9 @@ RingFile open_ring(const Control& control, const WriterOptions& options) {
                                           .name = options.name.empty() ? os::program_name() : options.name,
                                           .instance_id = control.geometry().instance_id};
   const std::filesystem::path rings = rings_path(control.path());
-  return options.shared ? RingFile::open_shared(rings, description) : RingFile::create(rings, description);
+  RingFile ring = options.shared ? RingFile::open_shared(rings, description) : RingFile::create(rings, description);
+  if (options.survive_truncation) ring.survive_truncation();
+  return ring;
 }
 
 Mutation make(Operation operation, std::string_view key, ValueView value) noexcept {
@@ -97,7 +99,8 @@ Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
 struct SHMSTATE_LOCAL Writer::Impl {
   Impl(std::string_view instance, WriterOptions wanted)
       : options(std::move(wanted)),
-        control(instance_path(instance), options.attach_timeout),
+        control(instance_path(instance), options.attach_timeout,
+                options.survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
         doorbell_mapping(open_doorbell(control), Access::kReadWrite, 0, sizeof(layout::Doorbell), "doorbell"),
         ring(open_ring(control, options)),
         producer(ring.header(), ring.data_bytes()),
@@ -314,6 +317,8 @@ Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
 }
 
 Status Writer::Impl::verdict() const noexcept {
+  if (ring.has_faulted()) return Status::kRingQuarantined;
+  if (control.is_lost()) return Status::kDamaged;
   if (control.heartbeat().retired.load(std::memory_order_acquire) != 0) return Status::kNoInstance;
   switch (static_cast<layout::RingVerdict>(ring.header().verdict.load(std::memory_order_acquire))) {
     case layout::RingVerdict::kRefused: return Status::kRingRefused;

@@ -11,16 +11,32 @@
 namespace shmstate {
 
 struct Attachment {
-  Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout)
-      : control(path, timeout), snapshot(control) {}
+  Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout, bool survive_truncation)
+      : control(path, timeout, survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
+        snapshot(control) {
+    if (Version version; pin_current(version) == Status::kOk) {
+      const bool is_same_instance = snapshot.buffer(version.buffer).epoch() == version.epoch;
+      snapshot.unpin(version.buffer);
+      if (!is_same_instance) {
+        throw Error(Status::kDamaged, "shmstate: " + quoted(path) +
+                                          ": snapshot is not the one that control describes; remove the directory and "
+                                          "restart the merger");
+      }
+    }
+  }
 
   [[nodiscard]] const layout::Publication& publication() const noexcept { return control.publication(); }
-  /// Pins the current buffer. Tries fail only when the merger publishes between the two loads of one.
+  /// Pins the current buffer. A try fails when the merger publishes between its two loads; one epoch after the other
+  /// fails only in a flood of publishes, and the same one again and again only when its stamp is damaged.
   [[nodiscard]] Status pin_current(Version& version) noexcept {
-    constexpr int kPinTries = 1000;
-    for (int i = 0; i < kPinTries; ++i) {
+    constexpr int kTries = 1000;
+    constexpr int kTriesOfOneEpoch = 10;
+    Epoch tried = 0;
+    for (int i = 0, tries_of_it = 0; i < kTries && tries_of_it < kTriesOfOneEpoch; ++i) {
       if (!snapshot.is_possible(current_version(publication()))) return Status::kDamaged;
       if (try_pin(publication(), snapshot, version)) return Status::kOk;
+      tries_of_it = version.epoch == tried ? tries_of_it + 1 : 0;
+      tried = version.epoch;
     }
     return Status::kDamaged;
   }

@@ -24,6 +24,7 @@ class Collector {
  public:
   Collector(const Pinned& pinned, Epoch since)
       : view_(pinned.view()),
+        bytes_left_(view_.page_count() * layout::kPageBytes),
         since_(since),
         hash_seed_(pinned.files().control.geometry().hash_seed),
         feed_(pinned.files().snapshot.feed(), pinned.files().control.geometry().feed_record_count,
@@ -40,6 +41,7 @@ class Collector {
   [[nodiscard]] bool collect(Changes& news) {
     const std::uint64_t end = view_.feed_end();
     const std::uint64_t begin = feed_.begin();
+    if (end - begin > feed_.record_count()) return false;  // the feed cannot hold that: a damaged buffer
     if (begin != 0 && (begin >= end || feed_.head(begin).epoch > since_)) return false;
     const std::uint64_t first = feed_.first_after(since_, begin, end);
     for (std::uint64_t position = first; position < end;) {
@@ -70,6 +72,9 @@ class Collector {
     EntryView entry;
     if (!view_entry(view_, view_.segment(at.page).slots[at.slot], head, entry)) return false;
     if (entry.changed_epoch <= since_) return true;
+    const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
+    if (bytes > bytes_left_) return false;  // entries that share their bytes: a damaged buffer
+    bytes_left_ -= bytes;
     news.changes.push_back({.key = std::string(entry.key),
                             .kind = ChangeKind::kSet,
                             .epoch = entry.changed_epoch,
@@ -101,6 +106,7 @@ class Collector {
   }
 
   BufferView view_;
+  std::uint64_t bytes_left_;  // of keys and values that the buffer can hold
   Epoch since_;
   std::uint64_t hash_seed_;
   FeedView feed_;

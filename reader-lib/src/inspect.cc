@@ -100,13 +100,16 @@ void look_at_snapshot(const Control& control, Version current, InstanceInfo& inf
   if (file->bytes < g.snapshot_bytes || current.buffer >= g.buffer_count) return;
   const Mapping header(fd, Access::kReadOnly, g.buffer_offset + current.buffer * g.buffer_stride, layout::kPageBytes,
                        "snapshot");
+  FaultGuard guard;
+  if (control.guard().is_active()) guard = FaultGuard(header.data(), header.size(), control.guard());
   info.entry_count = BufferView(header.data(), 1).entry_count();
 }
 
 }  // namespace
 
-InstanceInfo inspect(std::string_view instance) {
-  const Control control(instance_path(instance), std::chrono::nanoseconds::zero());
+InstanceInfo inspect(std::string_view instance, const InspectOptions& options) {
+  const Control control(instance_path(instance), std::chrono::nanoseconds::zero(),
+                        options.survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie);
   const Geometry& g = control.geometry();
   const Version current = current_version(control.publication());
   InstanceInfo info;
@@ -128,6 +131,10 @@ InstanceInfo inspect(std::string_view instance) {
   look_at_snapshot(control, current, info);
   info.rings = rings_of(control);
   info.statistics = statistics_of(control);
+  if (control.is_lost()) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) +
+                                      ": its files were truncated; remove the directory and restart the merger");
+  }
   return info;
 }
 

@@ -29,10 +29,13 @@ class Pinned {
                             std::to_string(version_.epoch) + ": " + std::string(describe(status)));
   }
   void check_intact() const {
-    if (!is_intact()) fail(Status::kExpired);
+    if (!is_intact()) fail(files_->control.is_lost() ? Status::kDamaged : Status::kExpired);
   }
   /// Fails as expired when that explains why something was out of bounds.
-  [[noreturn]] void fail_damaged() const { fail(is_intact() ? Status::kDamaged : Status::kExpired); }
+  [[noreturn]] void fail_damaged() const {
+    check_intact();
+    fail(Status::kDamaged);
+  }
 
  private:
   std::shared_ptr<Attachment> files_;

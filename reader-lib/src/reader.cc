@@ -38,7 +38,9 @@ std::optional<nanoseconds> EntryView::time_to_live() const noexcept { return tim
 
 struct Reader::Impl {
   Impl(std::string_view instance, const ReaderOptions& options)
-      : files(std::make_shared<Attachment>(instance_path(instance), options.attach_timeout)),
+      : files(
+            std::make_shared<Attachment>(instance_path(instance), options.attach_timeout, options.survive_truncation)),
+        survive_truncation(options.survive_truncation),
         path(files->control.path().string()) {
     const Version version = current_version(files->publication());
     if (options.prefault && files->snapshot.is_possible(version)) files->snapshot.prefault(version.buffer);
@@ -61,7 +63,7 @@ struct Reader::Impl {
     is_gone = !files->control.is_current();
     if (!is_gone) return;
     try {
-      files = std::make_shared<Attachment>(files->control.path(), nanoseconds::zero());
+      files = std::make_shared<Attachment>(files->control.path(), nanoseconds::zero(), survive_truncation);
       is_gone = false;
       ++reattach_count;
     } catch (const std::exception&) {  // not there yet: go on with what we have
@@ -176,6 +178,7 @@ struct Reader::Impl {
   }
 
   std::shared_ptr<Attachment> files;
+  bool survive_truncation;
   std::string path;
   std::uint32_t reads = 0;
   std::uint64_t next_look_ns = 0;

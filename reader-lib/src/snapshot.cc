@@ -49,6 +49,8 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
 Snapshot::Iterator Snapshot::begin() const {
   Iterator first;
   first.snapshot_ = this;
+  first.segments_left_ = impl_->view().page_count();
+  first.bytes_left_ = first.segments_left_ * layout::kPageBytes;
   first.slot_ = layout::kSegmentSlots;  // the end of no segment: the next one is that of directory entry 0
   ++first;
   return first;
@@ -83,6 +85,9 @@ bool Snapshot::Iterator::find_in_segment(const BufferView& view) {
     if (head.type == Type::kNone) impl.fail_damaged();
     if (head.type == kTombstone) continue;
     entry_ = impl.entry(slot, head);
+    const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
+    if (bytes > bytes_left_) impl.fail_damaged();  // entries that share their bytes
+    bytes_left_ -= bytes;
     return true;
   }
   return false;
@@ -101,6 +106,7 @@ bool Snapshot::Iterator::next_segment(const BufferView& view) {
     const std::uint64_t segment_depth = load_word(&view.segment(*page).depth, std::memory_order_acquire);
     if (segment_depth > depth) impl.fail_damaged();
     if (directory_index(directory_index_, static_cast<unsigned>(segment_depth)) != directory_index_) continue;
+    if (segments_left_-- == 0) impl.fail_damaged();  // segments that are named twice
     ++directory_index_;
     page_ = *page;
     slot_ = 0;

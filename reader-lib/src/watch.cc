@@ -20,8 +20,8 @@ constexpr auto kStopInterval = std::chrono::milliseconds(100);
 // Turns publishes into a readable descriptor. It has a reader of its own: readers belong to one thread.
 class Notifier {
  public:
-  Notifier(const std::string& instance, Epoch known)
-      : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), reader_(instance), known_(known) {
+  Notifier(const std::string& instance, const ReaderOptions& options, Epoch known)
+      : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), reader_(instance, options), known_(known) {
     if (!event_.is_open()) os::throw_errno("eventfd", errno);
     thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
   }
@@ -57,8 +57,8 @@ class Notifier {
 }  // namespace
 
 struct Watch::Impl {
-  Impl(std::string_view instance, std::string_view wanted, const ReaderOptions& options)
-      : reader(instance, options), prefix(wanted) {}
+  Impl(std::string_view instance, std::string_view wanted, const ReaderOptions& wanted_options)
+      : options(wanted_options), reader(instance, options), prefix(wanted) {}
 
   [[nodiscard]] WatchBatch complete_state() {
     WatchBatch batch;
@@ -77,6 +77,7 @@ struct Watch::Impl {
     return batch;
   }
 
+  ReaderOptions options;
   Reader reader;
   std::string prefix;
   Epoch known = 0;
@@ -116,7 +117,8 @@ WatchBatch Watch::next(nanoseconds timeout) {
 }
 
 int Watch::fd() {
-  if (!impl_->notifier) impl_->notifier = std::make_unique<Notifier>(impl_->reader.path(), impl_->known);
+  if (!impl_->notifier)
+    impl_->notifier = std::make_unique<Notifier>(impl_->reader.path(), impl_->options, impl_->known);
   return impl_->notifier->fd();
 }
 

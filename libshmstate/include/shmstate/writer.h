@@ -43,6 +43,10 @@ struct WriterOptions {
   /// then only counts for who creates it; counters of the merger are those of the whole ring.
   bool shared = false;
   std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
+  /// Survive that the ring, or the instance's `control`, is truncated while it is mapped: `flush`, and pushes that find
+  /// the ring full, then say kRingQuarantined or kDamaged. Without it, SIGBUS kills the writer. Installs a handler for
+  /// SIGBUS in the whole process, which passes on what does not concern it, so that is the program's decision.
+  bool survive_truncation = false;
 };
 
 /// What a set says besides the value.

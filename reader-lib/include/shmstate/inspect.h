@@ -59,8 +59,12 @@ struct InstanceInfo {
   std::vector<StatisticInfo> statistics;
 };
 
+struct InspectOptions {
+  bool survive_truncation = false;  ///< as in `ReaderOptions`: kDamaged instead of SIGBUS
+};
+
 /// Looks at an instance, by name or by the path of its directory. Throws `Error`.
-[[nodiscard]] SHMSTATE_API InstanceInfo inspect(std::string_view instance);
+[[nodiscard]] SHMSTATE_API InstanceInfo inspect(std::string_view instance, const InspectOptions& options = {});
 
 /// The directories of the instances that this user can see.
 [[nodiscard]] SHMSTATE_API std::vector<std::string> list_instances();

@@ -30,6 +30,10 @@ using Epoch = std::uint64_t;
 struct ReaderOptions {
   std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
   bool prefault = false;  ///< map the pages of the present snapshot at once, so that first reads do not fault
+  /// Survive that the instance's files are truncated while they are mapped: reads then say kDamaged. Without it, who
+  /// reads what was cut off is killed by SIGBUS. Only the merger's user and root can do that. Installs a handler for
+  /// SIGBUS in the whole process, which passes on what does not concern it, so that is the program's decision.
+  bool survive_truncation = false;
 };
 
 /// An entry of a snapshot. The views point into shared memory and live as long as the snapshot is held.
@@ -248,6 +252,8 @@ class SHMSTATE_API Snapshot {
     std::uint32_t directory_index_ = 0;  // the next place to look at
     std::uint32_t slot_ = 0;
     std::uint64_t page_ = 0;
+    std::uint64_t segments_left_ = 0;  // what a buffer can hold at most: a damaged one must not keep us for ever
+    std::uint64_t bytes_left_ = 0;
     EntryView entry_;
   };
   [[nodiscard]] Iterator begin() const;
