@@ -36,6 +36,8 @@ class Client {
   /// Reads all items; the sum of the key numbers in the values found. Throws `Failed` when a key is missing.
   [[nodiscard]] virtual std::uint64_t get_all(std::span<const Item> items) = 0;
   [[nodiscard]] virtual std::int64_t get(const Item& item) = 0;
+  /// Whether a reader has this write; a queue's client says whether its consumer has taken the last one.
+  [[nodiscard]] virtual bool has_arrived(const Item& item, std::int64_t salt) { return get(item) == item.value + salt; }
   [[nodiscard]] virtual ScanResult scan() = 0;
   /// Holds one consistent view of the state for so long.
   virtual void hold_view(std::chrono::nanoseconds duration) = 0;
@@ -120,6 +122,8 @@ class Contender {
   [[nodiscard]] virtual Party::Kind party_kind() const noexcept { return Party::Kind::kProcess; }
   /// Whether a process of its own stands between writers and readers (and takes the second core).
   [[nodiscard]] virtual bool has_server() const noexcept { return !servers_.empty(); }
+  /// Writes of one burst, and operations before the clock is looked at: less where each takes long.
+  [[nodiscard]] virtual std::size_t burst() const noexcept { return 4096; }
   /// A pause before each write whose way to a reader is measured.
   [[nodiscard]] virtual std::chrono::nanoseconds latency_pause() const noexcept { return std::chrono::microseconds(2); }
   /// Memory that the state takes, keys, values, and what belongs to them.
@@ -138,6 +142,18 @@ class Contender {
   }
 
  protected:
+  /// Waits until a client can connect to the server that was started last.
+  void wait_for_server() {
+    wait_until(name_, [this] {
+      must(!servers_.back().has_ended(), "the server of " + name_ + " ended");
+      try {
+        return connect(Role::kBoth) != nullptr;
+      } catch (const Failed&) {
+        return false;
+      }
+    });
+  }
+
   std::vector<Server> servers_;
 
  private:

@@ -1,5 +1,11 @@
 #include "experiments.h"
 
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -12,8 +18,7 @@
 namespace shmstate::bench {
 namespace {
 
-constexpr std::size_t kReadChunk = 1000;
-constexpr std::size_t kFloodChunk = 1000;
+constexpr std::size_t kChunk = 1000;
 constexpr std::size_t kCheckedWrites = 256;
 
 /// A salt that no measurement before had; drawn before any fork.
@@ -21,6 +26,8 @@ std::int64_t next_salt() {
   static std::int64_t measurement = 0;
   return salt_of(++measurement);
 }
+
+[[nodiscard]] std::size_t chunk_of(const Contender& contender) { return std::min(kChunk, contender.burst()); }
 
 /// Goes round and round over a stream.
 class Cycle {
@@ -65,7 +72,7 @@ Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slic
     const auto client = contender.connect(is_state ? Contender::Role::kBoth : Contender::Role::kWriter);
     Cycle cycle(stream);
     const auto burst = [&](auto&& push) {
-      const std::span<const Item> items = cycle.next(kBurst);
+      const std::span<const Item> items = cycle.next(contender.burst());
       push(items);
       client->finish();
       if (is_state) must_read(*client, items.back(), salt);
@@ -93,6 +100,30 @@ Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slic
   });
 }
 
+Figures measure_system_calls(Contender& contender, const std::vector<Item>& stream) {
+  constexpr std::size_t kRingfuls = 4;
+  constexpr std::size_t kPushes = 50'000;  // less than a ring: it cannot become full
+  const std::int64_t salt = next_salt();
+  const pid_t child = ::fork();
+  must(child >= 0, "fork failed");
+  if (child == 0) {
+    pin_to_core(kMeasuredCore);
+    Client* const client = contender.connect(Contender::Role::kWriter).release();
+    Cycle cycle(stream);
+    for (std::size_t i = 0; i < kRingfuls * kPushes; i += kBurst) {  // memory is committed as the ring is used
+      client->set_all(cycle.next(kBurst), salt);
+      client->finish();
+    }
+    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+    for (std::size_t i = 0; i < kPushes; i += kBurst) client->set_all(cycle.next(kBurst), salt);
+    ::syscall(SYS_exit, 0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  must(WIFEXITED(status), "a push made a system call");
+  return {{"pushes", kPushes}, {"system_calls", 0}};
+}
+
 namespace {
 
 struct ThroughputBoard {
@@ -115,7 +146,7 @@ Figures write_share(Contender& contender, const std::vector<Item>& share, std::i
   board.ready.fetch_add(1);
   while (!board.start.load(std::memory_order_acquire)) std::this_thread::yield();
   do {
-    items = cycle.next(kFloodChunk);
+    items = cycle.next(chunk_of(contender));
     client->set_all(items, salt);
     count += static_cast<double>(items.size());
   } while (!board.stop.load(std::memory_order_relaxed));
@@ -174,7 +205,7 @@ Figures measure_throughput(Contender& contender, const Workload& workload, unsig
 
 namespace {
 
-Figures read_for(Client& client, const std::vector<Item>& stream, Slice slice) {
+Figures read_for(Client& client, const std::vector<Item>& stream, std::size_t chunk, Slice slice) {
   Cycle cycle(stream);
   const auto read = [&](double share, double& count) {
     const Stopwatch stopwatch;
@@ -182,7 +213,7 @@ Figures read_for(Client& client, const std::vector<Item>& stream, Slice slice) {
     std::uint64_t expected = 0;
     double spent_ns = 0;
     do {
-      const std::span<const Item> items = cycle.next(kReadChunk);
+      const std::span<const Item> items = cycle.next(chunk);
       const Stopwatch read_stopwatch;
       found += client.get_all(items);
       spent_ns += read_stopwatch.ns();
@@ -204,7 +235,7 @@ Figures read_for(Client& client, const std::vector<Item>& stream, Slice slice) {
 Figures measure_read(Contender& contender, const std::vector<Item>& stream, Slice slice) {
   return measure_apart([&] {
     const auto client = contender.connect(Contender::Role::kReader);
-    return read_for(*client, stream, slice);
+    return read_for(*client, stream, chunk_of(contender), slice);
   });
 }
 
@@ -219,15 +250,16 @@ Figures measure_read_flood(Contender& contender, const std::vector<Item>& stream
       double count = 0;
       const Stopwatch stopwatch;
       while (!board->stop.load(std::memory_order_relaxed)) {
-        client->set_all(cycle.next(kFloodChunk), salt);
-        count += static_cast<double>(kFloodChunk);
+        const std::span<const Item> items = cycle.next(chunk_of(contender));
+        client->set_all(items, salt);
+        count += static_cast<double>(items.size());
         board->ready.store(1, std::memory_order_relaxed);
       }
       client->finish();
       return {{"rate", per_second(count, stopwatch.ns())}};
     });
     wait_until("a flood", [&] { return board->ready.load() == 1; });
-    Figures figures = read_for(*reader, stream, slice);
+    Figures figures = read_for(*reader, stream, chunk_of(contender), slice);
     board->stop.store(true);
     figures["flood_rate"] = writer.wait().at("rate");
     return figures;
@@ -254,7 +286,7 @@ void pass_time(std::chrono::nanoseconds time) {
 }
 
 void wait_for_value(Client& client, const Item& item, std::int64_t salt) {
-  while (client.get(item) != item.value + salt) {
+  while (!client.has_arrived(item, salt)) {
   }
 }
 
@@ -279,7 +311,7 @@ Figures write_and_poll(Contender& contender, std::span<const Item> stream, std::
 /// The other side of `write_for_observer`.
 void observe(Client& client, std::span<const Item> stream, std::int64_t salt, LatencyBoard& board) {
   for (std::size_t next = 0; next < stream.size(); ++next) {
-    while (client.get(stream[next]) != stream[next].value + salt) {
+    while (!client.has_arrived(stream[next], salt)) {
       if (board.stop.load(std::memory_order_relaxed)) return;
     }
     board.seen_at.store(ticks(), std::memory_order_relaxed);
@@ -351,7 +383,7 @@ Figures measure_scan(Contender& contender, const Workload& workload, Slice slice
 Figures measure_held_view(Contender& contender, const std::vector<Item>& stream, std::chrono::nanoseconds hold) {
   const std::int64_t salt = next_salt();
   return measure_apart([&]() -> Figures {
-    Party holder(Party::Kind::kProcess, kServerCore, [&]() -> Figures {
+    Party holder(contender.party_kind(), kServerCore, [&]() -> Figures {
       contender.connect(Contender::Role::kReader)->hold_view(hold);
       return {};
     });

@@ -26,6 +26,9 @@ struct Slice {
 /// What a write costs its writer, in bursts that are consumed before the next one: mean, p50, p99, p99.9.
 Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slice slice);
 
+/// Pushes where the kernel ends the process at its first system call, while the merger keeps up.
+Figures measure_system_calls(Contender& contender, const std::vector<Item>& stream);
+
 /// Mutations per second from so many writers, from the first push until a reader finds the last one.
 Figures measure_throughput(Contender& contender, const Workload& workload, unsigned writer_count, Slice slice);
 

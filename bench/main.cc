@@ -25,6 +25,7 @@ struct Options {
   int slice_ms = 200;
   std::size_t stream_length = std::size_t{1} << 20;
   std::uint64_t large_key_count = 10'000'000;  // 0: none
+  std::size_t random_bytes_max = std::size_t{1} << 30;
 };
 
 class Bench {
@@ -49,7 +50,7 @@ class Bench {
     return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
   }
   [[nodiscard]] bool wants(const std::string& experiment) const {
-    return is_among(options_.only_experiments, experiment);
+    return experiment == "load" || is_among(options_.only_experiments, experiment);
   }
 
   /// Makes one measurement and records it. A contender that fails is reported, and the others go on.
@@ -81,11 +82,9 @@ class Bench {
       record("bandwidth", "machine", {}, [&] { return measure_bandwidth(slice_); });
     }
     const Slice short_slice{milliseconds(options_.slice_ms / 2)};
-    for (std::size_t bytes = std::size_t{64} << 10; bytes <= std::size_t{1} << 30; bytes *= 4) {
+    for (std::size_t bytes = std::size_t{64} << 10; bytes <= options_.random_bytes_max; bytes *= 4) {
       record("random access", "machine", {{"bytes", bytes}}, [&] { return measure_random_access(bytes, short_slice); });
     }
-    record("random access", "machine", {{"bytes", std::size_t{1} << 30}},
-           [&] { return measure_random_access(std::size_t{1} << 30, short_slice); });
   }
   void measure_line_transfer_again() {
     record("line transfer", "machine", {}, [&] { return measure_line_transfer(slice_); });
@@ -154,6 +153,7 @@ class Bench {
       return {{"bytes_per_key", contender.memory_bytes() / static_cast<double>(key_count)}};
     });
     run_idle(contenders, key_count);
+    run_system_calls(contenders, workload);
     stop_all(contenders);
   }
 
@@ -182,26 +182,35 @@ class Bench {
     }
   }
 
+  void run_system_calls(std::vector<std::unique_ptr<Contender>>& contenders, const Workload& workload) {
+    for (const auto& contender : contenders) {
+      if (contender->name() != "shmstate") continue;
+      contender->resume();
+      record("system calls", contender->name(), {{"keys", workload.key_count}},
+             [&] { return measure_system_calls(*contender, workload.uniform); });
+      contender->pause();
+    }
+  }
+
   /// All at the same time: they have nothing to do.
   void run_idle(std::vector<std::unique_ptr<Contender>>& contenders, std::uint64_t key_count) {
     if (!wants("idle")) return;
-    std::map<Contender*, double> before_ns;
+    std::vector<Contender*> idle;
     for (const auto& contender : contenders) {
-      if (!contender->can(Contender::kIdle) || !contender->has_server()) continue;
-      contender->resume();
+      if (contender->can(Contender::kIdle) && contender->has_server()) idle.push_back(contender.get());
     }
+    for (Contender* const contender : idle) contender->resume();
     std::this_thread::sleep_for(milliseconds(500));
-    for (const auto& contender : contenders) {
-      if (contender->can(Contender::kIdle) && contender->has_server()) before_ns[contender.get()] = contender->cpu_ns();
-    }
+    std::vector<double> before_ns;
+    for (const Contender* const contender : idle) before_ns.push_back(contender->cpu_ns());
     const Stopwatch stopwatch;
     std::this_thread::sleep_for(10 * slice_.time);
     const double spent_ns = stopwatch.ns();
-    for (const auto& [contender, used_ns] : before_ns) {
-      record("idle", contender->name(), {{"keys", key_count}}, [&, c = contender, used = used_ns]() -> Figures {
-        return {{"cpu_share", (c->cpu_ns() - used) / spent_ns}};
+    for (std::size_t i = 0; i < idle.size(); ++i) {
+      record("idle", idle[i]->name(), {{"keys", key_count}}, [&]() -> Figures {
+        return {{"cpu_share", (idle[i]->cpu_ns() - before_ns[i]) / spent_ns}};
       });
-      contender->pause();
+      idle[i]->pause();
     }
   }
 
@@ -290,6 +299,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--repetitions", options.repetitions, "Turns of each contender at each measurement");
   app.add_option("--slice-ms", options.slice_ms, "Time for one measurement of one contender");
   app.add_option("--stream", options.stream_length, "Draws before a stream of keys repeats, at most 1,048,576");
+  app.add_option("--random-bytes", options.random_bytes_max, "Largest memory for random access");
   app.add_option("--large-keys", options.large_key_count, "Size of the largest instance; 0: none");
 }
 

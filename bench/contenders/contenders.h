@@ -15,5 +15,14 @@ void add_shmstate(Contenders& contenders);
 void add_maps(Contenders& contenders);
 /// Queues that carry the same bytes, with nothing behind them that applies them.
 void add_queues(Contenders& contenders);
+/// A transaction for each write or read, and for each 1,000.
+void add_lmdb(Contenders& contenders);
+/// Over a Unix socket, one command at a time, and 100 at a time.
+void add_redis(Contenders& contenders);
+void add_memcached(Contenders& contenders);
+/// The idea that shmstate descends from: a bounded channel, and a worker that copies the whole map at each tick.
+void add_dual_queue(Contenders& contenders);
+/// Publish and subscribe.
+void add_iceoryx(Contenders& contenders);
 
 }  // namespace shmstate::bench

@@ -1,10 +1,9 @@
-#include <algorithm>
 #include <atomic>
 #include <boost/interprocess/ipc/message_queue.hpp>
 #include <boost/lockfree/spsc_queue.hpp>
-#include <cstring>
 
 #include "contenders/contenders.h"
+#include "contenders/queue_client.h"
 
 namespace shmstate::bench {
 namespace {
@@ -55,82 +54,10 @@ class BoostRing {
   boost::lockfree::spsc_queue<Item, boost::lockfree::capacity<kCapacity>> queue_;
 };
 
-/// What its consumer has taken.
-struct Consumed {
-  alignas(64) std::atomic<std::uint64_t> count{0};
-  std::atomic<std::uint64_t> sum{0};
-};
-
-[[nodiscard]] std::uint64_t sum_of(const Item& item) noexcept {
-  std::uint64_t word = 0;
-  std::memcpy(&word, item.key.data() + 16, sizeof word);
-  return word ^ static_cast<std::uint64_t>(item.value);
-}
-
-/// Pushes, and at the end waits until exactly that has been taken.
-template <typename Push>
-class QueueClient final : public ClientOf<QueueClient<Push>> {
- public:
-  QueueClient(Push push, const Consumed& consumed)
-      : push_(std::move(push)),
-        consumed_(consumed),
-        count_(consumed.count.load(std::memory_order_acquire)),
-        sum_(consumed.sum.load(std::memory_order_relaxed)) {}
-
-  void set(std::string_view key, std::int64_t value) {
-    Item item;
-    std::memcpy(item.key.data(), key.data(), item.key.size());
-    item.value = value;
-    push_(item);
-    ++count_;
-  }
-  void set_all(std::span<const Item> items, std::int64_t salt) override {
-    ClientOf<QueueClient>::set_all(items, salt);
-    add_sums(items, salt);
-  }
-  void set_each(std::span<const Item> items, std::int64_t salt, Durations& durations) override {
-    ClientOf<QueueClient>::set_each(items, salt, durations);
-    add_sums(items, salt);
-  }
-  void finish() override {
-    while (consumed_.count.load(std::memory_order_acquire) != count_) os::relax();
-    must(consumed_.sum.load(std::memory_order_relaxed) == sum_, "the queue's consumer took something else");
-  }
-
- private:
-  void add_sums(std::span<const Item> items, std::int64_t salt) {
-    for (Item item : items) {
-      item.value += salt;
-      sum_ += sum_of(item);
-    }
-  }
-
-  Push push_;
-  const Consumed& consumed_;
-  std::uint64_t count_;
-  std::uint64_t sum_;
-};
-
-template <typename Pop>
-void consume(Consumed& consumed, Pop&& pop) {
-  std::uint64_t count = 0;
-  std::uint64_t sum = 0;
-  for (Item item{};;) {
-    if (pop(item)) {
-      ++count;
-      sum += sum_of(item);
-      continue;
-    }
-    consumed.sum.store(sum, std::memory_order_relaxed);
-    consumed.count.store(count, std::memory_order_release);
-    os::relax();
-  }
-}
-
 template <typename Queue>
 class QueueContender final : public Contender {
  public:
-  explicit QueueContender(std::string name) : Contender(std::move(name), kPush) {}
+  explicit QueueContender(std::string name) : Contender(std::move(name), kPush | kLatency) {}
 
   void start(const std::filesystem::path&, std::uint64_t) override {
     queue_ = new (map_shared(sizeof(Queue))) Queue();
@@ -158,7 +85,7 @@ class QueueContender final : public Contender {
 /// Boost's own queue between processes: a mutex, condition variables and a heap of messages.
 class MessageQueueContender final : public Contender {
  public:
-  MessageQueueContender() : Contender("boost message_queue", kPush) {}
+  MessageQueueContender() : Contender("boost message_queue", kPush | kLatency) {}
 
   void start(const std::filesystem::path& directory, std::uint64_t) override {
     name_in_shm_ = "shmstate-bench-" + directory.parent_path().filename().string();
