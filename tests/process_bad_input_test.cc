@@ -311,11 +311,11 @@ TEST_F(BadInput, SenselessSnapshot) {
         snapshot(), [&] { fill(pattern); },
         [&] {
           Child child([&] {
-            const Reader reader(instance_);
-            Value value;
-            const Status status = reader.read("key", value);
-            must(status == Status::kDamaged || status == Status::kNotFound, describe(status));
             must_throw(Status::kDamaged, {instance_}, [&] {
+              const Reader reader(instance_);  // may notice already
+              Value value;
+              const Status status = reader.read("key", value);
+              must(status == Status::kDamaged || status == Status::kNotFound, describe(status));
               for (const auto& entry : reader.snapshot()) static_cast<void>(entry);
             });
             open_inspect(instance_);

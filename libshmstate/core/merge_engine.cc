@@ -85,7 +85,7 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
       feed_(owner),
       table_(replicas_, pages_, feed_, owner.geometry()),
       is_index_used_(owner.geometry().ring_count_max, false),
-      long_keys_(kGroupRecords * kKeyBytesMax) {
+      long_keys_(kGroupRecords * kKeyBytesMax / kWord) {
   for (std::size_t i = 0; i < owner.geometry().ring_count_max; ++i) {
     owner.ring_status(i).ring_id.store(0, std::memory_order_relaxed);
   }
@@ -341,7 +341,7 @@ void MergeEngine::drain(ServedRing& ring) {
       is_malformed = !batch_end;
       if (is_malformed) unstage_open_batch(count, end);
     }
-    if (ring.file.has_faulted()) return quarantine(ring, kTruncated);
+    if (ring.file.has_faulted()) break;
     crash_point(CrashPoint::kGroupStaged);
     for (std::size_t i = 0; i < count; ++i) applied += apply(ring, staged_[i]) ? 1 : 0;
     position = end;
@@ -354,6 +354,7 @@ void MergeEngine::drain(ServedRing& ring) {
   replicas_.store(cursor.applied_count, cursor.applied_count + applied);
   applied_count_ += applied;
   is_dirty_ = true;
+  if (ring.file.has_faulted()) return quarantine(ring, kTruncated);
   if (is_malformed) quarantine(ring, "its bytes at " + std::to_string(position) + " are no mutation");
 }
 
@@ -386,15 +387,18 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
       break;
     }
     const std::size_t key_bytes = staged.record.key_bytes;
-    char* const copy = key_bytes <= sizeof staged.short_key ? reinterpret_cast<char*>(staged.short_key.data())
-                                                            : long_keys_.data() + count * kKeyBytesMax;
-    std::memcpy(copy, staged.record.key, padded(key_bytes));  // the hash must be that of the bytes that are stored
-    staged.key.bytes = {copy, key_bytes};
+    // The hash must be that of the bytes that are stored, so they are copied before they are hashed.
+    const bool is_short = key_bytes <= sizeof staged.short_key;
+    std::uint64_t* const copy = is_short ? staged.short_key.data() : long_keys_.data() + count * kKeyBytesMax / kWord;
+    for (std::size_t i = 0; i < words_of(key_bytes); ++i) {
+      copy[i] = load_word(staged.record.key + i, std::memory_order_relaxed);
+    }
+    staged.key.bytes = {reinterpret_cast<const char*>(copy), key_bytes};
     if ((staged.record.flags & kWithHint) != 0) {
       table_.prefetch_hint(staged.record.hint);
     } else {
       staged.key.hash = hash_key(staged.key.bytes, seed);
-      table_.prefetch_tags(staged.key.hash);
+      staged.page = table_.prefetch_tags(staged.key.hash);
     }
     position += staged.record.bytes;
     ++count;
@@ -402,7 +406,8 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
   }
   for (std::size_t i = 0; i < count; ++i) {
     Staged& staged = staged_[i];
-    if ((staged.record.flags & kWithHint) == 0) staged.record.hint = table_.prefetch_slot(staged.key.hash);
+    if ((staged.record.flags & kWithHint) != 0) continue;
+    staged.record.hint = table_.prefetch_slot(staged.page, staged.key.hash);
   }
   end = position;
   return count;
@@ -413,14 +418,16 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   crash_point(CrashPoint::kMutationApplied);
   const RecordView& record = staged.record;
   const std::uint64_t epoch = current_.epoch + 1;
-  NewValue value{.type = record.type, .number = 0, .bytes = {}};
+  const bool is_number = record.type == Type::kInt64 || record.type == Type::kFloat64;
+  const std::uint64_t number = is_number ? load_word(record.value, std::memory_order_relaxed) : 0;
+  const bool is_plain = is_number && (record.flags & ~(kWithHint | kBatchContinues)) == 0;
+  if (is_plain && table_.update_at(record.hint, record.operation, record.type, staged.key.bytes, number, epoch)) {
+    return true;
+  }
+  NewValue value{.type = record.type, .number = number, .bytes = {}};
   if (record.type == Type::kBytes) {
     value.bytes = {reinterpret_cast<const char*>(record.value), record.value_bytes};
-  } else if (record.type != Type::kNone) {
-    value.number = load_word(record.value, std::memory_order_relaxed);
   }
-  const bool is_plain = (record.flags & ~(kWithHint | kBatchContinues)) == 0;
-  if (is_plain && table_.update_at(record.hint, record.operation, staged.key.bytes, value, epoch)) return true;
   if ((record.flags & kWithHint) != 0) staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
   const std::optional<Reject> reject = apply_by_key(ring, record, staged.key, value, epoch);
   if (!reject) return true;

@@ -101,6 +101,7 @@ class MergeEngine {
   struct Staged {
     RecordView record;
     HashedKey key;
+    std::uint64_t page;  // of the segment where the key belongs
     std::array<std::uint64_t, 8> short_key;
   };
 
@@ -191,7 +192,7 @@ class MergeEngine {
   bool must_look_for_rings_ = true;
 
   std::array<Staged, kGroupRecords> staged_;
-  std::vector<char> long_keys_;
+  std::vector<std::uint64_t> long_keys_;
 
   std::uint64_t next_round_ns_ = 0;
   std::uint64_t next_search_ns_ = 0;

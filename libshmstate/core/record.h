@@ -145,6 +145,17 @@ struct RecordView {
   }
 };
 
+/// Whether a head says: a number, without optional words. Most mutations are like that.
+[[nodiscard]] constexpr bool is_plain_number(const layout::RecordHead& head) noexcept {
+  constexpr unsigned kOperations =
+      1U << static_cast<unsigned>(Operation::kSet) | 1U << static_cast<unsigned>(Operation::kAdd) |
+      1U << static_cast<unsigned>(Operation::kMax) | 1U << static_cast<unsigned>(Operation::kMin);
+  const unsigned type = head.kind >> 4;
+  return head.value_bytes == kWord && (head.flags & ~kBatchContinues) == 0 &&
+         (kOperations >> (head.kind & 0xf) & 1) != 0 &&
+         (type == static_cast<unsigned>(Type::kInt64) || type == static_cast<unsigned>(Type::kFloat64));
+}
+
 /// Reads the record at `at`, of which `available` bytes were pushed. Returns false for anything that is not a mutation.
 [[nodiscard]] inline bool parse_record(const std::byte* at, std::size_t available, RecordView& record) noexcept {
   layout::RecordHead head;
@@ -156,6 +167,13 @@ struct RecordView {
   record.flags = head.flags;
   record.key_bytes = head.key_bytes;
   record.value_bytes = head.value_bytes;
+  if (is_plain_number(head)) {
+    record.bytes = sizeof head + padded(head.key_bytes) + kWord;
+    record.hint = 0;
+    record.key = reinterpret_cast<const std::uint64_t*>(at + sizeof head);
+    record.value = record.key + words_of(head.key_bytes);
+    return head.key_bytes != 0 && head.key_bytes <= kKeyBytesMax && record.bytes <= available;
+  }
   if (head.key_bytes == 0 || head.key_bytes > kKeyBytesMax || head.value_bytes > kValueBytesMax) return false;
   if ((head.flags & ~allowed_flags(record.operation)) != 0) return false;
   record.bytes = record_bytes(head.key_bytes, head.value_bytes, head.flags);

@@ -85,20 +85,24 @@ std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, 
   return std::nullopt;
 }
 
-bool Table::update_at(std::uint64_t hint, Operation operation, std::string_view key, const NewValue& operand,
+bool Table::update_at(std::uint64_t hint, Operation operation, Type type, std::string_view key, std::uint64_t number,
                       std::uint64_t epoch) {
   const std::optional<Location> at = location_of(hint);
   if (!at) return false;
   layout::Slot& here = slot(*at);
   const SlotHead head = SlotHead::unpack(here.head);
-  if (head.type != operand.type || operand.type == Type::kBytes || head.key_bytes != key.size()) return false;
-  const bool is_plain = head.flags == 0 && head.owner == 0;
-  if (!is_plain && (operation == Operation::kSet || head.has(SlotHead::kKeyInHeap))) return false;
-  if (!is_occupied(*at) || !BufferView::equal_words(here.words + head.key_word(), key)) return false;
-  const std::optional<std::uint64_t> result = combine_bits(operation, operand.type, here.words[0], operand.number);
-  if (!result) return false;
-  if (operation != Operation::kSet && *result == here.words[0]) return true;
-  replicas_.store(here.words[0], *result);
+  if (head.type != type) return false;
+  if (!SlotHead::is_plain(here.head, key.size()) || head.owner != 0) {  // a set would change more than the value
+    if (operation == Operation::kSet || head.key_bytes != key.size() || head.has(SlotHead::kKeyInHeap)) return false;
+  }
+  if (!is_occupied(*at) || !BufferView::equal_words(here.words + 1, key)) return false;
+  if (operation != Operation::kSet) {
+    const std::optional<std::uint64_t> result = combine_bits(operation, type, here.words[0], number);
+    if (!result) return false;
+    if (*result == here.words[0]) return true;
+    number = *result;
+  }
+  replicas_.store(here.words[0], number);
   changed(*at, epoch);
   return true;
 }
@@ -314,12 +318,6 @@ std::uint64_t Table::hash_of(const layout::Slot& slot, const SlotHead& head) con
   return hash_key({reinterpret_cast<const char*>(words), head.key_bytes}, hash_seed_);
 }
 
-std::optional<Location> Table::location_of(std::uint64_t hint) const noexcept {
-  const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};
-  const bool can_be = at.page < pages_.committed() && entries_of_page_[at.page] > 0 && at.slot < layout::kSegmentSlots;
-  return can_be ? std::optional(at) : std::nullopt;
-}
-
 // ---- slots
 
 void Table::set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag) {
@@ -385,13 +383,6 @@ void Table::set_directory_entry(std::uint32_t index, std::uint64_t page) {
   auto& word = replicas_.at<std::uint64_t>(directory * kPageBytes)[index / 2];
   const unsigned shift = index % 2 * 32;
   replicas_.store(word, (word & ~(std::uint64_t{0xffff'ffff} << shift)) | page << shift);
-}
-
-std::uint64_t Table::page_of(std::uint64_t hash) const noexcept {
-  const BufferView buffer = view();
-  const auto page = buffer.segment_page(directory_index(hash, buffer.directory_depth()), pages_.committed());
-  assert(page);
-  return *page;
 }
 
 bool Table::split(std::uint64_t page, std::uint64_t hash) {
@@ -468,29 +459,6 @@ bool Table::double_directory() {
   crash_point(CrashPoint::kDirectoryDoubled);
   if (page != old_page) pages_.release(old_page, directory_pages(depth));
   return true;
-}
-
-// ---- hints to the caches
-
-void Table::prefetch_tags(std::uint64_t hash) const noexcept {
-  __builtin_prefetch(&segment(page_of(hash)).groups[home_group(hash)]);
-}
-
-void Table::prefetch_hint(std::uint64_t hint) const noexcept {
-  if (const std::optional<Location> at = location_of(hint)) __builtin_prefetch(&slot(*at), 1);
-}
-
-std::uint64_t Table::prefetch_slot(std::uint64_t hash) const noexcept {
-  const std::uint64_t page = page_of(hash);
-  const layout::Segment& here = segment(page);
-  const std::uint32_t group = home_group(hash);
-  std::uint64_t hint = 0;
-  for (std::uint32_t match = TagWords(here.groups[group]).match(tag_of(hash)); match != 0; match &= match - 1) {
-    const std::uint64_t slot = group * kGroupSlots + static_cast<std::uint64_t>(std::countr_zero(match));
-    __builtin_prefetch(&here.slots[slot], 1);
-    if (hint == 0) hint = page << 16 | slot;
-  }
-  return hint;
 }
 
 // ---- taking over

@@ -62,8 +62,8 @@ class Table {
 
   /// A plain set, add, max or min of a number, done at the place that a hint names; false, and nothing changed, when
   /// the key is not there or there is more to it.
-  [[nodiscard]] bool update_at(std::uint64_t hint, Operation operation, std::string_view key, const NewValue& operand,
-                               std::uint64_t epoch);
+  [[nodiscard]] bool update_at(std::uint64_t hint, Operation operation, Type type, std::string_view key,
+                               std::uint64_t number, std::uint64_t epoch);
 
   /// Erases entries whose time has come and forgets tombstones; looks at no more than `budget` of them.
   /// Returns whether anything changed.
@@ -72,11 +72,25 @@ class Table {
   /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
   [[nodiscard]] bool erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch);
 
-  /// Asks the caches for the first line that a mutation of this key will touch, then for the second. The latter returns
-  /// a hint where the key probably is, or zero.
-  void prefetch_tags(std::uint64_t hash) const noexcept;
-  [[nodiscard]] std::uint64_t prefetch_slot(std::uint64_t hash) const noexcept;
-  void prefetch_hint(std::uint64_t hint) const noexcept;
+  /// Asks the caches for the first line that a mutation of this key will touch, and returns the page of its segment;
+  /// then for the second line, which returns a hint where the key probably is, or zero.
+  [[nodiscard]] std::uint64_t prefetch_tags(std::uint64_t hash) const noexcept {
+    const std::uint64_t page = page_of(hash);
+    __builtin_prefetch(&segment(page).groups[home_group(hash)]);
+    return page;
+  }
+  [[nodiscard]] std::uint64_t prefetch_slot(std::uint64_t page, std::uint64_t hash) const noexcept {
+    const layout::Segment& here = segment(page);
+    const std::uint32_t group = home_group(hash);
+    const std::uint32_t match = TagWords(here.groups[group]).match(tag_of(hash));
+    if (match == 0) return 0;
+    const std::uint64_t slot = group * layout::kGroupSlots + static_cast<std::uint64_t>(std::countr_zero(match));
+    __builtin_prefetch(&here.slots[slot], 1);
+    return page << 16 | slot;
+  }
+  void prefetch_hint(std::uint64_t hint) const noexcept {
+    if (const std::optional<Location> at = location_of(hint)) __builtin_prefetch(&slot(*at), 1);
+  }
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
   [[nodiscard]] std::uint64_t tombstone_count() const noexcept { return tombstone_count_; }
@@ -113,7 +127,12 @@ class Table {
                .tags[location.slot % layout::kGroupSlots] != 0;
   }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
-  [[nodiscard]] std::optional<Location> location_of(std::uint64_t hint) const noexcept;
+  [[nodiscard]] std::optional<Location> location_of(std::uint64_t hint) const noexcept {
+    const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};
+    const bool can_be =
+        at.page < pages_.committed() && entries_of_page_[at.page] > 0 && at.slot < layout::kSegmentSlots;
+    return can_be ? std::optional(at) : std::nullopt;
+  }
 
   // Entries
   [[nodiscard]] std::optional<layout::Reject> insert(const HashedKey& key, const NewValue& value,
@@ -139,7 +158,12 @@ class Table {
   void set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag);
   [[nodiscard]] std::uint32_t claim_slot(std::uint64_t page, std::uint64_t hash);
   void free_slot(const Location& location, std::uint64_t hash);
-  [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept;
+  [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept {
+    const std::uint64_t directory = replicas_.header().directory;
+    const std::uint32_t index = directory_index(hash, static_cast<unsigned>(directory & 0xff));
+    return replicas_.at<std::uint64_t>((directory >> 8) * layout::kPageBytes)[index / 2] >> (index % 2 * 32) &
+           0xffff'ffff;
+  }
   void clear_segment(std::uint64_t page, unsigned depth);
   void set_directory_entry(std::uint32_t index, std::uint64_t page);
   [[nodiscard]] bool split(std::uint64_t page, std::uint64_t hash);
