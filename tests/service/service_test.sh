@@ -7,7 +7,7 @@ source_directory=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 packages=$(realpath "$1") next_packages=$(realpath "$2")
 cd "$source_directory"
 
-readonly kSkipped=77 kRunSeconds=500 kPatienceSeconds=60
+readonly kSkipped=77 kRunSeconds=1500 kPatienceSeconds=60
 readonly kWriters=3 kChunkLines=200
 
 if [[ ${SHMSTATE_IN_SANDBOX-} != 1 ]]; then
