@@ -456,7 +456,7 @@ TEST(EngineTest, ASnapshotThatExpiresWhileItIsIteratedThrowsInsteadOfMixingState
     }
   });
   EXPECT_EQ(status, Status::kExpired);
-  EXPECT_EQ(seen, 1'000U);
+  EXPECT_LT(seen, 1'000U + layout::kGroupSlots) << "what was looked up before it expired may still come";
 }
 
 // ---- rings that lie, break or end

@@ -159,7 +159,7 @@ class BufferView {
   /// The slot's head; its `type` is kNone when the slot is free, or not sane.
   [[nodiscard]] static SlotHead head_of(const layout::Slot& slot) noexcept {
     const SlotHead head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
-    return head.is_sane() ? head : SlotHead{};
+    return head.is_plain() || head.is_sane() ? head : SlotHead{};
   }
   [[nodiscard]] static std::uint64_t changed_epoch(const layout::Slot& slot) noexcept {
     return load_word(&slot.changed_epoch, std::memory_order_acquire);

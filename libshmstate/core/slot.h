@@ -71,6 +71,13 @@ struct SlotHead {
            type - 1 < static_cast<std::uint64_t>(kTombstone) - 1;
   }
 
+  /// The same for a key of any size.
+  [[nodiscard]] constexpr bool is_plain() const noexcept {
+    constexpr std::size_t kBytesMax = (kSlotWords - 1) * kWord;
+    return flags == 0 && value_bytes == kWord && key_bytes != 0 && key_bytes <= kBytesMax && type >= Type::kInt64 &&
+           type < kTombstone;
+  }
+
   /// Decides what goes inline: the value first, then the key; what does not fit lies in the heap.
   constexpr void place() noexcept {
     const std::size_t room = kSlotWords - optional_words();

@@ -61,13 +61,14 @@ inline Status take_value(const BufferView& buffer, const layout::Slot& slot, con
 /// Views into the buffer; false when something is out of bounds.
 [[nodiscard]] inline bool view_entry(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head,
                                      EntryView& entry) noexcept {
-  const std::uint64_t* const key = buffer.key_words(slot, head);
-  const std::uint64_t* const value = buffer.value_words(slot, head);
+  const bool is_plain = head.is_plain();
+  const std::uint64_t* const key = is_plain ? slot.words + 1 : buffer.key_words(slot, head);
+  const std::uint64_t* const value = is_plain ? slot.words : buffer.value_words(slot, head);
   if (key == nullptr || value == nullptr) return false;
   entry.key = {reinterpret_cast<const char*>(key), head.key_bytes};
   entry.changed_epoch = BufferView::changed_epoch(slot);
-  entry.version = version_of(slot, head);
-  entry.expiry_ns = expiry_of(slot, head);
+  entry.version = is_plain ? 0 : version_of(slot, head);
+  entry.expiry_ns = is_plain ? 0 : expiry_of(slot, head);
   entry.ephemeral = head.owner != 0;
   switch (head.type) {
     case Type::kInt64: entry.value = static_cast<std::int64_t>(load_word(value, std::memory_order_acquire)); break;

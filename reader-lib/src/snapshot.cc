@@ -6,6 +6,12 @@
 
 namespace shmstate {
 
+namespace {
+
+constexpr std::size_t kGroupsAhead = 2;  // that are fetched while one is looked at
+
+}  // namespace
+
 struct Snapshot::Impl : Pinned {
   using Pinned::Pinned;
 
@@ -51,46 +57,48 @@ Snapshot::Iterator Snapshot::begin() const {
   first.snapshot_ = this;
   first.segments_left_ = impl_->view().page_count();
   first.bytes_left_ = first.segments_left_ * layout::kPageBytes;
-  first.slot_ = layout::kSegmentSlots;  // the end of no segment: the next one is that of directory entry 0
-  ++first;
+  first.group_ = layout::kSegmentGroups;  // the end of no segment: the next one is that of directory entry 0
+  first.look_up_more();
   return first;
 }
 
-// Within a segment by slots, then on to the next segment.
-Snapshot::Iterator& Snapshot::Iterator::operator++() {
+// The entries of the next group that has any: within a segment by groups, then on to the next segment.
+void Snapshot::Iterator::look_up_more() {
   const Impl& impl = *snapshot_->impl_;
   const BufferView view = impl.view();
-  while (!find_in_segment(view)) {
-    if (next_segment(view)) continue;
-    snapshot_ = nullptr;
-    break;
+  at_ = 0;
+  entry_count_ = 0;
+  while (entry_count_ == 0) {
+    if (group_ < layout::kSegmentGroups) {
+      look_up_group(view);
+    } else if (!next_segment(view)) {
+      snapshot_ = nullptr;
+      break;
+    }
   }
   impl.check_intact();
-  return *this;
 }
 
-bool Snapshot::Iterator::find_in_segment(const BufferView& view) {
+void Snapshot::Iterator::look_up_group(const BufferView& view) {
+  static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
   const Impl& impl = *snapshot_->impl_;
-  while (slot_ < layout::kSegmentSlots) {
-    const layout::Segment& segment = view.segment(page_);
-    const auto group = static_cast<std::uint32_t>(slot_ / layout::kGroupSlots);
-    const std::uint32_t occupied = TagWords(segment.groups[group]).occupied() >> slot_ % layout::kGroupSlots;
-    if (occupied == 0) {  // nothing left in this group
-      slot_ = static_cast<std::uint32_t>((group + 1) * layout::kGroupSlots);
-      continue;
-    }
-    slot_ += static_cast<std::uint32_t>(std::countr_zero(occupied));
-    const layout::Slot& slot = segment.slots[slot_++];
+  const layout::Segment& segment = view.segment(page_);
+  const layout::Slot* const slots = segment.slots + group_ * layout::kGroupSlots;
+  for (std::size_t i = 0; i < layout::kGroupSlots; ++i) {
+    __builtin_prefetch(slots + kGroupsAhead * layout::kGroupSlots + i);  // past the segment's end it does no harm
+  }
+  std::uint32_t occupied = TagWords(segment.groups[group_++]).occupied();
+  for (; occupied != 0; occupied &= occupied - 1) {
+    const layout::Slot& slot = slots[std::countr_zero(occupied)];
     const SlotHead head = BufferView::head_of(slot);
     if (head.type == Type::kNone) impl.fail_damaged();
     if (head.type == kTombstone) continue;
-    entry_ = impl.entry(slot, head);
+    if (!view_entry(view, slot, head, entries_[entry_count_])) impl.fail_damaged();
+    ++entry_count_;
     const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
     if (bytes > bytes_left_) impl.fail_damaged();  // entries that share their bytes
     bytes_left_ -= bytes;
-    return true;
   }
-  return false;
 }
 
 // Segments are visited at the first directory entry that names them, which is the one whose index has no more bits than
@@ -109,7 +117,7 @@ bool Snapshot::Iterator::next_segment(const BufferView& view) {
     if (segments_left_-- == 0) impl.fail_damaged();  // segments that are named twice
     ++directory_index_;
     page_ = *page;
-    slot_ = 0;
+    group_ = 0;
     return true;
   }
   return false;

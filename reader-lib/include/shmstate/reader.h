@@ -5,6 +5,7 @@
 //   for (const auto& [key, value] : reader.snapshot()) ...
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -225,7 +226,8 @@ class SHMSTATE_API Snapshot {
   template <typename T>
   [[nodiscard]] std::optional<T> get(std::string_view key) const;
 
-  /// Goes over all entries in no particular order. Incrementing throws `Error` (kExpired, kDamaged).
+  /// Goes over all entries in no particular order; a few are looked up at once. Incrementing throws `Error` (kExpired,
+  /// kDamaged).
   class Iterator {
    public:
     using iterator_category = std::input_iterator_tag;
@@ -235,9 +237,12 @@ class SHMSTATE_API Snapshot {
     using reference = const EntryView&;
 
     Iterator() = default;
-    [[nodiscard]] reference operator*() const noexcept { return entry_; }
-    [[nodiscard]] pointer operator->() const noexcept { return &entry_; }
-    Iterator& operator++();
+    [[nodiscard]] reference operator*() const noexcept { return entries_[at_]; }
+    [[nodiscard]] pointer operator->() const noexcept { return &entries_[at_]; }
+    Iterator& operator++() {
+      if (++at_ >= entry_count_) look_up_more();
+      return *this;
+    }
     void operator++(int) { ++*this; }
     [[nodiscard]] friend bool operator==(const Iterator& a, std::default_sentinel_t) noexcept {
       return a.snapshot_ == nullptr;
@@ -245,16 +250,19 @@ class SHMSTATE_API Snapshot {
 
    private:
     friend class Snapshot;
-    [[nodiscard]] SHMSTATE_LOCAL bool find_in_segment(const BufferView& view);
+    SHMSTATE_API void look_up_more();
+    SHMSTATE_LOCAL void look_up_group(const BufferView& view);
     [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const BufferView& view);
 
     const Snapshot* snapshot_ = nullptr;
+    std::uint32_t at_ = 0;  // in `entries_`
+    std::uint32_t entry_count_ = 0;
     std::uint32_t directory_index_ = 0;  // the next place to look at
-    std::uint32_t slot_ = 0;
+    std::uint32_t group_ = 0;
     std::uint64_t page_ = 0;
     std::uint64_t segments_left_ = 0;  // what a buffer can hold at most: a damaged one must not keep us for ever
     std::uint64_t bytes_left_ = 0;
-    EntryView entry_;
+    std::array<EntryView, 15> entries_;  // of a group
   };
   [[nodiscard]] Iterator begin() const;
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
