@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <source_location>
 #include <string>
 #include <string_view>
 
@@ -28,6 +27,18 @@
 
 namespace shmstate::model {
 
+/// A place in the sources: that of the call, as a default argument. clang 14 has no Here.
+struct Here {
+  const char* file;
+  const char* function;
+  unsigned line;
+
+  static constexpr Here current(const char* file = __builtin_FILE(), const char* function = __builtin_FUNCTION(),
+                                unsigned line = __builtin_LINE()) {
+    return {file, function, line};
+  }
+};
+
 enum class Access : std::uint8_t { kLoad, kStore, kExchange, kFence };
 
 /// An access that was met, by its place in the sources.
@@ -47,38 +58,37 @@ struct Site {
 /// All accesses that were met so far, and the one that is weakened. Allocates nothing: it is used inside the checker.
 class Orders {
  public:
-  [[nodiscard]] static std::memory_order of(Access access, std::memory_order order, const std::source_location& at) {
+  [[nodiscard]] static std::memory_order of(Access access, std::memory_order order, const Here& at) {
     const Site& site = met(access, order, at);
-    return &site == weakened_ ? weaker_ : order;
+    return &site == weakened ? weaker : order;
   }
   /// A fence has only one weaker form: none.
-  [[nodiscard]] static bool is_fence_there(const std::source_location& at) {
-    return &met(Access::kFence, std::memory_order_seq_cst, at) != weakened_;
+  [[nodiscard]] static bool is_fence_there(const Here& at) {
+    return &met(Access::kFence, std::memory_order_seq_cst, at) != weakened;
   }
 
-  [[nodiscard]] static std::size_t count() { return count_; }
-  [[nodiscard]] static const Site& site(std::size_t index) { return sites_.at(index); }
+  [[nodiscard]] static std::size_t count() { return site_count; }
+  [[nodiscard]] static const Site& site(std::size_t index) { return sites.at(index); }
   static void weaken(const Site& site, std::memory_order order) {
-    weakened_ = &site;
-    weaker_ = order;
+    weakened = &site;
+    weaker = order;
   }
-  static void restore() { weakened_ = nullptr; }
+  static void restore() { weakened = nullptr; }
 
  private:
-  static const Site& met(Access access, std::memory_order order, const std::source_location& at) {
-    for (std::size_t i = 0; i < count_; ++i) {
-      Site& known = sites_[i];
-      if (known.line == at.line() && known.access == access && std::strcmp(known.file, at.file_name()) == 0)
-        return known;
+  static const Site& met(Access access, std::memory_order order, const Here& at) {
+    for (std::size_t i = 0; i < site_count; ++i) {
+      Site& known = sites[i];
+      if (known.line == at.line && known.access == access && std::strcmp(known.file, at.file) == 0) return known;
     }
-    sites_.at(count_) = {at.file_name(), at.function_name(), at.line(), access, order};
-    return sites_[count_++];
+    sites.at(site_count) = {at.file, at.function, at.line, access, order};
+    return sites[site_count++];
   }
 
-  static inline std::array<Site, 64> sites_{};
-  static inline std::size_t count_ = 0;
-  static inline const Site* weakened_ = nullptr;
-  static inline std::memory_order weaker_ = std::memory_order_relaxed;
+  static inline std::array<Site, 64> sites{};
+  static inline std::size_t site_count = 0;
+  static inline const Site* weakened = nullptr;
+  static inline std::memory_order weaker = std::memory_order_relaxed;
 };
 
 [[nodiscard]] inline rl::memory_order to_relacy(std::memory_order order) {
@@ -93,15 +103,11 @@ class Orders {
   return rl::mo_seq_cst;
 }
 
-[[nodiscard]] inline rl::debug_info to_relacy(const std::source_location& at) {
-  return {at.function_name(), at.file_name(), at.line()};
-}
+[[nodiscard]] inline rl::debug_info to_relacy(const Here& at) { return {at.function, at.file, at.line}; }
 
 /// What `Shared<T>` is in production.
 template <typename T>
 class CheckedAtomic {
-  using Here = std::source_location;
-
  public:
   [[nodiscard]] T load(std::memory_order order, const Here& at = Here::current()) const {
     return atomic_.load(to_relacy(Orders::of(Access::kLoad, order, at)), to_relacy(at));
@@ -110,11 +116,11 @@ class CheckedAtomic {
     atomic_.store(value, to_relacy(Orders::of(Access::kStore, order, at)), to_relacy(at));
   }
   T exchange(T value, std::memory_order order, const Here& at = Here::current()) {
-    const rl::memory_order checked = to_relacy(Orders::of(Access::kExchange, order, at));
+    const auto checked = to_relacy(Orders::of(Access::kExchange, order, at));
     return atomic_.rmw(rl::rmw_type_t<rl::rmw_type_swap>(), value, checked, to_relacy(at));
   }
   T fetch_add(T value, std::memory_order order, const Here& at = Here::current()) {
-    const rl::memory_order checked = to_relacy(Orders::of(Access::kExchange, order, at));
+    const auto checked = to_relacy(Orders::of(Access::kExchange, order, at));
     return atomic_.rmw(rl::rmw_type_t<rl::rmw_type_add>(), value, checked, to_relacy(at));
   }
 
@@ -129,19 +135,15 @@ class CheckedAtomic {
 template <typename T>
 class CheckedWord {
  public:
-  [[nodiscard]] T read(const std::source_location& at = std::source_location::current()) const {
-    return word_(to_relacy(at));
-  }
-  void write(T value, const std::source_location& at = std::source_location::current()) {
-    word_(to_relacy(at)) = value;
-  }
+  [[nodiscard]] T read(const Here& at = Here::current()) const { return word_(to_relacy(at)); }
+  void write(T value, const Here& at = Here::current()) { word_(to_relacy(at)) = value; }
 
  private:
   rl::var<T> word_;
 };
 
 /// A full barrier of ours; weakened, it is not there.
-inline void full_fence(const std::source_location& at = std::source_location::current()) {
+inline void full_fence(const Here& at = Here::current()) {
   if (Orders::is_fence_there(at)) rl::atomic_thread_fence(rl::mo_seq_cst, to_relacy(at));
 }
 

@@ -51,7 +51,7 @@ struct Sleeping : rl::test_suite<Sleeping<kWriters, kPushes, kWithBarrier>, kWri
   /// As Service::run, without its spinning.
   void merge() {
     std::uint64_t taken[kWriters] = {};
-    for (std::uint64_t count = 0; count < kWriters * kPushes;) {
+    for (std::uint64_t count = 0; count < std::uint64_t{kWriters} * kPushes;) {
       const std::uint64_t pushed = look(taken);
       count += pushed;
       if (pushed == 0) fall_asleep(taken);

@@ -49,7 +49,7 @@ Outcome check(rl::test_params& params) {
   Outcome outcome;
   outcome.holds = rl::simulate<S>(params);
   outcome.fault = rl::test_result_str(params.test_result);
-  outcome.report = report.str().c_str();
+  outcome.report = report.str().data();
   return outcome;
 }
 
