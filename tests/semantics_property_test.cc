@@ -983,6 +983,33 @@ TEST(Semantics, BoundReadThatGoesOverFindsTheKeyInTheNewInstance) {
   EXPECT_EQ(missing, 0) << "hashed for the old instance, looked up in the new one";
 }
 
+// A wait for a value that goes over to the new instance waits for its epochs, not for the old ones.
+TEST(Semantics, WaitThatGoesOverWaitsForTheNewInstance) {
+  for (int reads_before = 1018; reads_before <= 1024; ++reads_before) {  // a reader looks around now and then
+    TestInstance instance;
+    std::optional<Writer> writer = instance.writer();
+    Reader reader = instance.reader();
+    for (int i = 0; i < 20; ++i) {
+      writer->set("key", 1);
+      instance.pump();
+    }
+    make_anew(instance);
+    writer.emplace(instance.writer());
+    writer->set("key", 2);
+    instance.pump();
+    for (int i = 0; i < reads_before; ++i) static_cast<void>(reader.epoch());
+    const auto is_three = [&](const std::optional<Value>& value) {
+      if (value == Value(std::int64_t{2})) {
+        writer->set("key", 3);
+        instance.pump();
+      }
+      return value == Value(std::int64_t{3});
+    };
+    const Status status = reader.wait_until("key", is_three, 300ms);
+    EXPECT_TRUE(status == Status::kOk || reader.status().reattach_count == 0) << reads_before << " reads before";
+  }
+}
+
 // A watch's descriptor tells that the instance was made anew, even when the new one has reached the same epoch.
 TEST(Semantics, DescriptorOfAWatchTellsOfANewInstanceAtTheSameEpoch) {
   TestInstance instance;

@@ -276,7 +276,6 @@ Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeou
   const auto end = Clock::now() + timeout;
   Epoch known = epoch;
   for (;;) {
-    const Epoch before = this->epoch();
     const Changes news = changes(known);
     const bool is_changed =
         std::any_of(news.changes.begin(), news.changes.end(), [&](const Change& change) { return change.key == key; });
@@ -288,7 +287,7 @@ Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeou
     known = news.epoch;
     const auto left = end - Clock::now();
     if (left <= nanoseconds::zero()) return Status::kTimeout;
-    wait(std::max(before, known), left);
+    wait(known, left);
   }
 }
 

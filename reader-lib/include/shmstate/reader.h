@@ -183,6 +183,7 @@ class SHMSTATE_API Reader {
       const Epoch before = epoch();
       const std::optional<Value> value = get<Value>(key);
       if (predicate(value)) return Status::kOk;
+      if (epoch() < before) continue;  // the value is from an instance that was made anew
       const auto left = end - std::chrono::steady_clock::now();
       if (left <= std::chrono::nanoseconds::zero()) return Status::kTimeout;
       wait(before, left);
