@@ -163,9 +163,7 @@ void MergeEngine::resume_rings() {
       crash_point(CrashPoint::kOrphanFound);
       continue;
     }
-    served_ids_.insert(cursors[i].ring_id);
-    rings_.push_back(std::make_unique<ServedRing>(std::move(*file), i, cursors[i].cursor));
-    ServedRing& ring = *rings_.back();
+    ServedRing& ring = add_ring(std::move(*file), i, cursors[i].cursor);
     ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed),
                                      std::memory_order_relaxed);
     mirror_counters(ring.file.header(), cursors[i]);  // the merger before us may have died before it came to this
@@ -209,9 +207,15 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 bool MergeEngine::has_work() const noexcept {
   if (is_wake_owed_ || has_abandoned_rings_ || !orphans_.empty() || search_) return true;
   if (owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
-  return std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) {
-    return !ring->is_quarantined && ring->consumer.tail() != ring->consumer.cursor();
-  });
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    if (has_news(i)) return true;
+  }
+  return false;
+}
+
+bool MergeEngine::has_news(std::size_t place) const noexcept {
+  const Look& look = looks_[place];
+  return look.tail->load(std::memory_order_acquire) != look.cursor && !rings_[place]->is_quarantined;
 }
 
 bool MergeEngine::is_due() const noexcept { return has_work() || table_.next_expiry_ns() <= now_ns_; }
@@ -288,11 +292,12 @@ void MergeEngine::end_stall() noexcept {
 // What is in the rings now: when all of it has been published, the snapshot was current at this moment.
 void MergeEngine::set_goals() {
   goal_ns_ = now_ns_;
-  for (const auto& ring : rings_) {
-    if (ring->is_quarantined) continue;
-    ring->goal = ring->consumer.tail();
-    ring->has_open_goal = ring->goal > ring->consumer.cursor();
-    if (ring->has_open_goal) ++open_goals_;
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    if (!has_news(i)) continue;
+    ServedRing& ring = *rings_[i];
+    ring.goal = ring.consumer.tail();
+    ring.has_open_goal = ring.goal > ring.consumer.cursor();
+    if (ring.has_open_goal) ++open_goals_;
   }
 }
 
@@ -306,15 +311,18 @@ void MergeEngine::close_goal(ServedRing& ring) noexcept {
 void MergeEngine::drain_rings() {
   if (open_goals_ == 0) set_goals();
   std::uint64_t began_ns = 0;
-  const std::size_t first = next_drained_;
-  for (std::size_t i = 0; i < rings_.size(); ++i) {
-    ServedRing& ring = *rings_[(first + i) % rings_.size()];
-    if (ring.is_quarantined || ring.consumer.tail() == ring.consumer.cursor()) continue;
+  const auto after = [this](std::size_t place) { return place + 1 < rings_.size() ? place + 1 : 0; };
+  std::size_t place = next_drained_ < rings_.size() ? next_drained_ : 0;
+  for (std::size_t left = rings_.size(); left > 0; --left, place = after(place)) {
+    if (!has_news(place)) continue;
+    ServedRing& ring = *rings_[place];
     if (began_ns == 0) began_ns = clock_();
     drain(ring);
+    looks_[place].cursor = ring.consumer.cursor();
+    if (ring.consumer.cursor() != ring.published_cursor) advanced_.push_back(&ring);
     close_goal(ring);
     if (clock_() - began_ns < static_cast<std::uint64_t>(options_.publish_interval.count())) continue;
-    next_drained_ = (first + i + 1) % rings_.size();
+    next_drained_ = after(place);
     break;
   }
 }
@@ -479,8 +487,7 @@ void MergeEngine::publish() {
 void MergeEngine::release_heads() {
   const auto* const cursors =
       reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset);
-  for (const auto& ring : rings_) {
-    if (ring->published_cursor == ring->consumer.cursor()) continue;
+  for (ServedRing* const ring : advanced_) {
     ring->published_cursor = ring->consumer.cursor();
     layout::RingHeader& header = ring->file.header();
     const layout::RingCursor& cursor = cursors[ring->index];
@@ -490,6 +497,7 @@ void MergeEngine::release_heads() {
     crash_point(CrashPoint::kHeadMoved);
     if (is_writer_asleep) os::futex_wake_all(low_half(header.head));
   }
+  advanced_.clear();
 }
 
 // For the writer, who may not be allowed to read the snapshot.
@@ -588,9 +596,7 @@ bool MergeEngine::serve(RingFile file) {
   if (!has_place) return false;
   *free = true;
   const auto index = static_cast<std::uint32_t>(free - is_index_used_.begin());
-  served_ids_.insert(file.id());
-  rings_.push_back(std::make_unique<ServedRing>(std::move(file), index, 0));
-  const ServedRing& ring = *rings_.back();
+  const ServedRing& ring = add_ring(std::move(file), index, 0);
   layout::RingCursor& cursor = cursor_of(ring);
   replicas_.store(cursor.ring_id, ring.file.id());
   replicas_.store(cursor.cursor, std::uint64_t{0});
@@ -614,12 +620,26 @@ void MergeEngine::quarantine(ServedRing& ring, const std::string& why) {
   report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), why);
 }
 
+MergeEngine::ServedRing& MergeEngine::add_ring(RingFile file, std::uint32_t index, std::uint64_t cursor) {
+  served_ids_.insert(file.id());
+  rings_.push_back(std::make_unique<ServedRing>(std::move(file), index, cursor));
+  looks_.push_back({.tail = &rings_.back()->file.header().tail, .cursor = cursor});
+  return *rings_.back();
+}
+
+void MergeEngine::remove_ring(std::size_t place) {
+  const auto offset = static_cast<std::ptrdiff_t>(place);
+  served_ids_.erase(rings_[place]->file.id());
+  std::erase(advanced_, rings_[place].get());
+  looks_.erase(looks_.begin() + offset);
+  rings_.erase(rings_.begin() + offset);
+}
+
 void MergeEngine::finish_rings() {
   has_abandoned_rings_ = false;
   for (std::size_t i = 0; i < rings_.size();) {
     if (rings_[i]->is_abandoned && try_finish(*rings_[i])) {
-      served_ids_.erase(rings_[i]->file.id());
-      rings_.erase(rings_.begin() + static_cast<std::ptrdiff_t>(i));
+      remove_ring(i);
       must_look_for_rings_ = true;  // a refused one may take its place
     } else {
       ++i;

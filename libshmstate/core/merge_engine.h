@@ -97,6 +97,11 @@ class MergeEngine {
   static constexpr std::size_t kGroupRecords = 64;
 
   struct ServedRing;
+  /// What every turn looks at, of every ring: close together, since most rings are idle.
+  struct Look {
+    const Shared<std::uint64_t>* tail;
+    std::uint64_t cursor;
+  };
   /// A record on its way through the stages, with a private copy of its key.
   struct Staged {
     RecordView record;
@@ -118,6 +123,7 @@ class MergeEngine {
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void end_stall() noexcept;
   [[nodiscard]] bool is_due() const noexcept;
+  [[nodiscard]] bool has_news(std::size_t place) const noexcept;
   void set_goals();
   void close_goal(ServedRing& ring) noexcept;
   void drain_rings();
@@ -142,6 +148,8 @@ class MergeEngine {
   bool consider(const std::string& name);
   void refuse(std::uint64_t id, std::string why);
   bool serve(RingFile file);
+  ServedRing& add_ring(RingFile file, std::uint32_t index, std::uint64_t cursor);
+  void remove_ring(std::size_t place);
   void finish_rings();
   bool try_finish(ServedRing& ring);
   void drop_orphans();
@@ -177,6 +185,8 @@ class MergeEngine {
   std::size_t open_goals_ = 0;      // rings that have not reached theirs
 
   std::vector<std::unique_ptr<ServedRing>> rings_;
+  std::vector<Look> looks_;            // one for each of `rings_`
+  std::vector<ServedRing*> advanced_;  // in this turn: their heads move after the publish
   std::vector<bool> is_index_used_;
   std::optional<std::filesystem::directory_iterator> search_;  // a look at the directory of rings that goes on
   std::unordered_set<std::uint64_t> served_ids_;
