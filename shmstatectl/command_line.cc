@@ -111,6 +111,17 @@ void add_watch(CLI::App& app, Options& options) {
   add_duration(command, "--interval", options.interval, "Print at most so often; the default prints at once");
 }
 
+void add_dump(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "dump", run_dump, "Write one snapshot as text that load reads back");
+  add_text(command, "PREFIX", options.prefix, "Only keys that begin with this");
+}
+
+void add_load(CLI::App& app, Options& options) {
+  CLI::App& command = add_command(app, options, "load", run_load, "Set every entry of a dump");
+  add_text(command, "FILE", options.file, "What dump wrote; without it, or as -, standard input");
+  add_duration(command, "--timeout", options.load_timeout, "How long to wait until a batch is merged, default 30s");
+}
+
 void declare(CLI::App& app, Options& options) {
   app.name("shmstatectl");
   app.fallthrough();
@@ -130,6 +141,8 @@ void declare(CLI::App& app, Options& options) {
   add_del(app, options);
   add_list(app, options);
   add_watch(app, options);
+  add_dump(app, options);
+  add_load(app, options);
   app.footer("A key or value that begins with - goes after --, for example: shmstatectl set -- KEY -x\n\n" +
              std::string(kExitCodesHelp));
 }

@@ -13,5 +13,7 @@ namespace shmstate::ctl {
 [[nodiscard]] ExitCode run_del(const Options& options);
 [[nodiscard]] ExitCode run_list(const Options& options);
 [[nodiscard]] ExitCode run_watch(const Options& options);
+[[nodiscard]] ExitCode run_dump(const Options& options);
+[[nodiscard]] ExitCode run_load(const Options& options);
 
 }  // namespace shmstate::ctl

@@ -7,6 +7,7 @@
 #include "shmstate/writer.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/rejection.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/text.h"
 #include "shmstatectl/usage.h"
@@ -59,13 +60,6 @@ Value value_to_set(const Options& options) {
   return options.value == "-" ? value_from_stdin(options.type) : parse_value(options.value, options.type);
 }
 
-Status reason_of_rejection(const Writer& writer) {
-  for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit}) {
-    if (writer.rejected(reason) != 0) return reason;
-  }
-  return Status::kRejected;
-}
-
 Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
   Outcome outcome;
   outcome.status = writer.flush(timeout);
@@ -81,17 +75,6 @@ std::string_view push_remedy(Status status) {
     case Status::kNoMemory: return "the file system of the instance is full: erase keys, or give it more room";
     case Status::kRingFull: return "start shmstate-merger, or give it time with --timeout";
     default: return "see shmstatectl status";
-  }
-}
-
-std::string rejection_text(Status reason) {
-  switch (reason) {
-    case Status::kWrongType:
-      return "the key holds another type; look with get --json, choose --type, or erase the key first";
-    case Status::kOutOfRange: return "the sum overflows; set the key to a smaller number first";
-    case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
-    case Status::kLimit: return "the instance has its maximum number of entries; erase keys, or configure more";
-    default: return "see the counters in shmstatectl status";
   }
 }
 

@@ -21,10 +21,12 @@ struct Options {
   std::vector<std::string> keys;  // get
   std::string key;                // set, add, del
   std::string value;              // set, add
-  std::string prefix;             // list, watch
+  std::string prefix;             // list, watch, dump
+  std::string file;               // load: empty or "-" is standard input
 
   std::optional<Type> type;  // set, add: forced
   std::chrono::nanoseconds timeout = std::chrono::seconds(1);
+  std::chrono::nanoseconds load_timeout = std::chrono::seconds(30);  // of one batch
   std::chrono::nanoseconds interval{};
   std::chrono::nanoseconds time_to_live{};  // set; zero: for ever
   std::optional<std::uint64_t> limit;       // list: entries; watch: changes

@@ -64,6 +64,26 @@ std::string escaped_byte(char byte) {
   }
 }
 
+// Takes the escape that `text` begins with, behind its backslash.
+std::optional<char> take_escape(std::string_view& text) {
+  if (text.empty()) return std::nullopt;
+  const char kind = text.front();
+  text.remove_prefix(1);
+  switch (kind) {
+    case '\\': return '\\';
+    case 'n': return '\n';
+    case 't': return '\t';
+    case 'r': return '\r';
+    case 'x': break;
+    default: return std::nullopt;
+  }
+  std::uint8_t byte = 0;
+  if (text.size() < 2 || std::from_chars(text.data(), text.data() + 2, byte, 16).ptr != text.data() + 2)
+    return std::nullopt;
+  text.remove_prefix(2);
+  return static_cast<char>(byte);
+}
+
 std::string without_harm(std::string_view bytes, bool also_backslashes) {
   std::string text;
   text.reserve(bytes.size());
@@ -116,6 +136,22 @@ bool is_utf8(std::string_view bytes) noexcept {
 }
 
 std::string escaped(std::string_view bytes) { return without_harm(bytes, true); }
+
+std::optional<std::string> unescaped(std::string_view text) {
+  std::string bytes;
+  bytes.reserve(text.size());
+  while (!text.empty()) {
+    const std::size_t plain = std::min(text.find('\\'), text.size());
+    bytes += text.substr(0, plain);
+    text.remove_prefix(plain);
+    if (text.empty()) break;
+    text.remove_prefix(1);
+    const std::optional<char> byte = take_escape(text);
+    if (!byte) return std::nullopt;
+    bytes += *byte;
+  }
+  return bytes;
+}
 
 std::string printable(std::string_view message) { return without_harm(message, false); }
 

@@ -18,6 +18,8 @@ namespace shmstate::ctl {
 /// `bytes` with everything escaped that a terminal could act upon: control characters, characters that turn the
 /// direction of text, and what is not UTF-8, as \n, \t, \r or \xNN; a backslash becomes two.
 [[nodiscard]] std::string escaped(std::string_view bytes);
+/// The bytes that `escaped` made `text` of; nothing when a backslash begins no escape.
+[[nodiscard]] std::optional<std::string> unescaped(std::string_view text);
 /// As `escaped`, but backslashes stay: for messages, whose parts may be escaped already.
 [[nodiscard]] std::string printable(std::string_view message);
 /// As `escaped`, in double quotes, for messages.

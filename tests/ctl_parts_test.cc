@@ -8,9 +8,11 @@
 #include "shmstatectl/change_text.h"
 #include "shmstatectl/command_line.h"
 #include "shmstatectl/commands.h"
+#include "shmstatectl/dump_format.h"
 #include "shmstatectl/entry.h"
 #include "shmstatectl/json.h"
 #include "shmstatectl/known_keys.h"
+#include "shmstatectl/progress.h"
 #include "shmstatectl/status_text.h"
 #include "shmstatectl/text.h"
 #include "shmstatectl/usage.h"
@@ -41,6 +43,8 @@ ExitCode run_add(const Options& options) { return record("add", options); }
 ExitCode run_del(const Options& options) { return record("del", options); }
 ExitCode run_list(const Options& options) { return record("list", options); }
 ExitCode run_watch(const Options& options) { return record("watch", options); }
+ExitCode run_dump(const Options& options) { return record("dump", options); }
+ExitCode run_load(const Options& options) { return record("load", options); }
 
 namespace {
 
@@ -129,6 +133,11 @@ TEST(CtlCommandLine, TakesEveryOption) {
   EXPECT_EQ(ran_with.interval, 0ns);
   EXPECT_EQ(parse({"watch"}), 0);
   EXPECT_EQ(ran_with.limit, std::nullopt);
+  EXPECT_EQ(parse({"dump", "pump/"}), 0);
+  EXPECT_EQ(ran_with.prefix, "pump/");
+  EXPECT_EQ(parse({"load", "--timeout", "2s", "file"}), 0);
+  EXPECT_EQ(ran_with.file, "file");
+  EXPECT_EQ(ran_with.load_timeout, 2s);
 }
 
 // A command line that makes no sense runs nothing and is exit code 2.
@@ -370,6 +379,56 @@ TEST(CtlChanges, RecoverFromMissedChanges) {
       "8 set c 1.0\n9 set d 1.0\n9 erase a\n");
   EXPECT_EQ(text_of(known.changes_of({.changes = {}, .epoch = 2, .complete = true})).size(),
             std::string_view("2 erase c\n2 erase d\n").size());
+}
+
+std::string every_byte() {
+  std::string bytes;
+  for (int byte = 0; byte < 256; ++byte) bytes += static_cast<char>(byte);
+  return bytes;
+}
+
+// A line of a dump is printable, and gives back every byte of key and value, the type, and the version.
+TEST(CtlDump, LinesReadBack) {
+  for (const Value& value : {Value(std::int64_t{-7}), Value(0.1), Value(-0.0), Value(HUGE_VAL), Value(std::string()),
+                             Value(every_byte()), Value(std::string("42")), Value(std::string("\\x41"))}) {
+    const std::string key = every_byte();
+    const EntryView entry{.key = key, .value = value, .version = 17, .ephemeral = true};
+    std::string line = dump_line(entry);
+    ASSERT_TRUE(line.ends_with('\n'));
+    line.pop_back();
+    for (const char c : line) EXPECT_TRUE(c == '\t' || (c >= 0x20 && c < 0x7F)) << static_cast<int>(c);
+    const Entry read = parse_dump_line(line);
+    EXPECT_EQ(read.key, key);
+    EXPECT_EQ(read.value, value) << line;
+    EXPECT_EQ(read.version, 17U);
+    EXPECT_EQ(read.time_to_live, std::nullopt);
+    EXPECT_TRUE(read.ephemeral);
+  }
+  EXPECT_EQ(parse_dump_line("k\tint64\t1\tttl_ns=5").time_to_live, 5ns);
+}
+
+// The longest line that an entry can have is within the limit of what is read.
+TEST(CtlDump, TheLongestLineFits) {
+  const std::string key(kKeyBytesMax, '\0');
+  const std::string value(kValueBytesMax, '\xFF');
+  const EntryView entry{.key = key, .value = value, .version = ~std::uint64_t{0}, .expiry_ns = 1, .ephemeral = true};
+  EXPECT_LT(dump_line(entry).size(), kDumpLineBytesMax);
+}
+
+// A line that no dump holds is refused, not guessed at.
+TEST(CtlDump, RefusesOtherLines) {
+  for (const char* line :
+       {"", "k", "k\tint64", "k\tint64\tx", "k\tint64\t1.5", "k\tfloat64\t", "k\tnone\t1", "\tint64\t1", "k\tbytes\t\\",
+        "k\tbytes\t\\q", "k\tbytes\t\\x4", "k\tbytes\t\\x4g", "k\tint64\t1\tversion=", "k\tint64\t1\tversion=-1",
+        "k\tint64\t1\tcolour=red", "k\tint64\t99999999999999999999"})
+    EXPECT_THROW((void)parse_dump_line(line), UsageError) << line;
+}
+
+// The bar is empty at the beginning, full at the end, and never longer than that.
+TEST(CtlProgress, FillsUp) {
+  EXPECT_EQ(progress_bar("loading", 0, 200), "loading [" + std::string(40, ' ') + "]   0 %");
+  EXPECT_EQ(progress_bar("loading", 100, 200), "loading [" + std::string(20, '#') + std::string(20, ' ') + "]  50 %");
+  EXPECT_EQ(progress_bar("loading", 300, 200), "loading [" + std::string(40, '#') + "] 100 %");
 }
 
 // Every status has the exit code that is documented for it.

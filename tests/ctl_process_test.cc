@@ -2,6 +2,9 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <pty.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -14,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -21,6 +25,7 @@
 #include <thread>
 #include <vector>
 
+#include "shmstate/reader.h"
 #include "shmstate/writer.h"
 
 namespace shmstate {
@@ -449,6 +454,161 @@ TEST_F(CtlProcess, WatchSurvivesARestartOfTheMerger) {
   EXPECT_TRUE(eventually_prints(watch, " set w/after 1\n")) << watch.out();
   watch.signal(SIGTERM);
   EXPECT_EQ(watch.wait(), 0);
+}
+
+// What identifies the state of an instance: everything that a dump shall carry, but remaining times only as "some".
+std::map<std::string, std::string> state_of(const fs::path& instance) {
+  const Reader reader(instance.string());
+  std::map<std::string, std::string> state;
+  for (const EntryView& entry : reader.snapshot()) {
+    const Value value = entry.value.to_value();
+    state[std::string(entry.key)] = testing::PrintToString(value) + " version " + std::to_string(entry.version) +
+                                    (entry.time_to_live() ? " expires" : "");
+  }
+  return state;
+}
+
+void fill(const fs::path& instance, int count) {
+  Writer writer(instance.string(), {.full_timeout = kPatience});
+  for (int i = 0; i < count; ++i) {
+    const std::string key = "key\t" + std::to_string(i) + std::string(1, static_cast<char>(i));
+    switch (i % 5) {
+      case 0: writer.set(key, i); break;
+      case 1: writer.set(key, i / 7.0); break;
+      case 2: writer.set(key, every_byte().substr(static_cast<std::size_t>(i % 256))); break;
+      case 3: writer.set(key, "", {.version = static_cast<std::uint64_t>(i)}); break;
+      default: writer.set(key, i, {.ttl = 1h}); break;
+    }
+  }
+  ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+}
+
+// A dump, loaded into another instance, gives the same state there: bytes, types, versions, and what will expire.
+TEST_F(CtlProcess, DumpAndLoadCarryTheState) {
+  const char* const wanted = std::getenv("SHMSTATE_TEST_LONG");
+  fill(instance(), wanted != nullptr && std::string_view(wanted) == "1" ? 1'000'000 : 5'000);
+  Process copy({SHMSTATE_MERGER, "-i", (root_ / "copy").string(), "--memory-limit", "1g"});
+  ASSERT_TRUE(eventually([] { return ctl({"-i", "copy", "set", "k", "1"}).code == 0; }));
+  out({"-i", "copy", "del", "k"});
+
+  const std::string dump = out({"-i", "plant", "dump"});
+  EXPECT_EQ(out({"-i", "copy", "load"}, dump), "");
+  EXPECT_EQ(state_of(root_ / "copy"), state_of(instance()));
+
+  const Json again = Json::parse(out({"-i", "copy", "load", "--json", "-"}, dump));  // harmless, as often as one likes
+  EXPECT_EQ(again["loaded_count"], state_of(instance()).size());
+  EXPECT_EQ(state_of(root_ / "copy"), state_of(instance()));
+  EXPECT_EQ(out({"-i", "plant", "dump", "nothing/"}), "# shmstate dump 1\n# end 0\n");
+}
+
+// An ephemeral entry cannot outlive its writer: load leaves it out, and says so.
+TEST_F(CtlProcess, LoadLeavesEphemeralEntriesOut) {
+  const Result result = ctl({"load"}, "# shmstate dump 1\na\tint64\t1\nb\tint64\t2\tephemeral\n# end 2\n");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("1 ephemeral entries left out"));
+  EXPECT_EQ(out({"list"}), "a  1\n");
+}
+
+// Input that is no dump, or not all of one, is refused with the line; what was read before it is loaded.
+TEST_F(CtlProcess, LoadRefusesWhatIsNoDump) {
+  const std::string head = "# shmstate dump 1\n";
+  for (const std::string& input : {std::string(), std::string("a=1\n"), head, head + "k\tint64\t1\n",
+                                   head + "k\tint64\t1\n# end 2\n", head + "k\tint64\t1\nnonsense\n# end 2\n"}) {
+    const Result result = ctl({"load"}, input);
+    EXPECT_EQ(result.code, 2) << input;
+    EXPECT_THAT(result.err, StartsWith("shmstate: line "));
+  }
+  EXPECT_EQ(out({"get", "k"}), "1\n");
+  EXPECT_EQ(ctl({"load", "/nonexistent"}).code, 2);
+  EXPECT_EQ(ctl({"dump", "--json"}).code, 2);
+}
+
+// Without a merger nothing is loaded behind anybody's back: the exit code says that it is not merged.
+TEST_F(CtlProcess, LoadNeedsAMerger) {
+  const std::string dump = out({"dump"});
+  stop_merger();
+  EXPECT_EQ(ctl({"dump"}).out, dump);
+  const Result result = ctl({"load", "--timeout", "1ms"}, "# shmstate dump 1\nk\tint64\t1\n# end 1\n");
+  EXPECT_EQ(result.code, 5);
+  EXPECT_THAT(result.err, HasSubstr("0 entries are loaded"));
+}
+
+/// A program on a terminal of its own.
+class OnTerminal {
+ public:
+  explicit OnTerminal(const Arguments& arguments, std::uint16_t rows = 24, std::uint16_t columns = 100) {
+    winsize size{.ws_row = rows, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
+    pid_ = ::forkpty(&terminal_, nullptr, nullptr, &size);
+    if (pid_ != 0) return;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::setenv("TERM", "xterm", 1);
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  OnTerminal(const OnTerminal&) = delete;
+  OnTerminal& operator=(const OnTerminal&) = delete;
+  ~OnTerminal() {
+    ::close(terminal_);
+    if (code_) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  void type(std::string_view keys) const {
+    EXPECT_EQ(::write(terminal_, keys.data(), keys.size()), ssize_t(keys.size()));
+  }
+  void resize(std::uint16_t rows, std::uint16_t columns) const {
+    const winsize size{.ws_row = rows, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
+    ASSERT_EQ(::ioctl(terminal_, TIOCSWINSZ, &size), 0);
+  }
+  /// What it has written so far.
+  const std::string& screen() {
+    pollfd ready{.fd = terminal_, .events = POLLIN, .revents = 0};
+    char bytes[4096];
+    while (::poll(&ready, 1, 0) > 0) {
+      const ssize_t got = ::read(terminal_, bytes, sizeof bytes);
+      if (got <= 0) break;
+      screen_.append(bytes, static_cast<std::size_t>(got));
+    }
+    return screen_;
+  }
+  [[nodiscard]] bool eventually_shows(std::string_view text) {
+    return eventually([&] { return screen().find(text) != std::string::npos; });
+  }
+  void forget() { screen_.clear(); }
+  int wait() {
+    const bool ended = eventually([this] {
+      screen();
+      int status = 0;
+      if (!code_ && ::waitpid(pid_, &status, WNOHANG) == pid_)
+        code_ = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+      return code_.has_value();
+    });
+    return ended ? *code_ : -1000;
+  }
+
+ private:
+  int terminal_ = -1;
+  pid_t pid_ = 0;
+  std::string screen_;
+  std::optional<int> code_;
+};
+
+// Long work on a terminal shows how far it is, and takes the bar away; a file gets none.
+TEST_F(CtlProcess, LongWorkShowsProgressOnATerminal) {
+  const fs::path file = root_ / "dump.txt";
+  std::ofstream(file) << "# shmstate dump 1\n"
+                      << "k\tbytes\t" << std::string(1'000'000, 'x') << "\nl\tint64\t1\n# end 2\n";
+  OnTerminal load(command({"-i", "plant", "load", file.string()}));
+  EXPECT_EQ(load.wait(), 0) << load.screen();
+  EXPECT_THAT(load.screen(), HasSubstr("loading ["));
+  EXPECT_THAT(load.screen(), testing::EndsWith("\r\x1B[K"));
+  const Result quiet = ctl({"-i", "plant", "load", file.string()});
+  EXPECT_EQ(quiet.code, 0);
+  EXPECT_THAT(quiet.err, IsEmpty());
 }
 
 // The only instance need not be named; among several the choice is asked for, by name.

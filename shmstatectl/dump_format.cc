@@ -1,0 +1,82 @@
+#include "shmstatectl/dump_format.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "shmstatectl/text.h"
+#include "shmstatectl/usage.h"
+#include "shmstatectl/value_text.h"
+
+namespace shmstate::ctl {
+
+namespace {
+
+constexpr std::string_view kVersion = "version=";
+constexpr std::string_view kTimeToLive = "ttl_ns=";
+constexpr std::string_view kEphemeral = "ephemeral";
+
+std::string_view take_field(std::string_view& line) {
+  const std::size_t end = std::min(line.find('\t'), line.size());
+  const std::string_view field = line.substr(0, end);
+  line.remove_prefix(std::min(end + 1, line.size()));
+  return field;
+}
+
+std::string parse_bytes(std::string_view field) {
+  if (const auto bytes = unescaped(field)) return *bytes;
+  throw UsageError(fmt::format("{} has a backslash that begins no escape", in_quotes(field)));
+}
+
+std::uint64_t parse_number_after(std::string_view name, std::string_view field) {
+  const std::string_view digits = field.substr(name.size());
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (error == std::errc() && end == digits.data() + digits.size()) return number;
+  throw UsageError(fmt::format("{} has no number behind {}", in_quotes(field), name));
+}
+
+Value parse_typed(std::string_view type, std::string_view field) {
+  for (const Type known : {Type::kInt64, Type::kFloat64}) {
+    if (type == type_name(known)) return parse_value(field, known);
+  }
+  if (type == type_name(Type::kBytes)) return parse_bytes(field);
+  throw UsageError(fmt::format("there is no type {}", in_quotes(type)));
+}
+
+void take_metadata(std::string_view field, Entry& entry) {
+  if (field.starts_with(kVersion)) {
+    entry.version = parse_number_after(kVersion, field);
+  } else if (field.starts_with(kTimeToLive)) {
+    entry.time_to_live = std::chrono::nanoseconds(parse_number_after(kTimeToLive, field));
+  } else if (field == kEphemeral) {
+    entry.ephemeral = true;
+  } else {
+    throw UsageError(fmt::format("there is no field {}", in_quotes(field)));
+  }
+}
+
+}  // namespace
+
+std::string dump_line(const EntryView& entry) {
+  std::string line =
+      fmt::format("{}\t{}\t{}", escaped(entry.key), type_name(entry.value.type()), value_text(entry.value));
+  if (entry.version != 0) line += fmt::format("\t{}{}", kVersion, entry.version);
+  if (const auto left = entry.time_to_live()) line += fmt::format("\t{}{}", kTimeToLive, left->count());
+  if (entry.ephemeral) line += fmt::format("\t{}", kEphemeral);
+  return line += '\n';
+}
+
+std::string dump_end(std::uint64_t entry_count) { return fmt::format("# end {}", entry_count); }
+
+Entry parse_dump_line(std::string_view line) {
+  Entry entry;
+  entry.key = parse_bytes(take_field(line));
+  check_key(entry.key);
+  const std::string_view type = take_field(line);
+  entry.value = parse_typed(type, take_field(line));
+  while (!line.empty()) take_metadata(take_field(line), entry);
+  return entry;
+}
+
+}  // namespace shmstate::ctl
