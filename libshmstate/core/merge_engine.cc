@@ -289,16 +289,11 @@ void MergeEngine::end_stall() noexcept {
   stalled_since_ns_ = 0;
 }
 
-// What is in the rings now: when all of it has been published, the snapshot was current at this moment.
-void MergeEngine::set_goals() {
-  goal_ns_ = now_ns_;
-  for (std::size_t i = 0; i < rings_.size(); ++i) {
-    if (!has_news(i)) continue;
-    ServedRing& ring = *rings_[i];
-    ring.goal = ring.consumer.tail();
-    ring.has_open_goal = ring.goal > ring.consumer.cursor();
-    if (ring.has_open_goal) ++open_goals_;
-  }
+// When what is in the ring now has been published, of every ring, the snapshot was current when the goals were set.
+void MergeEngine::set_goal(ServedRing& ring) noexcept {
+  ring.goal = ring.consumer.tail();
+  ring.has_open_goal = ring.goal > ring.consumer.cursor();
+  if (ring.has_open_goal) ++open_goals_;
 }
 
 void MergeEngine::close_goal(ServedRing& ring) noexcept {
@@ -307,23 +302,27 @@ void MergeEngine::close_goal(ServedRing& ring) noexcept {
   --open_goals_;
 }
 
-// Goes around the rings, from where the last turn was cut short.
+// Goes around the rings, from where the last turn was cut short. The first turn after all goals were reached sets new
+// ones on the way.
 void MergeEngine::drain_rings() {
-  if (open_goals_ == 0) set_goals();
-  std::uint64_t began_ns = 0;
+  const bool sets_goals = open_goals_ == 0;
+  if (sets_goals) goal_ns_ = now_ns_;
   const auto after = [this](std::size_t place) { return place + 1 < rings_.size() ? place + 1 : 0; };
   std::size_t place = next_drained_ < rings_.size() ? next_drained_ : 0;
-  for (std::size_t left = rings_.size(); left > 0; --left, place = after(place)) {
+  std::uint64_t began_ns = 0;
+  bool is_cut_short = false;
+  for (std::size_t left = rings_.size(); left > 0 && (sets_goals || !is_cut_short); --left, place = after(place)) {
     if (!has_news(place)) continue;
     ServedRing& ring = *rings_[place];
+    if (sets_goals) set_goal(ring);
+    if (is_cut_short) continue;
     if (began_ns == 0) began_ns = clock_();
     drain(ring);
     looks_[place].cursor = ring.consumer.cursor();
     if (ring.consumer.cursor() != ring.published_cursor) advanced_.push_back(&ring);
     close_goal(ring);
-    if (clock_() - began_ns < static_cast<std::uint64_t>(options_.publish_interval.count())) continue;
-    next_drained_ = after(place);
-    break;
+    is_cut_short = clock_() - began_ns >= static_cast<std::uint64_t>(options_.publish_interval.count());
+    if (is_cut_short) next_drained_ = after(place);
   }
 }
 

@@ -124,7 +124,7 @@ class MergeEngine {
   void end_stall() noexcept;
   [[nodiscard]] bool is_due() const noexcept;
   [[nodiscard]] bool has_news(std::size_t place) const noexcept;
-  void set_goals();
+  void set_goal(ServedRing& ring) noexcept;
   void close_goal(ServedRing& ring) noexcept;
   void drain_rings();
   void drain(ServedRing& ring);
