@@ -211,7 +211,7 @@ Status Reader::read(std::string_view key, std::span<char> buffer, std::size_t& v
   });
 }
 
-std::optional<EntryInfo> Reader::info(std::string_view key) const noexcept {
+Status Reader::read(std::string_view key, EntryInfo& info) const noexcept {
   EntryInfo known;
   std::uint64_t expiry_ns = 0;
   const Status status = impl_->read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
@@ -223,9 +223,15 @@ std::optional<EntryInfo> Reader::info(std::string_view key) const noexcept {
     expiry_ns = expiry_of(slot, head);
     return Status::kOk;
   });
-  if (status != Status::kOk) return std::nullopt;
+  if (status != Status::kOk) return status;
   known.time_to_live = time_left(expiry_ns);
-  return known;
+  info = known;
+  return status;
+}
+
+std::optional<EntryInfo> Reader::info(std::string_view key) const noexcept {
+  EntryInfo known;
+  return read(key, known) == Status::kOk ? std::optional(known) : std::nullopt;
 }
 
 Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) const {

@@ -158,6 +158,8 @@ class SHMSTATE_API Reader {
 
   /// What is known about a key besides its value.
   [[nodiscard]] std::optional<EntryInfo> info(std::string_view key) const noexcept;
+  /// The same, and tells why not.
+  [[nodiscard]] Status read(std::string_view key, EntryInfo& info) const noexcept;
 
   /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
   /// Returns the epoch.

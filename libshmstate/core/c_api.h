@@ -1,0 +1,112 @@
+// What the implementations of the C API share: structs that carry their size, texts, times, and errors as numbers.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <new>
+#include <string_view>
+#include <type_traits>
+
+#include "shmstate/status.h"
+#include "shmstate/status_c.h"
+#include "shmstate/value.h"
+
+namespace shmstate::c_api {
+
+inline constexpr std::size_t kStructBytesMax = 4096;  // a larger size is one that nobody has set
+
+[[nodiscard]] constexpr int code(Status status) noexcept { return -static_cast<int>(status); }
+inline constexpr int kInvalid = code(Status::kInvalidArgument);
+
+template <typename T>
+[[nodiscard]] bool has_size(const T* given) noexcept {
+  return given != nullptr && given->struct_bytes >= sizeof(given->struct_bytes) &&
+         given->struct_bytes <= kStructBytesMax;
+}
+
+/// Copies the members of the caller's struct that both sides know. False when its size cannot be one, or when it asks
+/// for something that this version does not know.
+template <typename T>
+[[nodiscard]] bool take_struct(const T* given, T& known) noexcept {
+  static_assert(std::is_trivially_copyable_v<T> && offsetof(T, struct_bytes) == 0);
+  if (given == nullptr) return true;
+  if (!has_size(given)) return false;
+  const auto* const bytes = reinterpret_cast<const unsigned char*>(given);
+  std::memcpy(&known, bytes, std::min(given->struct_bytes, sizeof(T)));
+  const bool is_longer = given->struct_bytes > sizeof(T);
+  return !is_longer ||
+         std::all_of(bytes + sizeof(T), bytes + given->struct_bytes, [](unsigned char byte) { return byte == 0; });
+}
+
+/// Fills the members of the caller's struct that both sides know, and makes the others zero. Precondition: `has_size`.
+template <typename T>
+void give_struct(T known, T* out) noexcept {
+  static_assert(std::is_trivially_copyable_v<T> && offsetof(T, struct_bytes) == 0);
+  known.struct_bytes = out->struct_bytes;
+  auto* const bytes = reinterpret_cast<unsigned char*>(out);
+  const std::size_t both = std::min(known.struct_bytes, sizeof(T));
+  std::memcpy(bytes, &known, both);
+  std::memset(bytes + both, 0, known.struct_bytes - both);
+}
+
+[[nodiscard]] inline std::string_view text(const char* bytes, std::size_t count) noexcept {
+  if (bytes == nullptr) return {};
+  return count == SHMSTATE_TEXT ? std::string_view(bytes) : std::string_view(bytes, count);
+}
+
+/// The library adds timeouts to points in time, so the longest ones are shortened to 146 years.
+[[nodiscard]] inline std::chrono::nanoseconds timeout(std::int64_t given_ns) noexcept {
+  return std::chrono::nanoseconds(std::clamp(given_ns, std::int64_t{0}, std::numeric_limits<std::int64_t>::max() / 2));
+}
+[[nodiscard]] inline std::chrono::nanoseconds timeout_or(std::int64_t given_ns,
+                                                         std::chrono::nanoseconds by_default) noexcept {
+  return given_ns == 0 ? by_default : timeout(given_ns);
+}
+
+[[nodiscard]] inline shmstate_value value_of(ValueView value) noexcept {
+  shmstate_value out{};
+  out.type = static_cast<std::int32_t>(value.type());
+  switch (value.type()) {
+    case Type::kInt64: out.int64 = value.int64(); break;
+    case Type::kFloat64: out.float64 = value.float64(); break;
+    case Type::kBytes:
+      out.bytes = value.bytes().data();
+      out.value_bytes = value.bytes().size();
+      break;
+    case Type::kNone: break;
+  }
+  return out;
+}
+
+inline void copy_text(std::string_view from, char* to, std::size_t to_bytes) noexcept {
+  if (to == nullptr || to_bytes == 0) return;
+  const std::size_t bytes = std::min(from.size(), to_bytes - 1);
+  std::memcpy(to, from.data(), bytes);
+  to[bytes] = '\0';
+}
+
+/// The code that `action` returns, or that of what it throws; then the whole text goes to `error_text`, if there is
+/// one.
+template <typename Action>
+[[nodiscard]] int guarded(Action&& action, char* error_text = nullptr, std::size_t error_bytes = 0) noexcept {
+  Status status = Status::kSystem;
+  try {
+    return action();
+  } catch (const Error& error) {
+    status = error.status();
+    copy_text(error.what(), error_text, error_bytes);
+  } catch (const std::bad_alloc&) {
+    status = Status::kNoMemory;
+    copy_text("shmstate: this process has no memory left", error_text, error_bytes);
+  } catch (const std::exception& error) {
+    copy_text(error.what(), error_text, error_bytes);
+  }
+  return code(status);
+}
+
+}  // namespace shmstate::c_api

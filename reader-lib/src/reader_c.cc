@@ -1,0 +1,229 @@
+#include "shmstate/reader_c.h"
+
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "core/c_api.h"
+#include "shmstate/reader.h"
+
+using shmstate::Change;
+using shmstate::ChangeKind;
+using shmstate::Changes;
+using shmstate::EntryInfo;
+using shmstate::EntryView;
+using shmstate::Reader;
+using shmstate::Snapshot;
+using shmstate::Status;
+using namespace shmstate::c_api;  // NOLINT: what this file consists of
+
+static_assert(SHMSTATE_CHANGE_SET == static_cast<int>(ChangeKind::kSet) &&
+              SHMSTATE_CHANGE_ERASED == static_cast<int>(ChangeKind::kErased) &&
+              SHMSTATE_CHANGE_EXPIRED == static_cast<int>(ChangeKind::kExpired) &&
+              SHMSTATE_CHANGE_OWNER_GONE == static_cast<int>(ChangeKind::kOwnerGone));
+
+struct shmstate_reader {
+  Reader reader;
+};
+
+struct shmstate_snapshot {
+  Snapshot snapshot;
+  std::optional<Snapshot::Iterator> place{};  // of the entry handed out last
+  int next_status = SHMSTATE_OK;              // sticks when it is not that, until rewound
+};
+
+struct shmstate_changes {
+  Changes changes;
+  std::size_t next = 0;
+};
+
+namespace {
+
+shmstate_entry to_entry(const EntryView& entry) noexcept {
+  return {.struct_bytes = 0,
+          .key = entry.key.data(),
+          .key_bytes = entry.key.size(),
+          .value = value_of(entry.value),
+          .changed_epoch = entry.changed_epoch,
+          .version = entry.version,
+          .expiry_ns = entry.expiry_ns,
+          .ephemeral = entry.ephemeral ? 1 : 0,
+          .reserved = 0};
+}
+
+shmstate_change to_change(const Change& change) noexcept {
+  return {.struct_bytes = 0,
+          .key = change.key.data(),
+          .key_bytes = change.key.size(),
+          .value = change.value ? value_of(*change.value) : shmstate_value{},
+          .epoch = change.epoch,
+          .kind = static_cast<std::int32_t>(change.kind),
+          .reserved = 0};
+}
+
+template <typename T>
+int get(shmstate_reader* reader, const char* key, std::size_t key_bytes, T* value) noexcept {
+  if (reader == nullptr || key == nullptr || value == nullptr) return kInvalid;
+  return code(reader->reader.read(text(key, key_bytes), *value));
+}
+
+}  // namespace
+
+int shmstate_reader_open(const char* instance, const shmstate_reader_options* options,
+                         shmstate_reader** reader) noexcept {
+  if (reader == nullptr) return kInvalid;
+  *reader = nullptr;
+  shmstate_reader_options known{};
+  if (instance == nullptr || !take_struct(options, known)) return kInvalid;
+  const auto open = [&] {
+    shmstate::ReaderOptions wanted;
+    wanted.attach_timeout = timeout_or(known.attach_timeout_ns, wanted.attach_timeout);
+    wanted.prefault = known.prefault != 0;
+    wanted.survive_truncation = known.survive_truncation != 0;
+    *reader = new shmstate_reader{.reader = Reader(instance, wanted)};
+    return SHMSTATE_OK;
+  };
+  return guarded(open, known.error_text, known.error_bytes);
+}
+
+void shmstate_reader_close(shmstate_reader* reader) noexcept { delete reader; }
+
+int shmstate_reader_get_int64(shmstate_reader* reader, const char* key, size_t key_bytes, int64_t* value) noexcept {
+  return get(reader, key, key_bytes, value);
+}
+int shmstate_reader_get_float64(shmstate_reader* reader, const char* key, size_t key_bytes, double* value) noexcept {
+  return get(reader, key, key_bytes, value);
+}
+int shmstate_reader_get_bytes(shmstate_reader* reader, const char* key, size_t key_bytes, char* buffer,
+                              size_t buffer_bytes, size_t* value_bytes) noexcept {
+  const bool has_buffer = buffer != nullptr || buffer_bytes == 0;
+  if (reader == nullptr || key == nullptr || !has_buffer || value_bytes == nullptr) return kInvalid;
+  return code(reader->reader.read(text(key, key_bytes), std::span(buffer, buffer_bytes), *value_bytes));
+}
+
+int shmstate_reader_get_info(shmstate_reader* reader, const char* key, size_t key_bytes,
+                             shmstate_entry_info* info) noexcept {
+  if (reader == nullptr || key == nullptr || !has_size(info)) return kInvalid;
+  EntryInfo known;
+  const Status status = reader->reader.read(text(key, key_bytes), known);
+  if (status != Status::kOk) return code(status);
+  give_struct({.struct_bytes = 0,
+               .type = static_cast<std::int32_t>(known.type),
+               .ephemeral = known.ephemeral ? 1 : 0,
+               .value_bytes = known.value_bytes,
+               .changed_epoch = known.changed_epoch,
+               .version = known.version,
+               .ttl_ns = known.time_to_live ? known.time_to_live->count() : -1},
+              info);
+  return SHMSTATE_OK;
+}
+
+uint64_t shmstate_reader_get_epoch(shmstate_reader* reader) noexcept {
+  return reader == nullptr ? 0 : reader->reader.epoch();
+}
+uint64_t shmstate_reader_wait(shmstate_reader* reader, uint64_t epoch, int64_t timeout_ns) noexcept {
+  return reader == nullptr ? 0 : reader->reader.wait(epoch, timeout(timeout_ns));
+}
+int64_t shmstate_reader_get_age(shmstate_reader* reader) noexcept {
+  return reader == nullptr ? kInvalid : reader->reader.age().count();
+}
+
+int shmstate_reader_get_status(shmstate_reader* reader, shmstate_reader_status* status) noexcept {
+  if (reader == nullptr || !has_size(status)) return kInvalid;
+  const shmstate::ReaderStatus known = reader->reader.status();
+  give_struct({.struct_bytes = 0,
+               .age_ns = known.age.count(),
+               .reattach_count = known.reattach_count,
+               .merger_running = known.merger_running ? 1 : 0,
+               .instance_gone = known.instance_gone ? 1 : 0},
+              status);
+  return SHMSTATE_OK;
+}
+const char* shmstate_reader_get_path(const shmstate_reader* reader) noexcept {
+  return reader == nullptr ? nullptr : reader->reader.path().c_str();
+}
+
+int shmstate_snapshot_open(shmstate_reader* reader, shmstate_snapshot** snapshot) noexcept {
+  if (snapshot == nullptr) return kInvalid;
+  *snapshot = nullptr;
+  if (reader == nullptr) return kInvalid;
+  return guarded([&] {
+    *snapshot = new shmstate_snapshot{.snapshot = reader->reader.snapshot()};
+    return SHMSTATE_OK;
+  });
+}
+
+void shmstate_snapshot_close(shmstate_snapshot* snapshot) noexcept { delete snapshot; }
+
+uint64_t shmstate_snapshot_get_epoch(const shmstate_snapshot* snapshot) noexcept {
+  return snapshot == nullptr ? 0 : snapshot->snapshot.epoch();
+}
+int shmstate_snapshot_get_entry_count(const shmstate_snapshot* snapshot, uint64_t* entry_count) noexcept {
+  if (snapshot == nullptr || entry_count == nullptr) return kInvalid;
+  return guarded([&] {
+    *entry_count = snapshot->snapshot.size();
+    return SHMSTATE_OK;
+  });
+}
+int shmstate_snapshot_check(const shmstate_snapshot* snapshot) noexcept {
+  if (snapshot == nullptr) return kInvalid;
+  return snapshot->snapshot.expired() ? SHMSTATE_EXPIRED : SHMSTATE_OK;
+}
+
+int shmstate_snapshot_get(const shmstate_snapshot* snapshot, const char* key, size_t key_bytes,
+                          shmstate_entry* entry) noexcept {
+  if (snapshot == nullptr || key == nullptr || !has_size(entry)) return kInvalid;
+  const std::string_view bytes = text(key, key_bytes);
+  if (bytes.empty()) return SHMSTATE_KEY_EMPTY;
+  if (bytes.size() > shmstate::kKeyBytesMax) return SHMSTATE_KEY_TOO_LONG;
+  return guarded([&]() -> int {
+    const std::optional<EntryView> found = snapshot->snapshot.find(bytes);
+    if (!found) return SHMSTATE_NOT_FOUND;
+    give_struct(to_entry(*found), entry);
+    return SHMSTATE_OK;
+  });
+}
+
+int shmstate_snapshot_next(shmstate_snapshot* snapshot, shmstate_entry* entry) noexcept {
+  if (snapshot == nullptr || !has_size(entry)) return kInvalid;
+  if (snapshot->next_status != SHMSTATE_OK) return snapshot->next_status;
+  snapshot->next_status = guarded([&]() -> int {
+    if (snapshot->place) {
+      ++*snapshot->place;
+    } else {
+      snapshot->place = snapshot->snapshot.begin();
+    }
+    if (*snapshot->place == snapshot->snapshot.end()) return SHMSTATE_NOT_FOUND;
+    give_struct(to_entry(**snapshot->place), entry);
+    return SHMSTATE_OK;
+  });
+  return snapshot->next_status;
+}
+
+void shmstate_snapshot_rewind(shmstate_snapshot* snapshot) noexcept {
+  if (snapshot == nullptr) return;
+  snapshot->place.reset();
+  snapshot->next_status = SHMSTATE_OK;
+}
+
+int shmstate_changes_open(shmstate_reader* reader, uint64_t* epoch, shmstate_changes** changes) noexcept {
+  if (changes == nullptr) return kInvalid;
+  *changes = nullptr;
+  if (reader == nullptr || epoch == nullptr) return kInvalid;
+  return guarded([&]() -> int {
+    Changes found = reader->reader.changes(*epoch);
+    const std::uint64_t next_epoch = found.epoch;
+    if (!found.gap) *changes = new shmstate_changes{.changes = std::move(found)};
+    *epoch = next_epoch;
+    return *changes == nullptr ? SHMSTATE_GAP : SHMSTATE_OK;
+  });
+}
+
+void shmstate_changes_close(shmstate_changes* changes) noexcept { delete changes; }
+
+int shmstate_changes_next(shmstate_changes* changes, shmstate_change* change) noexcept {
+  if (changes == nullptr || !has_size(change)) return kInvalid;
+  if (changes->next == changes->changes.changes.size()) return SHMSTATE_NOT_FOUND;
+  give_struct(to_change(changes->changes.changes[changes->next++]), change);
+  return SHMSTATE_OK;
+}
