@@ -46,7 +46,7 @@ bool is_quarantined(const layout::RingHeader& header) {
 // The bytes as one push or two; a part that ends within a record is garbage of its own.
 void push(ServedInstance& served, RingFile& ring, std::span<const std::uint8_t> bytes, std::uint8_t mode) {
   const std::size_t tail = std::min(bytes.size(), ServedInstance::kRingBytes) / kWord * kWord;
-  std::memcpy(ring.at(0), bytes.data(), tail);
+  if (tail > 0) std::memcpy(ring.at(0), bytes.data(), tail);
   layout::RingHeader& header = ring.header();
   if ((mode & kPushInTwoParts) != 0) {
     header.tail.store(tail / 2 / kWord * kWord, std::memory_order_release);
