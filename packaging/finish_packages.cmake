@@ -25,7 +25,8 @@ while(packages)
   add_documents(${CPACK_TEMPORARY_DIRECTORY}/${component} ${package})
 endwhile()
 
-file(GLOB_RECURSE pages ${CPACK_TEMPORARY_DIRECTORY}/programs/usr/share/man/*.1)
+file(GLOB_RECURSE pages ${CPACK_TEMPORARY_DIRECTORY}/programs/usr/share/man/*.1
+  ${CPACK_TEMPORARY_DIRECTORY}/development/usr/share/man/*.3 ${CPACK_TEMPORARY_DIRECTORY}/development/usr/share/man/*.5)
 foreach(page ${pages})
   compress(${page})
 endforeach()
