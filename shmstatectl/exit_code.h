@@ -17,6 +17,7 @@ enum class ExitCode : int {
   kRejected = 6,
   kUnreadable = 7,
   kOther = 8,
+  kWarnings = 9,
 };
 
 [[nodiscard]] ExitCode exit_code_of(Status status) noexcept;
@@ -31,6 +32,7 @@ inline constexpr std::string_view kExitCodesHelp =
     "  5  pushed, but not merged within the timeout, or no merger is running\n"
     "  6  rejected by the merger\n"
     "  7  layout version mismatch, or the instance is damaged\n"
-    "  8  anything else, for example a full ring\n";
+    "  8  anything else, for example a full ring\n"
+    "  9  doctor found nothing worse than warnings\n";
 
 }  // namespace shmstate::ctl

@@ -10,6 +10,7 @@
 #include "shmstatectl/commands.h"
 #include "shmstatectl/dump_format.h"
 #include "shmstatectl/entry.h"
+#include "shmstatectl/findings.h"
 #include "shmstatectl/json.h"
 #include "shmstatectl/known_keys.h"
 #include "shmstatectl/progress.h"
@@ -45,6 +46,7 @@ ExitCode run_list(const Options& options) { return record("list", options); }
 ExitCode run_watch(const Options& options) { return record("watch", options); }
 ExitCode run_dump(const Options& options) { return record("dump", options); }
 ExitCode run_load(const Options& options) { return record("load", options); }
+ExitCode run_doctor(const Options& options) { return record("doctor", options); }
 
 namespace {
 
@@ -429,6 +431,25 @@ TEST(CtlProgress, FillsUp) {
   EXPECT_EQ(progress_bar("loading", 0, 200), "loading [" + std::string(40, ' ') + "]   0 %");
   EXPECT_EQ(progress_bar("loading", 100, 200), "loading [" + std::string(20, '#') + std::string(20, ' ') + "]  50 %");
   EXPECT_EQ(progress_bar("loading", 300, 200), "loading [" + std::string(40, '#') + "] 100 %");
+}
+
+// The exit code tells the worst finding: an error before warnings, warnings before notes, which are success.
+TEST(CtlFindings, TheWorstDecides) {
+  const Finding note{Severity::kNote, "a", "b", "c"};
+  const Finding warning{Severity::kWarning, "a", "b", "c"};
+  const Finding error{Severity::kError, "a", "b", "c", ExitCode::kNotMerged};
+  EXPECT_EQ(worst_of({}), ExitCode::kOk);
+  EXPECT_EQ(worst_of({note}), ExitCode::kOk);
+  EXPECT_EQ(worst_of({note, warning}), ExitCode::kWarnings);
+  EXPECT_EQ(worst_of({warning, error, note}), ExitCode::kNotMerged);
+}
+
+// Findings show what was found and what to do, and nothing that a foreign name could do to the terminal.
+TEST(CtlFindings, ShowTheRemedyHarmlessly) {
+  const std::string text = findings_text({{Severity::kWarning, "rings", "\x1B[mring", "restart"}});
+  EXPECT_EQ(text.find('\x1B'), std::string::npos);
+  EXPECT_NE(text.find("warning  rings  \\x1b[mring"), std::string::npos) << text;
+  EXPECT_NE(text.find("-> restart"), std::string::npos);
 }
 
 // Every status has the exit code that is documented for it.

@@ -533,6 +533,77 @@ TEST_F(CtlProcess, LoadNeedsAMerger) {
   EXPECT_THAT(result.err, HasSubstr("0 entries are loaded"));
 }
 
+// A healthy instance has nothing worse than notes; each thing that is wrong is found, with its remedy and exit code.
+TEST_F(CtlProcess, DoctorFindsWhatIsWrong) {
+  // A merger that is late on a busy machine is a finding, too, but not for long.
+  const auto expect = [](std::vector<int> codes, const std::string& text, const Process::Setup& setup = {}) {
+    Result result;
+    EXPECT_TRUE(eventually([&] {
+      result = ctl({"-i", "plant", "doctor"}, {}, setup);
+      return std::count(codes.begin(), codes.end(), result.code) == 1 && result.out.find(text) != std::string::npos;
+    })) << text
+        << '\n'
+        << result.code << '\n'
+        << result.out << result.err;
+  };
+  const std::vector<int> healthy = {0, 9};  // 9: the file system of the test is a small one
+  expect(healthy, "running, pid " + std::to_string(merger_->pid()));
+
+  fs::permissions(instance() / "snapshot", fs::perms::others_write, fs::perm_options::add);
+  expect({9}, "others than the merger may write");
+  fs::permissions(instance() / "snapshot", fs::perms::others_write, fs::perm_options::remove);
+
+  fs::permissions(root_, fs::perms::all);
+  fs::permissions(instance() / "control", fs::perms::none);
+  expect({4}, "this user cannot read", [] {
+    if (::geteuid() == 0 && ::setuid(kNobody) != 0) ::_exit(126);
+  });
+  fs::permissions(instance() / "control", fs::perms::owner_read | fs::perms::owner_write);
+
+  merger_->signal(SIGSTOP);
+  expect({5}, "is silent for");
+  merger_->signal(SIGCONT);
+  expect(healthy, "running, pid ");
+  stop_merger();
+  expect({5}, "none is running");
+  const Result findings = ctl({"-i", "plant", "doctor", "--json"});
+  EXPECT_EQ(Json::parse(findings.out)["findings"][0]["severity"], "ok");
+  EXPECT_EQ(ctl({"-i", "nowhere", "doctor"}).code, 3);
+}
+
+void overwrite(const fs::path& file, std::streamoff offset, std::string_view bytes) {
+  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(offset) << bytes;
+}
+
+// Files of an earlier boot and of another layout are told apart from damage, each with both sides named.
+TEST_F(CtlProcess, DoctorKnowsForeignFiles) {
+  stop_merger();
+  overwrite(instance() / "control", 64, "another boot, ok");  // Identity::boot_id
+  const Result boot = ctl({"doctor"});
+  EXPECT_EQ(boot.code, 7) << boot.out;
+  EXPECT_THAT(boot.out, HasSubstr("earlier boot"));
+  overwrite(instance() / "control", 8, "\x63");  // Identity::layout_major
+  const Result version = ctl({"doctor"});
+  EXPECT_EQ(version.code, 7) << version.out;
+  EXPECT_THAT(version.out, HasSubstr("has layout 99."));
+  EXPECT_THAT(version.out, HasSubstr("this program reads layout"));
+}
+
+// A quarantined ring is named with its writer.
+TEST_F(CtlProcess, DoctorNamesQuarantinedRings) {
+  Writer writer(instance().string(), {.name = "pump"});
+  writer.set("a", 1);
+  ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+  std::string ring(16, '0');
+  std::snprintf(ring.data(), ring.size() + 1, "%016llx", static_cast<unsigned long long>(writer.ring_id()));
+  overwrite(instance() / "writers" / "rings" / ring, 128, std::string(8, '\x77'));  // RingHeader::tail
+  EXPECT_TRUE(eventually([] {
+    const Result result = ctl({"doctor"});
+    return result.code == 6 && result.out.find("of \"pump\"") != std::string::npos &&
+           result.out.find("is quarantined") != std::string::npos;
+  }));
+}
+
 /// A program on a terminal of its own.
 class OnTerminal {
  public:

@@ -1,0 +1,279 @@
+// doctor: looks at everything that keeps an instance from working, for the user who asks.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <grp.h>
+#include <linux/magic.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <system_error>
+
+#include "core/instance.h"
+#include "core/os.h"
+#include "shmstatectl/commands.h"
+#include "shmstatectl/findings.h"
+#include "shmstatectl/instance.h"
+#include "shmstatectl/text.h"
+
+namespace shmstate::ctl {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Findings = std::vector<Finding>;
+
+std::string group_name(std::uint32_t gid) {
+  const group* const found = ::getgrgid(gid);
+  return found != nullptr ? found->gr_name : fmt::to_string(gid);
+}
+
+bool may(const fs::path& path, int access) { return ::faccessat(AT_FDCWD, path.c_str(), access, AT_EACCESS) == 0; }
+
+std::string description(const fs::path& path) {
+  const auto info = os::file_info(path);
+  if (!info) return fmt::format("{}: {}", path.string(), std::generic_category().message(errno));
+  return fmt::format("{}: mode {:04o}, user {}, group {}", path.string(), info->mode, info->uid, group_name(info->gid));
+}
+
+std::string join_remedy(const fs::path& path) {
+  const auto info = os::file_info(path);
+  if (!info) return "start its merger, which makes what is missing";
+  return fmt::format("add user {} to group {}, and log in again", ::geteuid(), group_name(info->gid));
+}
+
+// ---- files
+
+void check_reading(const fs::path& instance, Findings& findings) {
+  for (const char* name : {"control", "snapshot"}) {
+    const fs::path file = instance / name;
+    if (may(file, R_OK)) {
+      findings.push_back({Severity::kOk, "reading", description(file)});
+    } else {
+      const ExitCode code = errno == ENOENT ? ExitCode::kNoInstance : ExitCode::kNoPermission;
+      const std::string text = fmt::format("this user cannot read {}", description(file));
+      findings.push_back({Severity::kError, "reading", text, join_remedy(instance), code});
+    }
+  }
+}
+
+// Who reads need not write: that is worth a note only.
+void check_writing(const fs::path& instance, Findings& findings) {
+  const fs::path gate = gate_path(instance);
+  if (may(gate, X_OK) && may(rings_path(instance), W_OK | X_OK) && may(doorbell_path(instance), W_OK)) {
+    findings.push_back({Severity::kOk, "writing", description(gate)});
+  } else {
+    findings.push_back(
+        {Severity::kNote, "writing", "this user may not write: " + description(gate), join_remedy(gate)});
+  }
+}
+
+void check_owners(const fs::path& instance, Findings& findings) {
+  const auto directory = os::file_info(instance);
+  for (const char* name : {"control", "snapshot"}) {
+    const auto file = os::file_info(instance / name);
+    if (!file || !directory) continue;
+    if (file->uid != directory->uid) {
+      findings.push_back(
+          {Severity::kWarning, "owner",
+           fmt::format("{} belongs to user {}, the directory to user {}", name, file->uid, directory->uid),
+           "run the merger as one user only; remove the directory if the instance is not yours"});
+    }
+    if ((file->mode & 022) != 0) {
+      findings.push_back({Severity::kWarning, "owner",
+                          fmt::format("others than the merger may write {}", description(instance / name)),
+                          "restart the merger, which sets the mode"});
+    }
+  }
+}
+
+// ---- mount
+
+struct Mount {
+  std::string point;
+  std::string type;
+  std::string options;
+};
+
+// The last mount of a device in /proc/self/mountinfo is the one that is seen.
+Mount mount_of(const fs::path& path) {
+  Mount mount;
+  const auto info = os::file_info(path);
+  if (!info) return mount;
+  const std::string device = fmt::format("{}:{}", major(info->device), minor(info->device));
+  std::ifstream lines("/proc/self/mountinfo");
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    std::string ignored, number, point, options, field, type, source, more;
+    fields >> ignored >> ignored >> number >> ignored >> point >> options;
+    while (fields >> field && field != "-") {
+    }
+    fields >> type >> source >> more;
+    if (number == device) mount = {point, type, options + ',' + more};
+  }
+  return mount;
+}
+
+void check_mount(const fs::path& instance, const Mount& mount, Findings& findings) {
+  const std::string text = fmt::format("{} on {} ({})", mount.type, mount.point, mount.options);
+  struct statfs system {};
+  if (::statfs(instance.c_str(), &system) != 0) return;
+  if (system.f_type != TMPFS_MAGIC) {
+    findings.push_back({Severity::kWarning, "mount", "not a tmpfs: " + text,
+                        "put the instance below /run/shmstate or /dev/shm: a disk makes writers wait"});
+  } else if (mount.options.starts_with("ro,")) {
+    findings.push_back({Severity::kError, "mount", "read-only: " + text, "mount it with rw"});
+  } else {
+    findings.push_back({Severity::kOk, "mount", text});
+  }
+}
+
+void check_huge_pages(const Mount& mount, Findings& findings) {
+  std::string enabled;
+  std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/shmem_enabled"), enabled);
+  const std::size_t at = mount.options.find("huge=");
+  const bool has_huge = at != std::string::npos && mount.options.compare(at, 10, "huge=never") != 0;
+  if (has_huge && enabled.find("[deny]") == std::string::npos) {
+    findings.push_back({Severity::kOk, "huge pages", "the mount allows them"});
+  } else {
+    findings.push_back({Severity::kNote, "huge pages", fmt::format("not allowed (kernel: {})", enabled),
+                        "for a large state, mount a tmpfs with huge=advise"});
+  }
+}
+
+void check_space(const InstanceInfo& info, Findings& findings) {
+  struct statvfs space {};
+  if (::statvfs(info.path.c_str(), &space) != 0) return;
+  const std::uint64_t free_bytes = std::uint64_t{space.f_bavail} * space.f_frsize;
+  const std::uint64_t wanted_bytes = info.limit_bytes - std::min(info.committed_bytes, info.limit_bytes);
+  const std::string text = fmt::format("{} free on the file system, the instance may grow by {}",
+                                       format_bytes(free_bytes), format_bytes(wanted_bytes));
+  const std::uint64_t next_page_bytes = info.buffers.size() * layout::kPageBytes;
+  const std::string remedy = "give the tmpfs more room (mount -o remount,size=...), or lower --memory-limit";
+  if (free_bytes < next_page_bytes) {
+    findings.push_back({Severity::kError, "space", text, remedy, ExitCode::kRejected});
+  } else if (free_bytes < wanted_bytes) {
+    findings.push_back({Severity::kWarning, "space", text, remedy});
+  } else {
+    findings.push_back({Severity::kOk, "space", text});
+  }
+}
+
+// ---- what the instance says
+
+void check_boot(const fs::path& instance, Findings& findings) {
+  layout::Identity identity{};
+  const os::Fd control = os::open_file(instance / "control", O_RDONLY);
+  if (!control.is_open() || ::pread(control.get(), &identity, sizeof identity, 0) != ssize_t{sizeof identity}) return;
+  if (identity.boot_id == os::boot_id()) return;
+  findings.push_back({Severity::kError, "boot", "the files are of an earlier boot: nothing in them is valid",
+                      "start the merger, which makes the instance anew", ExitCode::kUnreadable});
+}
+
+void check_merger(const InstanceInfo& info, Findings& findings) {
+  constexpr auto kSilenceNoticed = std::chrono::seconds(1);
+  const std::string silence = format_duration(info.merger_silence);
+  if (!info.merger_running) {
+    findings.push_back({Severity::kError, "merger", "none is running, silent for " + silence,
+                        "start it: systemctl start shmstate-merger@" + fs::path(info.path).filename().string() +
+                            ", or shmstate-merger --instance " + info.path,
+                        ExitCode::kNotMerged});
+  } else if (info.merger_silence >= kSilenceNoticed) {
+    findings.push_back({Severity::kError, "merger", fmt::format("pid {} is silent for {}", info.merger_pid, silence),
+                        "see whether that process is stopped or the machine overloaded", ExitCode::kNotMerged});
+  } else {
+    findings.push_back({Severity::kOk, "merger", fmt::format("running, pid {}", info.merger_pid)});
+  }
+}
+
+std::string name_of(const RingInfo& ring) {
+  return fmt::format("ring {:016x} of {} (pid {}, user {})", ring.id, in_quotes(ring.name), ring.pid, ring.uid);
+}
+
+void check_ring(const RingInfo& ring, Findings& findings) {
+  const std::uint64_t backlog_bytes = ring.pushed_bytes - std::min(ring.applied_bytes, ring.pushed_bytes);
+  if (ring.state == "quarantined") {
+    findings.push_back({Severity::kError, "rings", name_of(ring) + " is quarantined: nothing more of it is merged",
+                        "see the merger's log for the reason; restart that writer", ExitCode::kRejected});
+  } else if (backlog_bytes > ring.ring_bytes / 2) {
+    findings.push_back({Severity::kWarning, "backlog",
+                        fmt::format("{} has {} of {} unmerged", name_of(ring), format_bytes(backlog_bytes),
+                                    format_bytes(ring.ring_bytes)),
+                        "give the merger a processor of its own, or the writer a larger ring"});
+  }
+  if (ring.rejected_count > 0) {
+    findings.push_back({Severity::kNote, "rings",
+                        fmt::format("{}: {} mutations rejected", name_of(ring), ring.rejected_count),
+                        "the writer learns why: Writer::rejected, or the message of shmstatectl"});
+  }
+}
+
+void check_rings(const InstanceInfo& info, Findings& findings) {
+  for (const RingInfo& ring : info.rings) check_ring(ring, findings);
+  findings.push_back({Severity::kOk, "rings", fmt::format("{} known", info.rings.size())});
+}
+
+void check_statistics(const InstanceInfo& info, Findings& findings) {
+  const auto warn = [&](std::string_view name, const std::string& remedy) {
+    for (const StatisticInfo& statistic : info.statistics) {
+      if (statistic.name != name || statistic.value == 0) continue;
+      findings.push_back({Severity::kWarning, "statistics",
+                          fmt::format("{} {}: {}", statistic.name, statistic.value, statistic.meaning), remedy});
+    }
+  };
+  warn("rings_refused", "end writers, or give the merger more rings and a restart with a new instance");
+  warn("commit_failures", "erase keys, or give the instance more memory");
+  warn("pins_expired", "let readers hold snapshots for a shorter time, or configure a longer maximum pin time");
+}
+
+void check_contents(const fs::path& instance, Findings& findings) {
+  try {
+    const InstanceInfo info = look_at(instance.string());
+    findings.push_back({Severity::kOk, "layout", fmt::format("{}.{}", info.layout_major, info.layout_minor)});
+    check_boot(instance, findings);
+    check_merger(info, findings);
+    check_space(info, findings);
+    check_rings(info, findings);
+    check_statistics(info, findings);
+  } catch (const Error& error) {  // its message has the remedy
+    findings.push_back({Severity::kError, "layout", error.what(), {}, exit_code_of(error.status())});
+  }
+}
+
+Findings examine(const fs::path& instance) {
+  Findings findings;
+  if (!os::file_info(instance)) {
+    check_contents(instance, findings);  // says why
+    return findings;
+  }
+  check_reading(instance, findings);
+  check_writing(instance, findings);
+  check_owners(instance, findings);
+  const Mount mount = mount_of(instance);
+  check_mount(instance, mount, findings);
+  check_huge_pages(mount, findings);
+  check_contents(instance, findings);
+  return findings;
+}
+
+}  // namespace
+
+ExitCode run_doctor(const Options& options) {
+  const fs::path instance = instance_path(resolve_instance(options.instance));
+  const Findings findings = examine(instance);
+  if (options.json) {
+    fmt::print("{}",
+               json_document({{"instance", json_of_bytes(instance.string())}, {"findings", json_array(findings)}}));
+  } else {
+    fmt::print("{}", findings_text(findings));
+  }
+  return worst_of(findings);
+}
+
+}  // namespace shmstate::ctl
