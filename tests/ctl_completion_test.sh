@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The completion of bash offers commands, options of the command and names of instances, and nothing else.
+# Usage: ctl_completion_test.sh SHMSTATECTL COMPLETION
+set -euo pipefail
+
+PATH=$(dirname "$1"):$PATH
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root/plant" "$root/plane" "$root/no-instance"
+touch "$root/plant/control" "$root/plane/control"
+export SHMSTATE_ROOT=$root
+
+# shellcheck source=/dev/null
+source "$2"
+
+status=0
+# expect WANTED WORD...: what is offered for the last word, sorted, on one line.
+expect() {
+  local wanted=$1 offered
+  shift
+  COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+  _shmstatectl shmstatectl || true
+  offered=$(printf '%s\n' "${COMPREPLY[@]}" | sort -u | paste -sd ' ')
+  [[ $offered == "$wanted" ]] && return
+  printf '%s: offered "%s" instead of "%s"\n' "$*" "$offered" "$wanted" >&2
+  status=1
+}
+
+expect "status" shmstatectl stat
+expect "set" shmstatectl -i plant se
+expect "set" shmstatectl --json se
+expect "--timeout --ttl --type" shmstatectl set --t
+expect "--raw" shmstatectl get --r
+expect "--interval" shmstatectl watch --int
+expect "--instance" shmstatectl list --inst
+expect "plane plant" shmstatectl -i pla
+expect "plane" shmstatectl get --instance plane
+expect "int" shmstatectl set --type i
+expect "" shmstatectl get key
+expect "" shmstatectl set --ttl 5
+expect "$root/plant" shmstatectl load "$root/plant"
+exit $status
