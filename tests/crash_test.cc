@@ -117,7 +117,9 @@ std::string growing(std::int64_t round, std::int64_t k) {
 }
 std::string trail(std::int64_t round) { return "trail/" + std::to_string(round); }
 std::string trail_value(std::int64_t round) {
-  return std::string(static_cast<std::size_t>(round * 631 % 7000 + 100), static_cast<char>('a' + round % 26));
+  std::string value;
+  value.assign(static_cast<std::size_t>(round * 631 % 7000 + 100), static_cast<char>('a' + round % 26));
+  return value;
 }
 
 /// A ring of garbage and a file that is no ring, both without a living owner.
@@ -447,7 +449,7 @@ TEST(CrashPoints, KillAtRandomOnesAgainAndAgain) {
   constexpr int kDeathsWanted = 2000;
   constexpr std::size_t kPlansOfAnOrdeal = 12;
   Random random(1);
-  const std::size_t deaths_wanted = static_cast<std::size_t>(steps(kDeathsWanted));
+  const auto deaths_wanted = static_cast<std::size_t>(steps(kDeathsWanted));
   std::size_t deaths = 0;
   std::size_t ordeals = 0;
   for (; deaths < deaths_wanted; ++ordeals) {
