@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "log/report_limiter.h"
 #include "writer-agent/line_parser.h"
 #include "writer-agent/line_splitter.h"
 #include "writer-agent/number_text.h"
 #include "writer-agent/pending_batch.h"
-#include "log/report_limiter.h"
 #include "writer-agent/session.h"
 
 namespace shmstate::agent {
