@@ -64,7 +64,7 @@ void add_fixed(CLI::App& app, RawOptions& raw, InstanceOptions& files) {
       ->capture_default_str()
       ->group(kForNewInstances);
   app.add_option("--memory-limit", files.memory_limit_bytes,
-                 "Memory of all buffers together, e.g. 512m; default: the file system's size, at most 8g")
+                 "Memory of all buffers together, e.g. 512m; default: three quarters of the file system, at most 8g")
       ->envname("SHMSTATE_MEMORY_LIMIT")
       ->transform(size)
       ->group(kForNewInstances);

@@ -1,8 +1,6 @@
 // What cannot be opened, read or stored: each failure has its status, names the path, the reason and the remedy, and
 // changes nothing.
 #include <gtest/gtest.h>
-#include <sched.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -392,34 +390,6 @@ TEST_F(BadInput, InvalidOptionsOfTheMerger) {
 
 // ---- little memory
 
-/// A tmpfs of its own, in a mount namespace of the test.
-class SmallFilesystem {
- public:
-  SmallFilesystem(fs::path path, const std::string& size) : path_(std::move(path)) {
-    must(::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "unshare");
-    fs::create_directory(path_);
-    must(::mount("tmpfs", path_.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0, "mount");
-  }
-  SmallFilesystem(const SmallFilesystem&) = delete;
-  SmallFilesystem& operator=(const SmallFilesystem&) = delete;
-  ~SmallFilesystem() { ::umount2(path_.c_str(), MNT_DETACH); }
-
-  void resize(const std::string& size) const {
-    must(::mount("tmpfs", path_.c_str(), "tmpfs", MS_REMOUNT, ("size=" + size).c_str()) == 0, "remount");
-  }
-  /// Takes all room but `spare` bytes; gives it back with `make_room`.
-  void fill(std::uint64_t spare) const {
-    const std::uint64_t room = fs::space(path_).free;
-    const os::Fd file = os::open_file(path_ / "filler", O_RDWR | O_CREAT, 0600);
-    must(room > spare && ::posix_fallocate(file.get(), 0, static_cast<off_t>(room - spare)) == 0, "cannot fill");
-  }
-  void make_room() const { fs::remove(path_ / "filler"); }
-  [[nodiscard]] fs::path operator/(std::string_view name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
-
 class LittleMemory : public testing::Test {
  protected:
   void SetUp() override {
@@ -472,11 +442,11 @@ class LittleMemory : public testing::Test {
 
 // Where there is no room for an instance, the merger says so, and works once there is.
 TEST_F(LittleMemory, NoRoomToCreate) {
-  const SmallFilesystem small(directory_ / "mount", "1m");
+  const SmallFilesystem small(directory_ / "mount", "size=1m");
   const std::string instance = small / "plant";
   merger_must_refuse(instance, {instance, "No space left on device", "make the file system larger"});
   merger_must_refuse(instance, {instance, "No space left on device", "make the file system larger"});
-  small.resize("32m");
+  small.remount("size=32m");
   const Program merger = start_merger(instance);
   Writer writer(instance);
   EXPECT_EQ(writer.set("key", 1), Status::kOk);
@@ -486,7 +456,7 @@ TEST_F(LittleMemory, NoRoomToCreate) {
 // When the file system is full, growth is refused and counted, what is there stays readable and writable, and when room
 // is made, everything goes on.
 TEST_F(LittleMemory, GrowthInAFullFileSystem) {
-  const SmallFilesystem small(directory_ / "mount", "32m");
+  const SmallFilesystem small(directory_ / "mount", "size=32m");
   const std::string instance = small / "plant";
   Program merger = start_merger(instance, {"--memory-limit", "1g"});
   Writer writer(instance, {.name = "w", .ring_bytes = std::size_t{256} << 10, .full_timeout = kPatience});
@@ -511,7 +481,7 @@ TEST_F(LittleMemory, GrowthInAFullFileSystem) {
 
 // When the file system has no room for another ring, attaching fails with what is missing, and leaves nothing behind.
 TEST_F(LittleMemory, NoRoomForARing) {
-  const SmallFilesystem small(directory_ / "mount", "32m");
+  const SmallFilesystem small(directory_ / "mount", "size=32m");
   const std::string instance = small / "plant";
   const Program merger = start_merger(instance);
   Writer early(instance, {.name = "early", .when_full = WhenFull::kFail});

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -251,6 +253,24 @@ TestDirectory::TestDirectory() {
 TestDirectory::~TestDirectory() {
   std::error_code ignored;
   fs::remove_all(path_, ignored);
+}
+
+SmallFilesystem::SmallFilesystem(fs::path path, const std::string& options) : path_(std::move(path)) {
+  must(::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "unshare");
+  fs::create_directory(path_);
+  must(::mount("tmpfs", path_.c_str(), "tmpfs", 0, options.c_str()) == 0, "mount");
+}
+
+SmallFilesystem::~SmallFilesystem() { ::umount2(path_.c_str(), MNT_DETACH); }
+
+void SmallFilesystem::remount(const std::string& options) const {
+  must(::mount("tmpfs", path_.c_str(), "tmpfs", MS_REMOUNT, options.c_str()) == 0, "remount");
+}
+
+void SmallFilesystem::fill(std::uint64_t spare) const {
+  const std::uint64_t room = fs::space(path_).free;
+  const os::Fd file = os::open_file(path_ / "filler", O_RDWR | O_CREAT, 0600);
+  must(room > spare && ::posix_fallocate(file.get(), 0, static_cast<off_t>(room - spare)) == 0, "cannot fill");
 }
 
 void* map_shared(std::size_t bytes) {

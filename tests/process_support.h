@@ -130,6 +130,25 @@ class TestDirectory {
   std::filesystem::path path_;
 };
 
+/// A tmpfs of its own, in a mount namespace of the calling process. Needs root.
+class SmallFilesystem {
+ public:
+  /// `options` as for mount(8): "size=32m".
+  SmallFilesystem(std::filesystem::path path, const std::string& options);
+  SmallFilesystem(const SmallFilesystem&) = delete;
+  SmallFilesystem& operator=(const SmallFilesystem&) = delete;
+  ~SmallFilesystem();
+
+  void remount(const std::string& options) const;
+  /// Takes all room but `spare` bytes; gives it back with `make_room`.
+  void fill(std::uint64_t spare) const;
+  void make_room() const { std::filesystem::remove(path_ / "filler"); }
+  [[nodiscard]] std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
 [[nodiscard]] void* map_shared(std::size_t bytes);
 void unmap_shared(void* address, std::size_t bytes) noexcept;
 

@@ -44,12 +44,13 @@ void check_options(const InstanceOptions& options) {
   }
 }
 
+// By default, what leaves a quarter of the file system to feed and rings: a full state keeps no writer away.
 std::uint64_t memory_limit(const InstanceOptions& options, const fs::path& path) {
   if (options.memory_limit_bytes != 0) return options.memory_limit_bytes;
   struct statvfs space {};
   const std::uint64_t total =
       ::statvfs(path.c_str(), &space) == 0 ? std::uint64_t{space.f_blocks} * space.f_frsize : kMemoryLimitDefaultMax;
-  return std::clamp(total, options.buffer_count * kBufferBytesMin, kMemoryLimitDefaultMax);
+  return std::clamp(total / 4 * 3, options.buffer_count * kBufferBytesMin, kMemoryLimitDefaultMax);
 }
 
 // Where everything lies in files of a new instance.
@@ -117,8 +118,7 @@ os::Fd open_or_throw(const fs::path& path, int flags, unsigned mode) {
 
 void commit_or_throw(const os::Fd& fd, const fs::path& path, std::uint64_t offset, std::uint64_t bytes) {
   if (const int error_number = os::commit(fd.get(), offset, bytes); error_number != 0) {
-    os::throw_errno(path.string() + ": cannot commit " + std::to_string(bytes) + " bytes", error_number,
-                    "make the file system larger or lower the memory limit");
+    os::throw_errno(path.string() + ": cannot commit " + std::to_string(bytes) + " bytes", error_number);
   }
 }
 
@@ -200,6 +200,7 @@ void InstanceOwner::make_directories(const InstanceOptions& options) {
 void InstanceOwner::lock_instance() {
   lock_ = open_or_throw(path_ / "merger.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
   if (os::try_lock(lock_.get(), kLifeByte, true)) return;
+  if (errno != EAGAIN) os::throw_errno("cannot lock " + (path_ / "merger.lock").string(), errno);
   std::string who = "another process";
   layout::ControlHeader other{};
   const os::Fd control = os::open_file(path_ / "control", O_RDONLY);

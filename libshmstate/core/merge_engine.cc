@@ -74,10 +74,7 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
       replicas_(owner),
       pages_(owner.geometry().first_page, owner.geometry().pages_max(),
              [this](std::uint64_t first, std::uint64_t end) {
-               if (owner_.commit_pages(first, end) != 0) {
-                 report_no_memory();
-                 return false;
-               }
+               if (owner_.commit_pages(first, end) != 0) return false;
                crash_point(CrashPoint::kPagesCommitted);
                replicas_.store(replicas_.header().page_count, end);
                return true;
@@ -441,6 +438,7 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(*reject)];
   replicas_.store(count, count + 1);
   ++rejected_count_;
+  if (*reject == Reject::kNoMemory) report_no_memory();
   return false;
 }
 

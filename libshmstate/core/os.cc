@@ -76,6 +76,16 @@ Status status_of(int error_number) noexcept {
   }
 }
 
+std::string remedy_of(int error_number, const std::string& otherwise) {
+  switch (error_number) {
+    case EMFILE: return "raise the limit of open files (ulimit -n, or LimitNOFILE of the service)";
+    case ENFILE: return "raise fs.file-max";
+    case ENOSPC:
+    case EDQUOT: return "make the file system larger or lower the memory limit";
+    default: return otherwise;
+  }
+}
+
 FileInfo file_info_of(const struct stat& info) noexcept {
   return {.bytes = static_cast<std::uint64_t>(info.st_size),
           .committed_bytes = static_cast<std::uint64_t>(info.st_blocks) * 512,
@@ -101,8 +111,9 @@ Fd::~Fd() {
 }
 
 void throw_errno(const std::string& what, int error_number, const std::string& remedy) {
+  const std::string advice = remedy_of(error_number, remedy);
   throw Error(status_of(error_number), "shmstate: " + what + ": " + std::generic_category().message(error_number) +
-                                           (remedy.empty() ? "" : "; " + remedy));
+                                           (advice.empty() ? "" : "; " + advice));
 }
 
 Fd open_file(const std::filesystem::path& path, int flags, unsigned mode) noexcept {
@@ -153,7 +164,8 @@ int give_name(int fd, const std::filesystem::path& path) noexcept {
 }
 
 bool try_lock(int fd, std::uint64_t byte, bool exclusive) noexcept {
-  return lock_command(fd, F_OFD_SETLK, static_cast<short>(exclusive ? F_WRLCK : F_RDLCK), byte) == 0;
+  errno = lock_command(fd, F_OFD_SETLK, static_cast<short>(exclusive ? F_WRLCK : F_RDLCK), byte);
+  return errno == 0;
 }
 
 void unlock(int fd, std::uint64_t byte) noexcept { lock_command(fd, F_OFD_SETLK, F_UNLCK, byte); }

@@ -33,7 +33,7 @@ class Fd {
   int fd_ = -1;
 };
 
-/// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status that fits errno.
+/// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status and perhaps the remedy of errno.
 [[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
 
 /// Opens a file with O_CLOEXEC; `flags` and `mode` as for open(2). An Fd that is not open on failure, with errno set.
@@ -67,7 +67,7 @@ void populate(const std::byte* address, std::size_t bytes) noexcept;
 [[nodiscard]] int give_name(int fd, const std::filesystem::path& path) noexcept;
 
 /// Locks on one byte of a file that belong to the open file description and vanish with it.
-/// `try_lock` needs a descriptor open for writing when exclusive; it returns false when somebody else holds the lock.
+/// `try_lock`, when exclusive, needs a descriptor open for writing; false and EAGAIN when somebody else holds the lock.
 [[nodiscard]] bool try_lock(int fd, std::uint64_t byte, bool exclusive) noexcept;
 void unlock(int fd, std::uint64_t byte) noexcept;
 /// Waits for an exclusive lock. Returns 0 or an errno value.

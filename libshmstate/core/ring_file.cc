@@ -21,6 +21,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Not the file's fault.
+bool has_run_out(int error_number) {
+  return error_number == EMFILE || error_number == ENFILE || error_number == ENOMEM || error_number == ENOLCK;
+}
+
 bool leads_anywhere(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
@@ -94,7 +99,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
   }
   crash_point(CrashPoint::kRingSized);
   if (const int error_number = os::commit(fd.get(), 0, layout::kRingHeaderBytes); error_number != 0) {
-    os::throw_errno("no memory for a ring in " + rings.string() + "; make the file system larger", error_number);
+    os::throw_errno("no memory for a ring in " + rings.string(), error_number);
   }
   crash_point(CrashPoint::kRingCommitted);
   for (;;) {
@@ -118,7 +123,11 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
 std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
   if (is_taken_from(::geteuid(), path)) return std::nullopt;
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-  if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false) || !leads_to(path, fd)) return std::nullopt;
+  if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false)) {
+    if (has_run_out(errno)) os::throw_errno("cannot open " + path.string(), errno);
+    return std::nullopt;
+  }
+  if (!leads_to(path, fd)) return std::nullopt;
   crash_point(CrashPoint::kSharedRingOpened);
   return open_checked(std::move(fd), std::nullopt, instance_id);
 }
@@ -145,9 +154,7 @@ std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, 
   const fs::path path = rings / ring_name(id);
   if (const std::optional<os::FileInfo> info = os::file_info(path); !info || !info->is_regular) return std::nullopt;
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-  if (!fd.is_open() && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
-    os::throw_errno("cannot open " + path.string(), errno);
-  }
+  if (!fd.is_open() && has_run_out(errno)) os::throw_errno("cannot open " + path.string(), errno);
   std::optional<RingFile> ring = open_checked(std::move(fd), id, instance_id);
   if (ring) ring->survive_truncation();
   return ring;

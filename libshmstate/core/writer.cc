@@ -251,6 +251,7 @@ Status Writer::Impl::push(Operation operation, Key& key, ValueView value) noexce
 Status Writer::Impl::lock_shared(Clock::time_point deadline) const noexcept {
   nanoseconds pause = std::chrono::microseconds(1);
   for (int tries = 0; !os::try_lock(ring.fd(), kPusherByte, true); ++tries) {
+    if (errno != EAGAIN) return Status::kSystem;
     if (Clock::now() >= deadline) return Status::kTimeout;
     if (tries < 10) {
       std::this_thread::yield();

@@ -1,6 +1,7 @@
 // An instance's files as a reader has them mapped.
 #pragma once
 
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 
@@ -34,7 +35,9 @@ struct Attachment {
     Epoch tried = 0;
     for (int i = 0, tries_of_it = 0; i < kTries && tries_of_it < kTriesOfOneEpoch; ++i) {
       if (!snapshot.is_possible(current_version(publication()))) return Status::kDamaged;
+      errno = 0;
       if (try_pin(publication(), snapshot, version)) return Status::kOk;
+      if (errno != 0 && errno != EAGAIN) return Status::kSystem;  // the kernel has no lock for us
       tries_of_it = version.epoch == tried ? tries_of_it + 1 : 0;
       tried = version.epoch;
     }
