@@ -139,6 +139,7 @@ class FilesUnderLoad : public testing::Test {
     children_.emplace_back([this] { keep_pushing(instance_, *seen_); });
     children_.emplace_back([this] { be_the_victim(instance_, *seen_); });
     wait_for_progress();
+    eventually("the victim's ring to be served", [this] { return state_of_victim() == "live"; });
     children_.emplace_back([this] { keep_looking(instance_, *seen_); });
     eventually("reads", [this] { return seen_->good_reads > 10; });
   }

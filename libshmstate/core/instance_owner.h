@@ -16,9 +16,10 @@
 namespace shmstate {
 
 struct InstanceOptions {
-  std::uint32_t buffer_count = 2;        ///< 2 to 8
-  std::uint64_t memory_limit_bytes = 0;  ///< for all buffers together; 0: three quarters of the file system, at most 8 GiB
-  std::uint32_t ring_count_max = 1024;   ///< 1 to 4,096
+  std::uint32_t buffer_count = 2;  ///< 2 to 8
+  std::uint64_t memory_limit_bytes =
+      0;  ///< for all buffers together; 0: three quarters of the file system, at most 8 GiB
+  std::uint32_t ring_count_max = 1024;                       ///< 1 to 4,096
   std::uint64_t feed_record_count = std::uint64_t{1} << 18;  ///< a power of two; 16 bytes each
   /// Of the instance's directory; its files follow. What is not given stays as it is; in a new instance it is 0750 and
   /// the merger's own group.
