@@ -208,25 +208,20 @@ class BufferView {
 
   [[nodiscard, gnu::always_inline]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
                                                    SlotHead& head) const noexcept {
-    const std::uint64_t packed = load_word(&slot.head, std::memory_order_acquire);
-    if (!SlotHead::is_plain(packed, key.bytes.size())) return holds_other_key(slot, packed, key, pages, head);
-    head = SlotHead::unpack(packed);
-    return equal_words(slot.words + 1, key.bytes);
+    head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
+    if (head.key_bytes != key.bytes.size()) return false;
+    return head.is_plain() ? equal_words(slot.words + 1, key.bytes) : holds_other_key(slot, key, pages, head);
   }
-  [[nodiscard, gnu::noinline]] bool holds_other_key(const layout::Slot& slot, std::uint64_t packed,
-                                                    const HashedKey& key, std::uint64_t pages,
-                                                    SlotHead& head) const noexcept {
-    const SlotHead candidate = SlotHead::unpack(packed);
-    if (candidate.key_bytes != key.bytes.size() || !candidate.is_sane()) return false;
-    const std::uint64_t* words = slot.words + candidate.key_word();
-    if (candidate.has(SlotHead::kKeyInHeap)) {
+  [[nodiscard, gnu::noinline]] bool holds_other_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
+                                                    SlotHead head) const noexcept {
+    if (!head.is_sane()) return false;
+    const std::uint64_t* words = slot.words + head.key_word();
+    if (head.has(SlotHead::kKeyInHeap)) {
       if (load_word(words + 1, std::memory_order_acquire) != key.hash) return false;
-      words = heap_words_below(pages, *words, candidate.key_bytes);
+      words = heap_words_below(pages, *words, head.key_bytes);
       if (words == nullptr) return false;
     }
-    if (!equal_words(words, key.bytes)) return false;
-    head = candidate;
-    return true;
+    return equal_words(words, key.bytes);
   }
 
   [[nodiscard]] const std::uint64_t* heap_words(const std::uint64_t& reference, std::size_t bytes) const noexcept {

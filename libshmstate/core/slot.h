@@ -61,17 +61,8 @@ struct SlotHead {
            (type == Type::kBytes || type == kTombstone || (value_bytes == kWord && !has(kValueInHeap)));
   }
 
-  /// Whether a head's word says: eight bytes of value, then a key of `bytes` bytes, and nothing else. Most entries are
-  /// like that, and for them this replaces unpacking and all other checks.
-  [[nodiscard]] static constexpr bool is_plain(std::uint64_t word, std::size_t bytes) noexcept {
-    constexpr std::uint64_t kMask = std::uint64_t{0x0fff'ffff} << 32 | 0xffff;  // value_bytes, flags; key_bytes
-    constexpr std::size_t kBytesMax = (kSlotWords - 1) * kWord;
-    const std::uint64_t type = word >> 60;
-    return (word & kMask) == (std::uint64_t{kWord} << 32 | bytes) && bytes <= kBytesMax &&
-           type - 1 < static_cast<std::uint64_t>(kTombstone) - 1;
-  }
-
-  /// The same for a key of any size.
+  /// Whether there are eight bytes of value, then a key, and nothing else. Most entries are like that, and for them
+  /// this replaces all other checks.
   [[nodiscard]] constexpr bool is_plain() const noexcept {
     constexpr std::size_t kBytesMax = (kSlotWords - 1) * kWord;
     return flags == 0 && value_bytes == kWord && key_bytes != 0 && key_bytes <= kBytesMax && type >= Type::kInt64 &&

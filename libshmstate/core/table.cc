@@ -91,9 +91,9 @@ bool Table::update_at(std::uint64_t hint, Operation operation, Type type, std::s
   if (!at) return false;
   layout::Slot& here = slot(*at);
   const SlotHead head = SlotHead::unpack(here.head);
-  if (head.type != type) return false;
-  if (!SlotHead::is_plain(here.head, key.size()) || head.owner != 0) {  // a set would change more than the value
-    if (operation == Operation::kSet || head.key_bytes != key.size() || head.has(SlotHead::kKeyInHeap)) return false;
+  if (head.type != type || head.key_bytes != key.size()) return false;
+  if (!head.is_plain() || head.owner != 0) {  // a set would change more than the value
+    if (operation == Operation::kSet || head.has(SlotHead::kKeyInHeap)) return false;
   }
   if (!is_occupied(*at) || !BufferView::equal_words(here.words + 1, key)) return false;
   if (operation != Operation::kSet) {
