@@ -64,6 +64,8 @@ void add_status(CLI::App& app, Options& options) {
   CLI::App& command =
       add_command(app, options, "status", run_status, "Show the instance: merger, buffers, rings, statistics");
   command.add_flag("-v,--verbose", options.verbose, "Show what each statistic means");
+  add_duration(command, "--interval", options.rate_interval,
+               "Between the two looks that rates need, default 500ms; 0: none");
 }
 
 void add_get(CLI::App& app, Options& options) {

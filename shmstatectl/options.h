@@ -28,8 +28,9 @@ struct Options {
   std::chrono::nanoseconds timeout = std::chrono::seconds(1);
   std::chrono::nanoseconds load_timeout = std::chrono::seconds(30);  // of one batch
   std::chrono::nanoseconds interval{};
-  std::chrono::nanoseconds time_to_live{};  // set; zero: for ever
-  std::optional<std::uint64_t> limit;       // list: entries; watch: changes
+  std::chrono::nanoseconds rate_interval = std::chrono::milliseconds(500);  // status: between its two looks
+  std::chrono::nanoseconds time_to_live{};                                  // set; zero: for ever
+  std::optional<std::uint64_t> limit;                                       // list: entries; watch: changes
   bool raw = false;
   bool keys_only = false;
   bool verbose = false;

@@ -31,12 +31,23 @@ std::string instance_text(const InstanceInfo& info) {
   });
 }
 
-std::string buffers_text(const std::vector<BufferInfo>& buffers) {
+// "yes" when only the kernel knows by whom.
+std::string pinned_text(const BufferInfo& buffer, std::size_t index, const std::vector<PinHolder>& holders) {
+  std::string text;
+  for (const PinHolder& holder : holders) {
+    if (holder.buffer == index)
+      text += fmt::format("{}pid {} ({})", text.empty() ? "by " : ", ", holder.pid, escaped(holder.program));
+  }
+  if (!text.empty()) return text;
+  return buffer.pinned ? "yes" : "no";
+}
+
+std::string buffers_text(const std::vector<BufferInfo>& buffers, const std::vector<PinHolder>& holders) {
   Rows rows = {{"BUFFER", "EPOCH", "CURRENT", "PINNED"}};
   for (const BufferInfo& buffer : buffers) {
     const std::string epoch = buffer.epoch == 0 ? "being written" : fmt::to_string(buffer.epoch);
-    rows.push_back(
-        {fmt::to_string(rows.size() - 1), epoch, buffer.current ? "yes" : "no", buffer.pinned ? "yes" : "no"});
+    const std::size_t index = rows.size() - 1;
+    rows.push_back({fmt::to_string(index), epoch, buffer.current ? "yes" : "no", pinned_text(buffer, index, holders)});
   }
   return format_columns(rows);
 }
@@ -45,12 +56,17 @@ std::string backlog_text(const RingInfo& ring) {
   return format_bytes(ring.pushed_bytes - std::min(ring.applied_bytes, ring.pushed_bytes));
 }
 
-std::string rings_text(const std::vector<RingInfo>& rings) {
+std::string rate_text(const RingInfo& ring, const std::map<std::uint64_t, double>& mutations_per_s) {
+  const auto found = mutations_per_s.find(ring.id);
+  return found == mutations_per_s.end() ? "-" : fmt::format("{:.0f}/s", found->second);
+}
+
+std::string rings_text(const std::vector<RingInfo>& rings, const std::map<std::uint64_t, double>& mutations_per_s) {
   if (rings.empty()) return "no rings\n";
-  Rows rows = {{"RING", "NAME", "PID", "UID", "STATE", "BACKLOG", "APPLIED", "REJECTED"}};
+  Rows rows = {{"RING", "NAME", "PID", "UID", "STATE", "BACKLOG", "RATE", "APPLIED", "REJECTED"}};
   for (const RingInfo& ring : rings) {
     rows.push_back({fmt::format("{:016x}", ring.id), escaped(ring.name), fmt::to_string(ring.pid),
-                    fmt::to_string(ring.uid), escaped(ring.state), backlog_text(ring),
+                    fmt::to_string(ring.uid), escaped(ring.state), backlog_text(ring), rate_text(ring, mutations_per_s),
                     fmt::to_string(ring.applied_count), fmt::to_string(ring.rejected_count)});
   }
   return format_columns(rows);
@@ -58,6 +74,8 @@ std::string rings_text(const std::vector<RingInfo>& rings) {
 
 std::string statistic_value_text(const StatisticInfo& statistic) {
   if (statistic.unit == "ns") return format_duration(std::chrono::nanoseconds(statistic.value));
+  constexpr std::uint64_t kPageBytes = std::uint64_t{64} << 10;
+  if (statistic.unit == "64KiB") return format_bytes(statistic.value * kPageBytes);
   if (statistic.unit == "bytes") return format_bytes(statistic.value);
   const std::string count = fmt::to_string(statistic.value);
   return statistic.unit.empty() ? count : count + ' ' + escaped(statistic.unit);
@@ -75,9 +93,9 @@ std::string statistics_text(const std::vector<StatisticInfo>& statistics, bool v
 
 }  // namespace
 
-std::string status_text(const InstanceInfo& info, bool verbose) {
-  return instance_text(info) + '\n' + buffers_text(info.buffers) + '\n' + rings_text(info.rings) + '\n' +
-         statistics_text(info.statistics, verbose);
+std::string status_text(const InstanceInfo& info, bool verbose, const StatusExtras& extras) {
+  return instance_text(info) + '\n' + buffers_text(info.buffers, extras.pin_holders) + '\n' +
+         rings_text(info.rings, extras.mutations_per_s) + '\n' + statistics_text(info.statistics, verbose);
 }
 
 }  // namespace shmstate::ctl

@@ -333,6 +333,18 @@ TEST(CtlStatus, ShowsEverythingHarmlessly) {
   EXPECT_EQ(status_text(some_instance(), false).find("The longest publish."), std::string::npos);
 }
 
+// Who pins a buffer and how fast a ring is merged is shown where it is known; pages are shown as what they take.
+TEST(CtlStatus, ShowsPinHoldersRatesAndSizes) {
+  InstanceInfo info = some_instance();
+  info.statistics = {{.name = "pages_committed", .unit = "64KiB", .meaning = "", .value = 32}};
+  const std::string text =
+      status_text(info, false, {.pin_holders = {{0, 99, "re\x1B[m"}}, .mutations_per_s = {{0xAB, 12.4}}});
+  for (const char* part : {"by pid 99 (re\\x1b[m)", "12/s", "2.0 MiB"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+  EXPECT_EQ(text.find("64KiB"), std::string::npos);
+  EXPECT_NE(status_text(info, false).find("yes"), std::string::npos);
+}
+
 // The JSON status has the same numbers, exactly.
 TEST(CtlStatus, IsCompleteAsJson) {
   Json json = json_of(some_instance());

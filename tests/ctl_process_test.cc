@@ -383,6 +383,8 @@ TEST_F(CtlProcess, StatusShowsMergerAndRings) {
   EXPECT_EQ(status["merger"]["pid"], merger_->pid());
   EXPECT_EQ(status["entry_count"], 2);
   EXPECT_GE(status["buffers"].size(), 2u);
+  EXPECT_EQ(status["memory"]["limit_bytes"], 64 << 20);  // as configured
+  EXPECT_GT(status["memory"]["committed_bytes"], 0);
   EXPECT_FALSE(status["statistics"].empty());
 
   const std::string text = out({"status", "-v"});
@@ -602,6 +604,38 @@ TEST_F(CtlProcess, DoctorNamesQuarantinedRings) {
     return result.code == 6 && result.out.find("of \"pump\"") != std::string::npos &&
            result.out.find("is quarantined") != std::string::npos;
   }));
+}
+
+// The status names who pins a buffer, and how fast each ring is merged.
+TEST_F(CtlProcess, StatusNamesPinHoldersAndRates) {
+  Writer writer(instance().string());
+  writer.set("a", 1);
+  ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+  const Reader reader(instance().string());
+  const Snapshot snapshot = reader.snapshot();
+  std::string pinned_by;
+  EXPECT_TRUE(eventually([&] {
+    const Json status = json({"status", "--json", "--interval", "1ms"});
+    pinned_by.clear();
+    for (const Json& buffer : status["buffers"]) pinned_by += buffer["pinned_by"].dump();
+    return !status["rings"].empty() && status["rings"][0].contains("mutations_per_s");
+  }));
+  EXPECT_THAT(pinned_by, HasSubstr("\"pid\":" + std::to_string(::getpid())));
+  EXPECT_THAT(out({"status"}), HasSubstr("by pid " + std::to_string(::getpid()) + " ("));
+}
+
+// A counter that this shmstatectl has never heard of is shown under the name and meaning that the instance gives it.
+TEST_F(CtlProcess, StatusShowsUnknownStatistics) {
+  stop_merger();
+  std::uint64_t statistic_offset = 0;
+  std::ifstream control(instance() / "control", std::ios::binary);
+  control.seekg(144).read(reinterpret_cast<char*>(&statistic_offset), sizeof statistic_offset);
+  overwrite(instance() / "control", static_cast<std::streamoff>(statistic_offset), std::string("never_heard_of\0", 15));
+  overwrite(instance() / "control", static_cast<std::streamoff>(statistic_offset) + 48,
+            std::string("a new meaning\0", 14));
+  EXPECT_THAT(out({"status", "-v"}), HasSubstr("never_heard_of"));
+  EXPECT_THAT(out({"status", "-v"}), HasSubstr("a new meaning"));
+  EXPECT_EQ(json({"status", "--json"})["statistics"][0]["name"], "never_heard_of");
 }
 
 /// A program on a terminal of its own.

@@ -95,7 +95,7 @@ void look_at_snapshot(const Control& control, Version current, InstanceInfo& inf
   const os::Fd fd = os::open_file(control.path() / "snapshot", O_RDONLY);
   const std::optional<os::FileInfo> file = fd.is_open() ? os::file_info(fd.get()) : std::nullopt;
   if (!file) return;
-  info.committed_bytes = file->committed_bytes;
+  info.committed_bytes = file->committed_bytes - std::min(file->committed_bytes, g.buffer_offset);
   for (std::uint32_t b = 0; b < g.buffer_count; ++b) info.buffers[b].pinned = os::is_locked(fd.get(), kPinByte + b);
   if (file->bytes < g.snapshot_bytes || current.buffer >= g.buffer_count) return;
   const Mapping header(fd, Access::kReadOnly, g.buffer_offset + current.buffer * g.buffer_stride, layout::kPageBytes,
@@ -122,7 +122,7 @@ InstanceInfo inspect(std::string_view instance, const InspectOptions& options) {
   info.merger_silence = since(control.heartbeat().beat_ns.load(std::memory_order_relaxed));
   info.age = since(control.heartbeat().current_as_of_ns.load(std::memory_order_relaxed));
   info.epoch = current.epoch;
-  info.limit_bytes = g.buffer_count * g.buffer_stride + g.buffer_offset;
+  info.limit_bytes = g.buffer_count * g.buffer_stride;
   for (std::uint32_t b = 0; b < g.buffer_count; ++b) {
     info.buffers.push_back({.epoch = control.publication().stamps[b].load(std::memory_order_relaxed),
                             .current = b == current.buffer,

@@ -52,8 +52,8 @@ struct InstanceInfo {
   std::uint64_t epoch = 0;
   std::uint64_t entry_count = 0;
   std::chrono::nanoseconds age{};     ///< as `Reader::age`
-  std::uint64_t committed_bytes = 0;  ///< memory that the snapshot file takes now
-  std::uint64_t limit_bytes = 0;      ///< and may take at most
+  std::uint64_t committed_bytes = 0;  ///< memory that the buffers take now, without the change feed
+  std::uint64_t limit_bytes = 0;      ///< and may take at most, as configured
   std::vector<BufferInfo> buffers;
   std::vector<RingInfo> rings;
   std::vector<StatisticInfo> statistics;
