@@ -1,7 +1,5 @@
 // A known number of operations for callgrind to count: bench/run starts it with collection off and toggles it in
 // `measured_…`. Instructions do not depend on what else the machine does.
-#include <stdlib.h>
-
 #include <cstdio>
 #include <string_view>
 

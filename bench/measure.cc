@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -10,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -91,12 +91,12 @@ void pin_to_core(int core) { set_affinity(0, core); }
 void pin_process(pid_t pid, int core) { set_affinity(pid, core); }
 
 double ns_per_tick() {
-  static const double kRatio = measure_ns_per_tick();
-  return kRatio;
+  static const double ratio = measure_ns_per_tick();
+  return ratio;
 }
 
 std::uint64_t tick_overhead() {
-  static const std::uint64_t kOverhead = [] {
+  static const std::uint64_t overhead = [] {
     std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
     for (int i = 0; i < 1000; ++i) {
       const std::uint64_t start = ticks();
@@ -104,7 +104,7 @@ std::uint64_t tick_overhead() {
     }
     return least;
   }();
-  return kOverhead;
+  return overhead;
 }
 
 Figures Durations::percentiles(const std::string& prefix) {

@@ -1,8 +1,8 @@
 // Single operations in one process, by Google Benchmark: where time goes in shmstate, not how it compares. The merge
 // engine runs in the benchmark's own thread, so no line moves between cores.
 #include <benchmark/benchmark.h>
-#include <stdlib.h>
 
+#include <cstdlib>
 #include <map>
 #include <optional>
 #include <span>

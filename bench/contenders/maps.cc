@@ -94,12 +94,10 @@ class PrivateMap final : public Contender {
 
 using SharedPair = std::pair<const InlineKey, std::int64_t>;
 using SharedAllocator = ip::allocator<SharedPair, ip::managed_mapped_file::segment_manager>;
-using SharedMap =
-    boost::unordered_map<InlineKey, std::int64_t, InlineKeyHash, std::equal_to<InlineKey>, SharedAllocator>;
+using SharedMap = boost::unordered_map<InlineKey, std::int64_t, InlineKeyHash, std::equal_to<>, SharedAllocator>;
 
 struct MutexMap {
-  explicit MutexMap(const SharedAllocator& allocator)
-      : map(16, InlineKeyHash(), std::equal_to<InlineKey>(), allocator) {}
+  explicit MutexMap(const SharedAllocator& allocator) : map(16, InlineKeyHash(), std::equal_to<>(), allocator) {}
   ip::interprocess_mutex mutex;
   SharedMap map;
 };

@@ -14,8 +14,9 @@
 #ifndef SHMSTATE_STATUS_C_H
 #define SHMSTATE_STATUS_C_H
 
-#include <stddef.h> /* NOLINT: also for C */
-#include <stdint.h> /* NOLINT: also for C */
+/* NOLINTBEGIN(modernize-use-using, modernize-deprecated-headers): this is C */
+#include <stddef.h>
+#include <stdint.h>
 
 #include "shmstate/api.h"
 
@@ -77,5 +78,6 @@ typedef struct shmstate_value {
 #ifdef __cplusplus
 }
 #endif
+/* NOLINTEND(modernize-use-using, modernize-deprecated-headers) */
 
 #endif

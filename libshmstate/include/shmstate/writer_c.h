@@ -11,6 +11,7 @@
 
 #include "shmstate/status_c.h"
 
+/* NOLINTBEGIN(modernize-use-using): this is C */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -124,5 +125,6 @@ SHMSTATE_API uint64_t shmstate_writer_get_ring_id(const shmstate_writer* writer)
 #ifdef __cplusplus
 }
 #endif
+/* NOLINTEND(modernize-use-using) */
 
 #endif

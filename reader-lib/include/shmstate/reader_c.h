@@ -11,6 +11,7 @@
 
 #include "shmstate/status_c.h"
 
+/* NOLINTBEGIN(modernize-use-using): this is C */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -152,5 +153,6 @@ SHMSTATE_API int shmstate_changes_next(shmstate_changes* changes, shmstate_chang
 #ifdef __cplusplus
 }
 #endif
+/* NOLINTEND(modernize-use-using) */
 
 #endif
