@@ -20,6 +20,7 @@
 #include "shmstatectl/commands.h"
 #include "shmstatectl/findings.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/rates.h"
 #include "shmstatectl/text.h"
 
 namespace shmstate::ctl {
@@ -197,13 +198,13 @@ std::string name_of(const RingInfo& ring) {
 }
 
 void check_ring(const RingInfo& ring, Findings& findings) {
-  const std::uint64_t backlog_bytes = ring.pushed_bytes - std::min(ring.applied_bytes, ring.pushed_bytes);
   if (ring.state == "quarantined") {
-    findings.push_back({Severity::kError, "rings", name_of(ring) + " is quarantined: nothing more of it is merged",
-                        "see the merger's log for the reason; restart that writer", ExitCode::kRejected});
-  } else if (backlog_bytes > ring.ring_bytes / 2) {
+    findings.push_back({Severity::kError, "rings",
+                        name_of(ring) + " is quarantined, nothing more of it is merged: " + ring.quarantine_reason,
+                        "that writer's memory is corrupt, or its process hostile: restart it", ExitCode::kRejected});
+  } else if (backlog_bytes(ring) > ring.ring_bytes / 2) {
     findings.push_back({Severity::kWarning, "backlog",
-                        fmt::format("{} has {} of {} unmerged", name_of(ring), format_bytes(backlog_bytes),
+                        fmt::format("{} has {} of {} unmerged", name_of(ring), format_bytes(backlog_bytes(ring)),
                                     format_bytes(ring.ring_bytes)),
                         "give the merger a processor of its own, or the writer a larger ring"});
   }

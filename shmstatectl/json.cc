@@ -77,6 +77,7 @@ Json json_of(const RingInfo& ring) {
           {"pid", ring.pid},
           {"uid", ring.uid},
           {"state", json_of_bytes(ring.state)},
+          {"quarantine_reason", json_of_bytes(ring.quarantine_reason)},
           {"ring_bytes", ring.ring_bytes},
           {"pushed_bytes", ring.pushed_bytes},
           {"applied_bytes", ring.applied_bytes},

@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <map>
 #include <thread>
 
 #include "shmstatectl/commands.h"
@@ -13,29 +12,19 @@ namespace shmstate::ctl {
 
 namespace {
 
-std::map<std::uint64_t, double> rates_between(const InstanceInfo& before, const InstanceInfo& after, double seconds) {
-  std::map<std::uint64_t, std::uint64_t> counts;
-  for (const RingInfo& ring : before.rings) counts[ring.id] = ring.applied_count;
-  std::map<std::uint64_t, double> rates;
-  for (const RingInfo& ring : after.rings) {
-    const auto count = counts.find(ring.id);
-    if (count == counts.end() || ring.applied_count < count->second) continue;
-    rates[ring.id] = static_cast<double>(ring.applied_count - count->second) / seconds;
-  }
-  return rates;
-}
-
 // Rates need a second look, unless nothing can have changed.
 InstanceInfo look_twice(const std::string& instance, std::chrono::nanoseconds apart, StatusExtras& extras) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   InstanceInfo info = look_at(instance);
+  if (apart > std::chrono::nanoseconds::zero() && !info.rings.empty() && info.merger_running) {
+    std::this_thread::sleep_for(apart);
+    InstanceInfo later = look_at(instance);
+    extras.rates = rates_between(info, later, Clock::now() - begin);
+    info = std::move(later);
+  }
   extras.pin_holders = pin_holders(info.path);
-  if (apart <= std::chrono::nanoseconds::zero() || info.rings.empty() || !info.merger_running) return info;
-  std::this_thread::sleep_for(apart);
-  InstanceInfo later = look_at(instance);
-  extras.mutations_per_s = rates_between(info, later, std::chrono::duration<double>(Clock::now() - begin).count());
-  return later;
+  return info;
 }
 
 Json json_with(const InstanceInfo& info, const StatusExtras& extras) {
@@ -46,9 +35,13 @@ Json json_with(const InstanceInfo& info, const StatusExtras& extras) {
     json["buffers"][holder.buffer]["pinned_by"].push_back(
         {{"pid", holder.pid}, {"program", json_of_bytes(holder.program)}});
   }
+  if (!extras.rates) return json;
+  json["rates"] = {{"mutations_per_s", extras.rates->mutations_per_s},
+                   {"publishes_per_s", extras.rates->publishes_per_s},
+                   {"rejections_per_s", extras.rates->rejections_per_s}};
   for (std::size_t i = 0; i < info.rings.size(); ++i) {
-    const auto rate = extras.mutations_per_s.find(info.rings[i].id);
-    if (rate != extras.mutations_per_s.end()) json["rings"][i]["mutations_per_s"] = rate->second;
+    const auto rate = extras.rates->ring_mutations_per_s.find(info.rings[i].id);
+    if (rate != extras.rates->ring_mutations_per_s.end()) json["rings"][i]["mutations_per_s"] = rate->second;
   }
   return json;
 }

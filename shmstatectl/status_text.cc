@@ -18,8 +18,13 @@ std::string merger_text(const InstanceInfo& info) {
   return fmt::format("not running, silent for {} (was pid {})", silence, info.merger_pid);
 }
 
-std::string instance_text(const InstanceInfo& info) {
-  return format_columns({
+std::string rates_text(const Rates& rates) {
+  return fmt::format("{}/s mutations, {}/s publishes, {}/s rejected", format_rate(rates.mutations_per_s),
+                     format_rate(rates.publishes_per_s), format_rate(rates.rejections_per_s));
+}
+
+std::string instance_text(const InstanceInfo& info, const std::optional<Rates>& rates) {
+  Rows rows = {
       {"instance", escaped(info.path)},
       {"id", escaped(info.id)},
       {"layout", fmt::format("{}.{}", info.layout_major, info.layout_minor)},
@@ -28,7 +33,9 @@ std::string instance_text(const InstanceInfo& info) {
       {"entries", fmt::to_string(info.entry_count)},
       {"age", format_duration(info.age)},
       {"memory", fmt::format("{} committed of {}", format_bytes(info.committed_bytes), format_bytes(info.limit_bytes))},
-  });
+  };
+  if (rates) rows.push_back({"rates", rates_text(*rates)});
+  return format_columns(rows);
 }
 
 // "yes" when only the kernel knows by whom.
@@ -52,24 +59,34 @@ std::string buffers_text(const std::vector<BufferInfo>& buffers, const std::vect
   return format_columns(rows);
 }
 
+// The tail of a quarantined ring may be any number.
 std::string backlog_text(const RingInfo& ring) {
-  return format_bytes(ring.pushed_bytes - std::min(ring.applied_bytes, ring.pushed_bytes));
+  return ring.quarantine_reason.empty() ? format_bytes(backlog_bytes(ring)) : "-";
 }
 
-std::string rate_text(const RingInfo& ring, const std::map<std::uint64_t, double>& mutations_per_s) {
-  const auto found = mutations_per_s.find(ring.id);
-  return found == mutations_per_s.end() ? "-" : fmt::format("{:.0f}/s", found->second);
+std::string rate_text(const RingInfo& ring, const std::optional<Rates>& rates) {
+  if (!rates || !rates->ring_mutations_per_s.contains(ring.id)) return "-";
+  return format_rate(rates->ring_mutations_per_s.at(ring.id)) + "/s";
 }
 
-std::string rings_text(const std::vector<RingInfo>& rings, const std::map<std::uint64_t, double>& mutations_per_s) {
+std::string quarantine_text(const std::vector<RingInfo>& rings) {
+  std::string text;
+  for (const RingInfo& ring : rings) {
+    if (ring.quarantine_reason.empty()) continue;
+    text += fmt::format("ring {:016x} is quarantined: {}\n", ring.id, escaped(ring.quarantine_reason));
+  }
+  return text;
+}
+
+std::string rings_text(const std::vector<RingInfo>& rings, const std::optional<Rates>& rates) {
   if (rings.empty()) return "no rings\n";
   Rows rows = {{"RING", "NAME", "PID", "UID", "STATE", "BACKLOG", "RATE", "APPLIED", "REJECTED"}};
   for (const RingInfo& ring : rings) {
     rows.push_back({fmt::format("{:016x}", ring.id), escaped(ring.name), fmt::to_string(ring.pid),
-                    fmt::to_string(ring.uid), escaped(ring.state), backlog_text(ring), rate_text(ring, mutations_per_s),
+                    fmt::to_string(ring.uid), escaped(ring.state), backlog_text(ring), rate_text(ring, rates),
                     fmt::to_string(ring.applied_count), fmt::to_string(ring.rejected_count)});
   }
-  return format_columns(rows);
+  return format_columns(rows) + quarantine_text(rings);
 }
 
 std::string statistic_value_text(const StatisticInfo& statistic) {
@@ -94,8 +111,8 @@ std::string statistics_text(const std::vector<StatisticInfo>& statistics, bool v
 }  // namespace
 
 std::string status_text(const InstanceInfo& info, bool verbose, const StatusExtras& extras) {
-  return instance_text(info) + '\n' + buffers_text(info.buffers, extras.pin_holders) + '\n' +
-         rings_text(info.rings, extras.mutations_per_s) + '\n' + statistics_text(info.statistics, verbose);
+  return instance_text(info, extras.rates) + '\n' + buffers_text(info.buffers, extras.pin_holders) + '\n' +
+         rings_text(info.rings, extras.rates) + '\n' + statistics_text(info.statistics, verbose);
 }
 
 }  // namespace shmstate::ctl

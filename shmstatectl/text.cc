@@ -181,6 +181,14 @@ std::string format_bytes(std::uint64_t bytes) {
   return fmt::format("{:.1f} {}", value, unit);
 }
 
+std::string format_rate(double per_s) {
+  if (per_s > 0 && per_s < 0.95) return fmt::format("{:.1f}", per_s);
+  if (per_s < 9'999.5) return fmt::format("{:.0f}", per_s);
+  if (per_s < 999'500) return fmt::format("{:.1f}k", per_s / 1e3);
+  if (per_s < 999.5e6) return fmt::format("{:.2f}M", per_s / 1e6);
+  return fmt::format("{:.2f}G", per_s / 1e9);
+}
+
 std::optional<nanoseconds> parse_duration(std::string_view text) {
   double number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);

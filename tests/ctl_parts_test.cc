@@ -337,12 +337,58 @@ TEST(CtlStatus, ShowsEverythingHarmlessly) {
 TEST(CtlStatus, ShowsPinHoldersRatesAndSizes) {
   InstanceInfo info = some_instance();
   info.statistics = {{.name = "pages_committed", .unit = "64KiB", .meaning = "", .value = 32}};
-  const std::string text =
-      status_text(info, false, {.pin_holders = {{0, 99, "re\x1B[m"}}, .mutations_per_s = {{0xAB, 12.4}}});
-  for (const char* part : {"by pid 99 (re\\x1b[m)", "12/s", "2.0 MiB"})
+  Rates rates;
+  rates.mutations_per_s = 12'345;
+  rates.ring_mutations_per_s = {{0xAB, 12.4}};
+  const std::string text = status_text(info, false, {.pin_holders = {{0, 99, "re\x1B[m"}}, .rates = rates});
+  for (const char* part : {"by pid 99 (re\\x1b[m)", " 12/s", "12.3k/s mutations, 0/s publishes", "2.0 MiB"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   EXPECT_EQ(text.find("64KiB"), std::string::npos);
   EXPECT_NE(status_text(info, false).find("yes"), std::string::npos);
+}
+
+// A quarantined ring is shown with the reason; its tail may be any number, and is not shown as a backlog.
+TEST(CtlStatus, ShowsWhyARingIsQuarantined) {
+  InstanceInfo info = some_instance();
+  info.rings[0].state = "quarantined";
+  info.rings[0].quarantine_reason = "its tail is impossible";
+  info.rings[0].pushed_bytes = ~std::uint64_t{0};
+  const std::string text = status_text(info, false);
+  EXPECT_NE(text.find("ring 00000000000000ab is quarantined: its tail is impossible"), std::string::npos) << text;
+  EXPECT_EQ(text.find("EiB"), std::string::npos) << text;
+  EXPECT_EQ(json_of(info)["rings"][0]["quarantine_reason"], "its tail is impossible");
+}
+
+InstanceInfo look(std::uint64_t mutations, std::uint64_t publishes, std::uint64_t turn_ns, std::uint64_t applied) {
+  InstanceInfo info = some_instance();
+  info.rings[0].applied_count = applied;
+  info.statistics = {{.name = "mutations_applied", .unit = "", .meaning = "", .value = mutations},
+                     {.name = "publishes", .unit = "", .meaning = "", .value = publishes},
+                     {.name = "turn_duration_total", .unit = "ns", .meaning = "", .value = turn_ns}};
+  return info;
+}
+
+// Rates are what two looks at the same instance and merger tell; a counter that is not there or went back counts
+// nothing.
+TEST(CtlRates, NeedTwoLooksAtTheSameMerger) {
+  const InstanceInfo before = look(100, 10, 1'000, 5);
+  const std::optional<Rates> rates = rates_between(before, look(1'100, 14, 9'000, 25), 2s);
+  ASSERT_TRUE(rates);
+  EXPECT_DOUBLE_EQ(rates->mutations_per_s, 500);
+  EXPECT_DOUBLE_EQ(rates->publishes_per_s, 2);
+  EXPECT_DOUBLE_EQ(rates->rejections_per_s, 0);
+  EXPECT_EQ(rates->turn_mean, 2'000ns);
+  EXPECT_DOUBLE_EQ(rates->ring_mutations_per_s.at(0xAB), 10);
+  EXPECT_DOUBLE_EQ(rates_between(before, look(50, 5, 0, 1), 2s)->mutations_per_s, 0);
+  EXPECT_TRUE(rates_between(before, look(50, 5, 0, 1), 2s)->ring_mutations_per_s.empty());
+  EXPECT_FALSE(rates_between(before, before, 2s)->turn_mean);
+  EXPECT_FALSE(rates_between(before, before, 0s));
+  InstanceInfo restarted = before;
+  ++restarted.merger_pid;
+  EXPECT_FALSE(rates_between(before, restarted, 2s));
+  InstanceInfo anew = before;
+  anew.id = "0";
+  EXPECT_FALSE(rates_between(before, anew, 2s));
 }
 
 // The JSON status has the same numbers, exactly.

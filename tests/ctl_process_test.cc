@@ -602,8 +602,10 @@ TEST_F(CtlProcess, DoctorNamesQuarantinedRings) {
   EXPECT_TRUE(eventually([] {
     const Result result = ctl({"doctor"});
     return result.code == 6 && result.out.find("of \"pump\"") != std::string::npos &&
-           result.out.find("is quarantined") != std::string::npos;
+           result.out.find("is quarantined") != std::string::npos &&
+           result.out.find("its tail is impossible") != std::string::npos;
   }));
+  EXPECT_THAT(out({"status"}), HasSubstr("is quarantined: its tail is impossible"));
 }
 
 // The status names who pins a buffer, and how fast each ring is merged.

@@ -288,6 +288,7 @@ TEST(EngineTest, WithTwoBuffersAPinStallsPublishingAndIsCounted) {
     writer.set("k", 3);
     EXPECT_EQ(instance.step(), Progress::kStalled);
     EXPECT_EQ(instance.step(30ms), Progress::kStalled);
+    EXPECT_EQ(instance.statistic(Stat::kPinStallMax), std::uint64_t{30'000'000}) << "shown while it goes on";
     EXPECT_EQ(reader.get<std::int64_t>("k"), 2);
     EXPECT_EQ(pinned.get<std::int64_t>("k"), 1);
     EXPECT_FALSE(pinned.expired());
@@ -317,6 +318,24 @@ TEST(EngineTest, AWriterGoesOnDuringAStallUntilItsRingIsFull) {
   }
   instance.pump();
   EXPECT_EQ(reader.get<std::int64_t>("count"), pushed);
+}
+
+TEST(EngineTest, ABacklogIsShownWhileAPinStallsPublishing) {
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  writer.set("k", 2);
+  EXPECT_EQ(instance.step(), Progress::kWorked);
+  const std::uint64_t applied = writer.ticket();
+  writer.set("k", 3);
+  EXPECT_EQ(instance.step(100ms), Progress::kStalled);
+  const RingInfo ring = inspect(instance.path()).rings.at(0);
+  EXPECT_EQ(ring.applied_bytes, applied);
+  EXPECT_EQ(ring.applied_count, 2U);
+  EXPECT_EQ(ring.pushed_bytes, writer.ticket());
 }
 
 TEST(EngineTest, WithThreeBuffersAPinStallsNothing) {
@@ -459,7 +478,33 @@ TEST(EngineTest, ASnapshotThatExpiresWhileItIsIteratedThrowsInsteadOfMixingState
   EXPECT_LT(seen, 1'000U + layout::kGroupSlots) << "what was looked up before it expired may still come";
 }
 
+TEST(EngineTest, StatisticsThatAnOlderInstanceHasNoRoomForAreLeftOut) {
+  TestInstance instance;
+  instance.stop();
+  const os::Fd fd = os::open_file(instance.path() + "/control", O_RDWR);
+  const auto fewer = static_cast<std::uint32_t>(Stat::kRingsLive);
+  ASSERT_EQ(::pwrite(fd.get(), &fewer, sizeof fewer, offsetof(layout::Identity, statistic_count)),
+            ssize_t{sizeof fewer});
+  instance.start();
+  constexpr std::uint64_t kForeign = 77;
+  instance.owner().statistic(Stat::kRingsLive).store(kForeign, std::memory_order_relaxed);
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  EXPECT_EQ(instance.statistic(Stat::kRingsLive), kForeign);
+  EXPECT_EQ(instance.statistic(Stat::kMutationsApplied), 1U);
+}
+
 // ---- rings that lie, break or end
+
+// What tools show, after the next slow round.
+std::string shown_reason(TestInstance& instance, const Writer& writer) {
+  instance.pass_rounds(1);
+  for (const RingInfo& ring : inspect(instance.path()).rings) {
+    if (ring.id == writer.ring_id()) return ring.quarantine_reason;
+  }
+  return "no such ring";
+}
 
 TEST(EngineTest, ARingWithGarbageIsQuarantinedAndAnotherGoesOn) {
   TestInstance instance;
@@ -481,6 +526,8 @@ TEST(EngineTest, ARingWithGarbageIsQuarantinedAndAnotherGoesOn) {
   EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U);
   EXPECT_EQ(instance.count_events(Kind::kRingQuarantined), 1U);
   EXPECT_EQ(bad.flush(bad.ticket() + 64, 0ns), Status::kRingQuarantined);
+  EXPECT_EQ(shown_reason(instance, bad), "its bytes at " + std::to_string(bad.ticket()) + " are no mutation");
+  EXPECT_EQ(shown_reason(instance, good), "");
   for (int i = 0; i < 10; ++i) {
     good.set("good", i);
     instance.pump();
@@ -525,6 +572,7 @@ TEST(EngineTest, AnImpossibleTailQuarantinesItsRing) {
     instance.pump();
     EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U) << lie;
     EXPECT_EQ(instance.reader().get<std::int64_t>("bad"), 1) << lie;
+    EXPECT_EQ(shown_reason(instance, bad), "its tail is impossible") << lie;
   }
 }
 
@@ -744,6 +792,7 @@ TEST(EngineTest, ARingWhoseFileIsTruncatedUnderTheEngineIsQuarantined) {
     EXPECT_EQ(reader.get<std::int64_t>("good"), 1);
     EXPECT_EQ(reader.get<std::int64_t>("bad"), 1);
     EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U) << left_bytes << " bytes left";
+    EXPECT_EQ(shown_reason(instance, bad), "its file was truncated");
   }
 }
 

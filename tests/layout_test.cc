@@ -100,6 +100,7 @@ TEST(LayoutTest, ControlIsFrozen) {
       SHMSTATE_AT(RingStatus, state, 8),
       SHMSTATE_AT(RingStatus, owner_pid, 12),
       SHMSTATE_AT(RingStatus, owner_uid, 16),
+      SHMSTATE_AT(RingStatus, quarantine_reason, 20),
       SHMSTATE_AT(RingStatus, tail, 24),
       SHMSTATE_AT(RingStatus, head, 32),
       SHMSTATE_AT(RingStatus, applied_count, 40),
@@ -187,7 +188,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
   const auto number = [](auto value) { return static_cast<std::size_t>(value); };
   expect_frozen({
       {"kLayoutMajor", layout::kLayoutMajor, 1},
-      {"kLayoutMinor", layout::kLayoutMinor, 0},
+      {"kLayoutMinor", layout::kLayoutMinor, 1},
       {"kRequiredFeatures", layout::kRequiredFeatures, 0},
       {"kOptionalFeatures", layout::kOptionalFeatures, 0},
       {"kLine", layout::kLine, 64},
@@ -216,6 +217,10 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"RingState::kLive", number(layout::RingState::kLive), 1},
       {"RingState::kFinished", number(layout::RingState::kFinished), 2},
       {"RingState::kQuarantined", number(layout::RingState::kQuarantined), 3},
+      {"QuarantineReason::kNone", number(layout::QuarantineReason::kNone), 0},
+      {"QuarantineReason::kTruncated", number(layout::QuarantineReason::kTruncated), 1},
+      {"QuarantineReason::kImpossibleTail", number(layout::QuarantineReason::kImpossibleTail), 2},
+      {"QuarantineReason::kNoMutation", number(layout::QuarantineReason::kNoMutation), 3},
       {"RingVerdict::kPending", number(layout::RingVerdict::kPending), 0},
       {"RingVerdict::kServed", number(layout::RingVerdict::kServed), 1},
       {"RingVerdict::kRefused", number(layout::RingVerdict::kRefused), 2},

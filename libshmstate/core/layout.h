@@ -26,7 +26,7 @@ inline constexpr std::uint64_t kRingMagic = 0x3147'4e49'524d'4853;     // "SHMRI
 
 /// A reader or writer of another major version must refuse; a newer minor version only adds.
 inline constexpr std::uint32_t kLayoutMajor = 1;
-inline constexpr std::uint32_t kLayoutMinor = 0;
+inline constexpr std::uint32_t kLayoutMinor = 1;
 /// Feature bits: an unknown required bit must be refused, an unknown optional bit may be ignored.
 inline constexpr std::uint64_t kRequiredFeatures = 0;
 inline constexpr std::uint64_t kOptionalFeatures = 0;
@@ -110,15 +110,18 @@ struct alignas(kLine) StatisticName {
 
 enum class RingState : std::uint32_t { kFree = 0, kLive = 1, kFinished = 2, kQuarantined = 3 };
 
+/// Why nothing more is read of a ring. What is not a mutation lies at its head.
+enum class QuarantineReason : std::uint32_t { kNone = 0, kTruncated = 1, kImpossibleTail = 2, kNoMutation = 3 };
+
 /// What the merger knows about a ring, for display; refreshed about ten times a second.
 struct alignas(kLine) RingStatus {
   Shared<std::uint64_t> ring_id;  // merger: zero when free
   Shared<std::uint32_t> state;    // merger: RingState
   Shared<std::uint32_t> owner_pid;
   Shared<std::uint32_t> owner_uid;
-  std::uint32_t reserved_0;
-  Shared<std::uint64_t> tail;  // bytes pushed
-  Shared<std::uint64_t> head;  // bytes applied and published
+  Shared<std::uint32_t> quarantine_reason;  // merger: QuarantineReason; since 1.1
+  Shared<std::uint64_t> tail;               // bytes pushed
+  Shared<std::uint64_t> head;               // bytes applied and published
   Shared<std::uint64_t> applied_count;
   Shared<std::uint64_t> rejected_count;
   Shared<std::uint64_t> ring_bytes;

@@ -5,11 +5,13 @@
 #include <cstring>
 
 #include "core/crash_point.h"
+#include "core/quarantine.h"
 
 namespace shmstate {
 namespace {
 
 namespace fs = std::filesystem;
+using layout::QuarantineReason;
 using layout::Reject;
 
 constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statistics, liveness of some rings
@@ -20,7 +22,6 @@ constexpr std::size_t kNamesPerTurn = 1024;     // of the directory of rings
 constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not served yet
 constexpr std::size_t kRefusedMax = 65'536;     // remembered, so that each is counted once
 constexpr std::size_t kRefusalReportsMax = 64;  // in a second
-constexpr const char* kTruncated = "its file was truncated";
 constexpr std::size_t kErasuresPerTurn = 2048;  // of expired and ephemeral entries, so that no publish waits for many
 
 // Who pins which buffer: asked of the kernel, never of the readers.
@@ -59,6 +60,7 @@ struct MergeEngine::ServedRing {
   bool has_open_goal = false;      // not reached yet
   bool is_abandoned = false;
   bool is_quarantined = false;
+  QuarantineReason quarantine_reason = QuarantineReason::kNone;
 };
 
 // ---- start
@@ -328,8 +330,8 @@ void MergeEngine::drain(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
   const std::uint64_t begin = ring.consumer.cursor();
   if (tail == begin) return;
-  if (ring.file.has_faulted()) return quarantine(ring, kTruncated);
-  if (!ring.consumer.is_sane(tail)) return quarantine(ring, "its tail is impossible");
+  if (ring.file.has_faulted()) return quarantine(ring, QuarantineReason::kTruncated);
+  if (!ring.consumer.is_sane(tail)) return quarantine(ring, QuarantineReason::kImpossibleTail);
   const std::uint64_t quota_end = begin + ring.file.data_bytes() / 4;
   std::uint64_t position = begin;
   std::uint64_t applied = 0;
@@ -358,8 +360,8 @@ void MergeEngine::drain(ServedRing& ring) {
   replicas_.store(cursor.applied_count, cursor.applied_count + applied);
   applied_count_ += applied;
   is_dirty_ = true;
-  if (ring.file.has_faulted()) return quarantine(ring, kTruncated);
-  if (is_malformed) quarantine(ring, "its bytes at " + std::to_string(position) + " are no mutation");
+  if (ring.file.has_faulted()) return quarantine(ring, QuarantineReason::kTruncated);
+  if (is_malformed) quarantine(ring, QuarantineReason::kNoMutation);
 }
 
 // A batch may be longer than a group. Before its first part is applied, the rest is looked at: nothing when its end was
@@ -517,6 +519,11 @@ void MergeEngine::wake_readers() {
 
 // ---- rings
 
+const layout::RingCursor& MergeEngine::published_cursor_of(const ServedRing& ring) const noexcept {
+  return reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) +
+                                                     layout::kCursorOffset)[ring.index];
+}
+
 layout::RingCursor& MergeEngine::cursor_of(const ServedRing& ring) noexcept {
   return replicas_.at<layout::RingCursor>(layout::kCursorOffset)[ring.index];
 }
@@ -606,15 +613,16 @@ bool MergeEngine::serve(RingFile file) {
   return true;
 }
 
-void MergeEngine::quarantine(ServedRing& ring, const std::string& why) {
+void MergeEngine::quarantine(ServedRing& ring, QuarantineReason reason) {
   ring.is_quarantined = true;
+  ring.quarantine_reason = reason;
   close_goal(ring);
   ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kQuarantined),
                                    std::memory_order_release);
   os::futex_wake_all(low_half(ring.file.header().head));
   crash_point(CrashPoint::kRingQuarantined);
   ++rings_quarantined_;
-  report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), why);
+  report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), describe(reason, ring.consumer.cursor()));
 }
 
 MergeEngine::ServedRing& MergeEngine::add_ring(RingFile file, std::uint32_t index, std::uint64_t cursor) {
@@ -685,7 +693,7 @@ void MergeEngine::drop_cursor(std::uint32_t index) {
 void MergeEngine::round() {
   next_round_ns_ = now_ns_ + kRoundIntervalNs;
   owner_.repair_doorbell();
-  if (is_back_claimed_ || claim_back_buffer()) inspect_some_rings();
+  inspect_some_rings();
   if (now_ns_ >= next_search_ns_) {
     next_search_ns_ = now_ns_ + kSearchIntervalNs;
     must_look_for_rings_ = true;
@@ -709,9 +717,9 @@ void MergeEngine::inspect(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
   ring.is_abandoned = ring.file.is_abandoned();
   has_abandoned_rings_ = has_abandoned_rings_ || ring.is_abandoned;
-  if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, kTruncated);
+  if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, QuarantineReason::kTruncated);
   const layout::RingHeader& header = ring.file.header();
-  const layout::RingCursor& cursor = cursor_of(ring);
+  const layout::RingCursor& cursor = published_cursor_of(ring);  // the back buffer may be pinned
   layout::RingStatus& status = owner_.ring_status(ring.index);
   std::uint64_t rejected = 0;
   for (const std::uint64_t count : cursor.rejected) rejected += count;
@@ -729,13 +737,17 @@ void MergeEngine::inspect(ServedRing& ring) {
                      : ring.is_abandoned ? layout::RingState::kFinished
                                          : layout::RingState::kLive;
   status.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
+  status.quarantine_reason.store(static_cast<std::uint32_t>(ring.quarantine_reason), std::memory_order_relaxed);
   status.ring_id.store(ring.file.id(), std::memory_order_release);
 }
 
 void MergeEngine::write_statistics() {
   const auto write = [this](Stat stat, std::uint64_t value) {
-    owner_.statistic(stat).store(value, std::memory_order_relaxed);
+    const bool is_known =
+        static_cast<std::size_t>(stat) < owner_.geometry().statistic_count;  // to who made the instance
+    if (is_known) owner_.statistic(stat).store(value, std::memory_order_relaxed);
   };
+  const std::uint64_t stalled_ns = stalled_since_ns_ == 0 ? 0 : now_ns_ - stalled_since_ns_;  // by a pin that goes on
   write(Stat::kMutationsApplied, applied_count_);
   write(Stat::kMutationsRejected, rejected_count_);
   write(Stat::kPublishes, publish_count_);
@@ -747,8 +759,8 @@ void MergeEngine::write_statistics() {
   write(Stat::kRingsQuarantined, rings_quarantined_);
   write(Stat::kRingsRefused, rings_refused_);
   write(Stat::kPinStalls, stall_count_);
-  write(Stat::kPinStallTotal, stall_ns_total_);
-  write(Stat::kPinStallMax, stall_ns_max_);
+  write(Stat::kPinStallTotal, stall_ns_total_ + stalled_ns);
+  write(Stat::kPinStallMax, std::max(stall_ns_max_, stalled_ns));
   write(Stat::kPinsExpired, pins_expired_);
   write(Stat::kEntries, table_.entry_count());
   write(Stat::kTombstones, table_.tombstone_count());

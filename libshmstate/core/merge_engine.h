@@ -154,8 +154,9 @@ class MergeEngine {
   bool try_finish(ServedRing& ring);
   void drop_orphans();
   void drop_cursor(std::uint32_t index);
-  void quarantine(ServedRing& ring, const std::string& why);
+  void quarantine(ServedRing& ring, layout::QuarantineReason reason);
   [[nodiscard]] layout::RingCursor& cursor_of(const ServedRing& ring) noexcept;
+  [[nodiscard]] const layout::RingCursor& published_cursor_of(const ServedRing& ring) const noexcept;
 
   // The slow round
   void round();

@@ -8,6 +8,7 @@
 #include "core/buffer_view.h"
 #include "core/instance.h"
 #include "core/publish.h"
+#include "core/quarantine.h"
 
 namespace shmstate {
 namespace {
@@ -61,14 +62,17 @@ std::vector<RingInfo> rings_of(const Control& control) {
     const layout::RingStatus& status = table[i];
     const std::uint64_t id = status.ring_id.load(std::memory_order_acquire);
     if (id == 0) continue;
+    const auto reason = static_cast<layout::QuarantineReason>(status.quarantine_reason.load(std::memory_order_relaxed));
+    const std::uint64_t applied_bytes = status.head.load(std::memory_order_relaxed);
     rings.push_back({.id = id,
                      .name = text(status.name),
                      .pid = status.owner_pid.load(std::memory_order_relaxed),
                      .uid = status.owner_uid.load(std::memory_order_relaxed),
                      .state = state_name(status.state.load(std::memory_order_relaxed)),
+                     .quarantine_reason = describe(reason, applied_bytes),
                      .ring_bytes = status.ring_bytes.load(std::memory_order_relaxed),
                      .pushed_bytes = status.tail.load(std::memory_order_relaxed),
-                     .applied_bytes = status.head.load(std::memory_order_relaxed),
+                     .applied_bytes = applied_bytes,
                      .applied_count = status.applied_count.load(std::memory_order_relaxed),
                      .rejected_count = status.rejected_count.load(std::memory_order_relaxed)});
   }

@@ -25,7 +25,8 @@ struct RingInfo {
   std::string name;       ///< as the writer gave it
   std::uint32_t pid = 0;  ///< for display only: the writer's process as it saw itself
   std::uint32_t uid = 0;
-  std::string state;  ///< "live", "finished" or "quarantined"
+  std::string state;              ///< "live", "finished" or "quarantined"
+  std::string quarantine_reason;  ///< one phrase; empty unless quarantined
   std::uint64_t ring_bytes = 0;
   std::uint64_t pushed_bytes = 0;   ///< bytes pushed since the ring was created, when the merger last looked
   std::uint64_t applied_bytes = 0;  ///< of these, readable
