@@ -116,7 +116,7 @@ Mount mount_of(const fs::path& path) {
     while (fields >> field && field != "-") {
     }
     fields >> type >> source >> more;
-    if (number == device) mount = {point, type, options + ',' + more};
+    if (number == device) mount = {point, type, fmt::format("{},{}", options, more)};
   }
   return mount;
 }

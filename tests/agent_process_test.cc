@@ -189,7 +189,7 @@ TEST_F(AgentProcess, ARegularFileAsStandardInputIsReadToItsEnd) {
   std::string lines;
   for (int i = 0; i < 50000; ++i) lines += "add sum 1\nkey" + std::to_string(i % 100) + "=" + std::to_string(i) + "\n";
   replace(directory_ / "lines", lines);
-  Process agent =
+  Agent agent =
       start_agent({"--strict"}, [this] { ::dup2(::open((directory_ / "lines").c_str(), O_RDONLY), STDIN_FILENO); });
   EXPECT_EQ(agent.wait(), 0);
   EXPECT_EQ(reader_.get<std::int64_t>("sum"), 50000);
@@ -259,7 +259,7 @@ TEST_F(AgentProcess, AReaderNeverSeesHalfABatch) {
     std::string lines;
     for (int i = 1; i <= 20000; ++i) {
       const std::string number = std::to_string(i);
-      lines += "begin\nx=" + number + "\ny=" + number + "\ncommit\n";
+      lines.append("begin\nx=").append(number).append("\ny=").append(number).append("\ncommit\n");
     }
     agent.say(lines);
   });

@@ -81,6 +81,14 @@ load_advances() {
   eventually "the load does not advance" bash -c '(($(setpriv --reuid=reader --regid=reader --init-groups -- shmstatectl -i plant get load) > '"$before"'))'
 }
 
+build_c_consumer() {
+  local option=()
+  if [[ $1 == static ]]; then option=(-static); fi
+  # shellcheck disable=SC2046  # words
+  (cd /tmp && gcc -std=c99 -pedantic -Wall -Wextra -Werror "${option[@]}" consumer.c -o "consumer-c-$1" \
+    $(pkg-config "${option[@]/#/-}" --cflags --libs shmstate shmstate-reader)) || fail "gcc with pkg-config, $1"
+}
+
 files_of_system() {
   find /usr /etc /var/lib /run -xdev \( -path '/run/systemd/*' -o -path '/run/log/*' -o -path '/run/udev*' -o -path /run/user \
     -o -path '/var/lib/dpkg/*' -o -path '/var/lib/systemd/*' \) -prune -o -print | grep -vE '^/etc/(passwd|group|g?shadow|subuid|subgid)-$|/ld.so.cache|/__pycache__' | sort
@@ -141,6 +149,21 @@ case_consumers() {
   as writer /tmp/consumer-pc plant || fail "the consumer ended with an error"
   ldd /tmp/consumer/consumer | grep >/dev/null libshmstate-reader.so.0 || fail "the consumer does not link the shared library"
   if ldd /tmp/consumer_static/consumer | grep libshmstate; then fail "the static consumer links a shared library"; fi
+}
+
+# A C99 program outside the tree builds with pkg-config, shared and static, and has the whole C API.
+case_c() {
+  local linkage
+  cp tests/c_api_test.c /tmp/consumer.c
+  for linkage in shared static; do
+    build_c_consumer $linkage
+    systemctl start shmstate-merger@c
+    as writer "/tmp/consumer-c-$linkage" /run/shmstate/c || fail "the $linkage C program ended with an error"
+    systemctl stop shmstate-merger@c
+    rm -r /run/shmstate/c
+  done
+  ldd /tmp/consumer-c-shared | grep >/dev/null libshmstate-reader.so.0 || fail "the C program does not link the shared library"
+  if ldd /tmp/consumer-c-static | grep libshmstate; then fail "the static C program links a shared library"; fi
 }
 
 # The agent is started by its socket, which writers may use and others not; what it takes is readable.
