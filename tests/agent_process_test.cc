@@ -259,7 +259,7 @@ TEST_F(AgentProcess, AReaderNeverSeesHalfABatch) {
     std::string lines;
     for (int i = 1; i <= 20000; ++i) {
       const std::string number = std::to_string(i);
-      lines.append("begin\nx=").append(number).append("\ny=").append(number).append("\ncommit\n");
+      lines += "begin\nx=" + number + "\ny=" + number + "\ncommit\n";
     }
     agent.say(lines);
   });

@@ -62,7 +62,7 @@ TEST_F(Hostile, DoorbellThatIsTruncatedAllTheTimeKillsNobody) {
   }
   Child truncater([&] {
     for (unsigned i = 0; !stop->load(); ++i) {
-      must(::truncate(doorbell.c_str(), i % 3 * 4096) == 0, "cannot truncate");
+      must(::truncate(doorbell.c_str(), off_t{4096} * (i % 3)) == 0, "cannot truncate");
       std::this_thread::sleep_for(1ms);
     }
   });

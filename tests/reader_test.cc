@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
+#include <bit>
 #include <iterator>
 #include <limits>
 #include <optional>
@@ -26,7 +26,6 @@ namespace {
 using namespace std::chrono_literals;
 using test::EngineThread;
 using test::error_of;
-using test::is_same;
 using test::Random;
 using test::ring_of;
 using test::TestInstance;
@@ -157,7 +156,7 @@ TEST_F(ReaderTest, NumbersComeBackBitByBit) {
     writer_.set("float", value);
     instance_.pump();
     const double read = reader_.get<double>("float").value();
-    EXPECT_EQ(std::memcmp(&read, &value, sizeof read), 0) << value;
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(read), std::bit_cast<std::uint64_t>(value)) << value;
   }
   for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-1}, std::numeric_limits<std::int64_t>::min(),
                                    std::numeric_limits<std::int64_t>::max()}) {

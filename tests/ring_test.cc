@@ -248,7 +248,7 @@ std::uint64_t record_bytes_at(std::uint64_t position) { return 8 * (1 + position
 std::uint64_t word_at(std::uint64_t position) { return (position + test::test_seed()) * 0xd134'2543'de82'ef95 + 1; }
 
 TEST_F(RingFileTest, TenMillionBytesBetweenTwoThreadsArriveAsTheyWereWritten) {
-  const std::uint64_t total_bytes = static_cast<std::uint64_t>(test::steps(10'000'000));
+  const auto total_bytes = static_cast<std::uint64_t>(test::steps(10'000'000));
   const RingFile theirs = create();
   const std::optional<RingFile> ours = open(theirs.id());
   ASSERT_TRUE(ours);

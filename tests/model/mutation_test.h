@@ -11,6 +11,7 @@
 #include <random>
 #include <regex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checked_memory.h"
@@ -49,7 +50,7 @@ Outcome check(rl::test_params& params) {
   Outcome outcome;
   outcome.holds = rl::simulate<S>(params);
   outcome.fault = rl::test_result_str(params.test_result);
-  outcome.report = report.str().data();
+  outcome.report = std::string_view(report.str());
   return outcome;
 }
 

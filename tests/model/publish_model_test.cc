@@ -159,7 +159,7 @@ struct ClaimsGivenUp : rl::test_suite<ClaimsGivenUp, 3> {
     if (index == 1) read_forward(2, [&] { return instance.try_read(); });
     if (index == 2) read_forward(2, [&] { return instance.try_read_pinned(false); });
   }
-  void after() {
+  void after() const {
     RL_ASSERT(instance.try_read() != 0);  // nobody is left who writes
   }
 };
