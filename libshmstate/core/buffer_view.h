@@ -100,21 +100,36 @@ class BufferView {
 
   // ---- the directory
 
+  /// Which segment has the entries of a hash.
+  struct Directory {
+    const std::uint64_t* words = nullptr;  // two entries each; null: out of bounds
+    std::uint32_t mask = 0;                // as many low bits of the hash as the directory is deep
+
+    [[nodiscard]] unsigned depth() const noexcept { return static_cast<unsigned>(std::bit_width(mask)); }
+
+    /// The page of a segment; not bounded.
+    [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept {
+      const std::uint64_t index = hash & mask;
+      return load_word(words + index / 2, std::memory_order_acquire) >> (index % 2 * 32) & 0xffff'ffff;
+    }
+  };
+
   [[nodiscard]] unsigned directory_depth() const noexcept {
     return static_cast<unsigned>(header_word(offsetof(layout::BufferHeader, directory)) & 0xff);
   }
-  /// The page of the segment that a directory entry names; nothing when that is out of bounds.
-  [[nodiscard]] std::optional<std::uint64_t> segment_page(std::uint32_t index, std::uint64_t pages) const noexcept {
-    return segment_page(header_word(offsetof(layout::BufferHeader, directory)), index, pages);
+  /// The directory, if it lies within the first `pages`.
+  [[nodiscard]] Directory directory(std::uint64_t pages) const noexcept {
+    const std::uint64_t word = header_word(offsetof(layout::BufferHeader, directory));
+    const auto depth = static_cast<unsigned>(word & 0xff);
+    const std::uint64_t page = word >> 8;
+    if (depth > layout::kDirectoryLog2Max || page >= pages) return {};
+    if (sizeof(std::uint32_t) << depth > (pages - page) * layout::kPageBytes) return {};
+    return {.words = reinterpret_cast<const std::uint64_t*>(base_ + page * layout::kPageBytes),
+            .mask = (std::uint32_t{1} << depth) - 1};
   }
-  [[nodiscard]] std::optional<std::uint64_t> segment_page(std::uint64_t directory, std::uint32_t index,
-                                                          std::uint64_t pages) const noexcept {
-    const std::uint64_t end = pages * layout::kPageBytes;
-    const std::uint64_t offset = (directory >> 8) * layout::kPageBytes + std::uint64_t{index / 2} * kWord;
-    if (directory >> 8 >= pages || offset >= end) return std::nullopt;
-    const auto* const two_entries = reinterpret_cast<const std::uint64_t*>(base_ + offset);
-    const std::uint64_t page = load_word(two_entries, std::memory_order_acquire) >> (index % 2 * 32) & 0xffff'ffff;
-    return page < pages ? std::optional(page) : std::nullopt;
+  /// Whether a segment can be there: on none of the pages that are not committed, nor on that of the header.
+  [[nodiscard]] static bool is_segment_page(std::uint64_t page, std::uint64_t pages) noexcept {
+    return page - 1 < pages - 1;
   }
   /// Precondition: page < page_count().
   [[nodiscard]] const layout::Segment& segment(std::uint64_t page) const noexcept {
@@ -125,27 +140,38 @@ class BufferView {
 
   enum class Found : std::uint8_t { kYes, kNo, kDamaged };
 
-  /// Finds a key's slot. kDamaged also when the merger is just writing this buffer.
+  /// Finds a key's slot. kDamaged also when the merger is just writing this buffer. The first slot of the home group
+  /// that has the key's tag is looked at here: nearly always, that is the one.
   [[nodiscard, gnu::always_inline]] Found find(const HashedKey& key, Location& location,
                                                SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
-    const std::uint64_t directory = header_word(offsetof(layout::BufferHeader, directory));
-    const auto depth = static_cast<unsigned>(directory & 0xff);
-    if (depth > layout::kDirectoryLog2Max) return Found::kDamaged;
-    const std::optional<std::uint64_t> page = segment_page(directory, directory_index(key.hash, depth), pages);
-    if (!page) return Found::kDamaged;
-    location.page = *page;
-    return find_in_segment(key, pages, location, head);
+    const Directory directory = this->directory(pages);
+    if (directory.words == nullptr) return Found::kDamaged;
+    location.page = directory.page_of(key.hash);
+    if (!is_segment_page(location.page, pages)) return Found::kDamaged;
+    const layout::Segment& here = segment(location.page);
+    const std::uint32_t group = home_group(key.hash);
+    const std::uint32_t match = TagWords(here.groups[group]).match(tag_of(key.hash));
+    location.slot = first_slot(group, match);
+    if (match != 0 && holds_key(here.slots[location.slot], key, pages, head)) [[likely]]
+      return Found::kYes;
+    const Hit hit = find_in_segment(*this, key, pages, location.page);
+    location.slot = hit.slot;
+    head = hit.head;
+    return hit.slot < layout::kSegmentSlots ? Found::kYes : Found::kNo;
   }
 
-  /// Whether a key is where it was seen before. The place is not trusted.
+  /// The place of the lowest of a group's slots in `match`.
+  [[nodiscard]] static std::uint32_t first_slot(std::uint32_t group, std::uint32_t match) noexcept {
+    return group * std::uint32_t{layout::kGroupSlots} + static_cast<std::uint32_t>(std::countr_zero(match));
+  }
+
+  /// Whether a key is where it was seen before. The place is not trusted; but a page that was a segment's stays one,
+  /// and the head of a free slot is zero, so the tag is not asked.
   [[nodiscard]] bool is_at(const Location& location, const HashedKey& key, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
-    if (location.page == 0 || location.page >= pages || location.slot >= layout::kSegmentSlots) return false;
-    const layout::Segment& here = segment(location.page);
-    const TagWords tags(here.groups[location.slot / layout::kGroupSlots]);
-    if ((tags.match(tag_of(key.hash)) >> location.slot % layout::kGroupSlots & 1) == 0) return false;
-    return holds_key(here.slots[location.slot], key, pages, head);
+    if (!is_segment_page(location.page, pages) || location.slot >= layout::kSegmentSlots) return false;
+    return holds_key(segment(location.page).slots[location.slot], key, pages, head);
   }
   /// The head of the entry at a place; its `type` is kNone when there is none.
   [[nodiscard]] SlotHead head_at(const Location& location) const noexcept {
@@ -186,39 +212,43 @@ class BufferView {
   }
 
  private:
-  [[nodiscard, gnu::always_inline]] Found find_in_segment(const HashedKey& key, std::uint64_t pages, Location& location,
-                                                          SlotHead& head) const noexcept {
-    const layout::Segment& here = segment(location.page);
+  /// An entry in a segment, or kSegmentSlots; and its head, which has been checked.
+  struct Hit {
+    std::uint32_t slot = layout::kSegmentSlots;
+    SlotHead head;
+  };
+
+  // Static, with copies of view and key, so that the caller can keep its own in registers.
+  [[nodiscard, gnu::noinline]] static Hit find_in_segment(BufferView view, HashedKey key, std::uint64_t pages,
+                                                          std::uint64_t page) noexcept {
+    const layout::Segment& here = view.segment(page);
     const std::uint8_t tag = tag_of(key.hash);
     std::uint32_t group = home_group(key.hash);
     for (std::size_t probes = 0; probes < layout::kSegmentGroups; ++probes) {
       const TagWords tags(here.groups[group]);
       for (std::uint32_t match = tags.match(tag); match != 0; match &= match - 1) {
-        const auto slot = static_cast<std::uint32_t>(group * layout::kGroupSlots) +
-                          static_cast<std::uint32_t>(std::countr_zero(match));
-        if (!holds_key(here.slots[slot], key, pages, head)) continue;
-        location.slot = slot;
-        return Found::kYes;
+        Hit hit{.slot = first_slot(group, match), .head = {}};
+        if (view.holds_key(here.slots[hit.slot], key, pages, hit.head)) return hit;
       }
-      if (tags.overflow_count() == 0) return Found::kNo;
+      if (tags.overflow_count() == 0) break;
       if (++group == layout::kSegmentGroups) group = 0;
     }
-    return Found::kNo;
+    return {};
   }
 
   [[nodiscard, gnu::always_inline]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
                                                    SlotHead& head) const noexcept {
     head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
     if (head.key_bytes != key.bytes.size()) return false;
-    return head.is_plain() ? equal_words(slot.words + 1, key.bytes) : holds_other_key(slot, key, pages, head);
+    return head.is_plain() ? equal_words(slot.words + 1, key.bytes) : holds_other_key(*this, slot, key, pages, head);
   }
-  [[nodiscard, gnu::noinline]] bool holds_other_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
-                                                    SlotHead head) const noexcept {
+  [[nodiscard, gnu::noinline]] static bool holds_other_key(BufferView view, const layout::Slot& slot, HashedKey key,
+                                                           std::uint64_t pages, SlotHead head) noexcept {
     if (!head.is_sane()) return false;
     const std::uint64_t* words = slot.words + head.key_word();
     if (head.has(SlotHead::kKeyInHeap)) {
       if (load_word(words + 1, std::memory_order_acquire) != key.hash) return false;
-      words = heap_words_below(pages, *words, head.key_bytes);
+      words = view.heap_words_below(pages, *words, head.key_bytes);
       if (words == nullptr) return false;
     }
     return equal_words(words, key.bytes);

@@ -19,6 +19,7 @@ inline constexpr Type kTombstone = static_cast<Type>(4);
 /// The first word of a slot, unpacked.
 struct SlotHead {
   enum Flag : std::uint8_t { kKeyInHeap = 1, kValueInHeap = 2, kHasExpiry = 4, kHasVersion = 8 };
+  static constexpr std::size_t kPlainKeyBytesMax = (kSlotWords - 1) * kWord;
   static constexpr std::uint64_t kFlagMask = 0x3f;
   static constexpr std::uint64_t kValueBytesMask = (1U << 22) - 1;
 
@@ -64,9 +65,14 @@ struct SlotHead {
   /// Whether there are eight bytes of value, then a key, and nothing else. Most entries are like that, and for them
   /// this replaces all other checks.
   [[nodiscard]] constexpr bool is_plain() const noexcept {
-    constexpr std::size_t kBytesMax = (kSlotWords - 1) * kWord;
-    return flags == 0 && value_bytes == kWord && key_bytes != 0 && key_bytes <= kBytesMax && type >= Type::kInt64 &&
-           type < kTombstone;
+    return flags == 0 && value_bytes == kWord && key_bytes != 0 && key_bytes <= kPlainKeyBytesMax &&
+           type >= Type::kInt64 && type < kTombstone;
+  }
+  /// The same question of a head as it is stored, when type and length of the key must be these.
+  [[nodiscard]] static constexpr bool is_plain(std::uint64_t word, Type type, std::size_t key_bytes) noexcept {
+    constexpr std::uint64_t kOwner = std::uint64_t{0xffff} << 16;  // may be anybody
+    return (word & ~kOwner) == (static_cast<std::uint64_t>(type) << 60 | std::uint64_t{kWord} << 32 | key_bytes) &&
+           key_bytes <= kPlainKeyBytesMax;
   }
 
   /// Decides what goes inline: the value first, then the key; what does not fit lies in the heap.

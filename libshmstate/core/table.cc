@@ -95,7 +95,7 @@ bool Table::update_at(std::uint64_t hint, Operation operation, Type type, std::s
   if (!head.is_plain() || head.owner != 0) {  // a set would change more than the value
     if (operation == Operation::kSet || head.has(SlotHead::kKeyInHeap)) return false;
   }
-  if (!is_occupied(*at) || !BufferView::equal_words(here.words + 1, key)) return false;
+  if (!BufferView::equal_words(here.words + 1, key)) return false;
   if (operation != Operation::kSet) {
     const std::optional<std::uint64_t> result = combine_bits(operation, type, here.words[0], number);
     if (!result) return false;
@@ -375,6 +375,9 @@ void Table::clear_segment(std::uint64_t page, unsigned depth) {
   replicas_.store(fresh.depth, std::uint64_t{depth});
   auto* const tags = reinterpret_cast<std::uint64_t*>(fresh.groups);
   for (std::size_t i = 0; i < sizeof fresh.groups / kWord; ++i) replicas_.store(tags[i], std::uint64_t{0});
+  for (layout::Slot& free : fresh.slots) {  // the page may have been something else
+    if (free.head != 0) replicas_.store(free.head, std::uint64_t{0});
+  }
   entries_of_page_[page] = 0;
 }
 
@@ -465,17 +468,19 @@ bool Table::double_directory() {
 
 bool Table::resume(const std::byte* buffer) {
   const BufferView old(buffer, pages_max_);
-  const unsigned depth = old.directory_depth();
-  const std::uint64_t directory = old.header_word(offsetof(layout::BufferHeader, directory)) >> 8;
-  if (depth > layout::kDirectoryLog2Max || !pages_.adopt(directory, directory_pages(depth))) return false;
-  for (std::uint32_t i = 0; i < 1U << depth; ++i) {
-    const std::optional<std::uint64_t> page = old.segment_page(i, pages_.committed());
-    if (!page) return false;
-    const std::uint64_t segment_depth = old.segment(*page).depth;
+  const BufferView::Directory directory = old.directory(pages_.committed());
+  if (directory.words == nullptr) return false;
+  const unsigned depth = directory.depth();
+  const std::uint64_t directory_page = old.header_word(offsetof(layout::BufferHeader, directory)) >> 8;
+  if (!pages_.adopt(directory_page, directory_pages(depth))) return false;
+  for (std::uint32_t i = 0; i <= directory.mask; ++i) {
+    const std::uint64_t page = directory.page_of(i);
+    if (!BufferView::is_segment_page(page, pages_.committed())) return false;
+    const std::uint64_t segment_depth = old.segment(page).depth;
     if (segment_depth > depth) return false;
     const std::uint32_t canonical = directory_index(i, static_cast<unsigned>(segment_depth));
-    if (canonical == i ? !adopt_segment(old, *page, i, static_cast<unsigned>(segment_depth))
-                       : old.segment_page(canonical, pages_.committed()) != page) {
+    if (canonical == i ? !adopt_segment(old, page, i, static_cast<unsigned>(segment_depth))
+                       : directory.page_of(canonical) != page) {
       return false;
     }
   }

@@ -121,11 +121,7 @@ class Table {
   [[nodiscard]] layout::Slot& slot(const Location& location) const noexcept {
     return segment(location.page).slots[location.slot];
   }
-  [[nodiscard]] bool is_occupied(const Location& location) const noexcept {
-    return segment(location.page)
-               .groups[location.slot / layout::kGroupSlots]
-               .tags[location.slot % layout::kGroupSlots] != 0;
-  }
+  [[nodiscard]] bool is_occupied(const Location& location) const noexcept { return slot(location).head != 0; }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
   [[nodiscard]] std::optional<Location> location_of(std::uint64_t hint) const noexcept {
     const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};

@@ -8,6 +8,7 @@
 #include "changes.h"
 #include "core/key_hints.h"
 #include "entry.h"
+#include "plain_view.h"
 
 namespace shmstate {
 namespace {
@@ -41,7 +42,8 @@ struct Reader::Impl {
       : files(
             std::make_shared<Attachment>(instance_path(instance), options.attach_timeout, options.survive_truncation)),
         survive_truncation(options.survive_truncation),
-        path(files->control.path().string()) {
+        path(files->control.path().string()),
+        plain(files->publication()) {
     const Version version = current_version(files->publication());
     if (options.prefault && files->snapshot.is_possible(version)) files->snapshot.prefault(version.buffer);
   }
@@ -64,6 +66,7 @@ struct Reader::Impl {
     if (!is_gone) return;
     try {
       files = std::make_shared<Attachment>(files->control.path(), nanoseconds::zero(), survive_truncation);
+      plain = PlainView(files->publication());
       is_gone = false;
       ++reattach_count;
     } catch (const std::exception&) {  // not there yet: go on with what we have
@@ -71,8 +74,9 @@ struct Reader::Impl {
   }
 
   void look_now_and_then() noexcept {  // before a key is hashed: the seed is the instance's
-    if (++reads % kReadsPerLook == 0) [[unlikely]]
-      look_around();
+    if (++reads < kReadsPerLook) return;
+    reads = 0;
+    look_around();
   }
 
   /// Runs `read` on the current buffer until the buffer was intact behind it, and returns what it returned.
@@ -83,8 +87,10 @@ struct Reader::Impl {
     for (int i = 0; i < kReadTries; ++i) {
       version = current_version(publication);
       if (!files->snapshot.is_possible(version)) return Status::kDamaged;
-      const Status status = read(files->snapshot.buffer(version.buffer));
+      const BufferView buffer = files->snapshot.buffer(version.buffer);
+      const Status status = read(buffer);
       if (!is_intact(publication, version)) continue;
+      plain.aim(version, buffer);
       if (epoch != nullptr) *epoch = version.epoch;
       return status;
     }
@@ -140,24 +146,20 @@ struct Reader::Impl {
     return take(view, view.segment(at.page).slots[at.slot], head);
   }
 
-  template <typename AnyKey>
-  Status read_number(AnyKey& key, Type type, std::uint64_t& bits) {
-    return read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
-      return take_number(type, slot, head, bits);
+  /// False says nothing. No call is made on the way, so that nothing need be saved for it.
+  [[nodiscard, gnu::always_inline]] bool read_plain(std::string_view key, Type type, std::uint64_t& bits) {
+    if (key.size() - 1 >= SlotHead::kPlainKeyBytesMax || reads + 1 >= kReadsPerLook) return false;
+    ++reads;
+    return plain.read(hashed(key), type, bits);
+  }
+  template <typename Number, typename AnyKey>
+  [[gnu::noinline]] Status read_number(AnyKey& key, Number& value) {
+    constexpr Type kType = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
+    std::uint64_t bits = 0;
+    const Status status = read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
+      return take_number(kType, slot, head, bits);
     });
-  }
-  template <typename AnyKey>
-  Status read(AnyKey& key, std::int64_t& value) {
-    std::uint64_t bits = 0;
-    const Status status = read_number(key, Type::kInt64, bits);
-    if (status == Status::kOk) value = static_cast<std::int64_t>(bits);
-    return status;
-  }
-  template <typename AnyKey>
-  Status read(AnyKey& key, double& value) {
-    std::uint64_t bits = 0;
-    const Status status = read_number(key, Type::kFloat64, bits);
-    if (status == Status::kOk) value = std::bit_cast<double>(bits);
+    if (status == Status::kOk) value = std::bit_cast<Number>(bits);
     return status;
   }
   template <typename AnyKey>
@@ -180,7 +182,8 @@ struct Reader::Impl {
   std::shared_ptr<Attachment> files;
   bool survive_truncation;
   std::string path;
-  std::uint32_t reads = 0;
+  PlainView plain;
+  std::uint32_t reads = 0;  // since the last look around
   std::uint64_t next_look_ns = 0;
   std::uint64_t reattach_count = 0;
   std::uint64_t changes_attachment = 0;  // the reattach_count at the last call of `changes`
@@ -194,12 +197,22 @@ Reader::Reader(Reader&&) noexcept = default;
 Reader& Reader::operator=(Reader&&) noexcept = default;
 Reader::~Reader() = default;
 
-Status Reader::read(std::string_view key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, double& value) const noexcept { return impl_->read(key, value); }
+[[gnu::flatten]] Status Reader::read(std::string_view key, std::int64_t& value) const noexcept {
+  std::uint64_t bits = 0;
+  if (!impl_->read_plain(key, Type::kInt64, bits)) return impl_->read_number(key, value);
+  value = std::bit_cast<std::int64_t>(bits);
+  return Status::kOk;
+}
+[[gnu::flatten]] Status Reader::read(std::string_view key, double& value) const noexcept {
+  std::uint64_t bits = 0;
+  if (!impl_->read_plain(key, Type::kFloat64, bits)) return impl_->read_number(key, value);
+  value = std::bit_cast<double>(bits);
+  return Status::kOk;
+}
 Status Reader::read(std::string_view key, std::string& value) const { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, Value& value) const { return impl_->read(key, value); }
-Status Reader::read(Key& key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(Key& key, double& value) const noexcept { return impl_->read(key, value); }
+Status Reader::read(Key& key, std::int64_t& value) const noexcept { return impl_->read_number(key, value); }
+Status Reader::read(Key& key, double& value) const noexcept { return impl_->read_number(key, value); }
 Status Reader::read(Key& key, std::string& value) const { return impl_->read(key, value); }
 Status Reader::read(Key& key, Value& value) const { return impl_->read(key, value); }
 

@@ -106,17 +106,17 @@ void Snapshot::Iterator::look_up_group(const BufferView& view) {
 bool Snapshot::Iterator::next_segment(const BufferView& view) {
   const Impl& impl = *snapshot_->impl_;
   const std::uint64_t pages = view.page_count();
-  const unsigned depth = view.directory_depth();
-  if (depth > layout::kDirectoryLog2Max) impl.fail_damaged();
-  for (; directory_index_ < 1U << depth; ++directory_index_) {
-    const std::optional<std::uint64_t> page = view.segment_page(directory_index_, pages);
-    if (!page) impl.fail_damaged();
-    const std::uint64_t segment_depth = load_word(&view.segment(*page).depth, std::memory_order_acquire);
-    if (segment_depth > depth) impl.fail_damaged();
+  const BufferView::Directory directory = view.directory(pages);
+  if (directory.words == nullptr) impl.fail_damaged();
+  for (; directory_index_ <= directory.mask; ++directory_index_) {
+    const std::uint64_t page = directory.page_of(directory_index_);
+    if (!BufferView::is_segment_page(page, pages)) impl.fail_damaged();
+    const std::uint64_t segment_depth = load_word(&view.segment(page).depth, std::memory_order_acquire);
+    if (segment_depth > directory.depth()) impl.fail_damaged();
     if (directory_index(directory_index_, static_cast<unsigned>(segment_depth)) != directory_index_) continue;
     if (segments_left_-- == 0) impl.fail_damaged();  // segments that are named twice
     ++directory_index_;
-    page_ = *page;
+    page_ = page;
     group_ = 0;
     return true;
   }
