@@ -401,10 +401,10 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
     }
     staged.key.bytes = {reinterpret_cast<const char*>(copy), key_bytes};
     if ((staged.record.flags & kWithHint) != 0) {
-      table_.prefetch_hint(staged.record.hint);
+      staged.guess = table_.prefetch_hint(staged.record.hint);
     } else {
       staged.key.hash = hash_key(staged.key.bytes, seed);
-      staged.page = table_.prefetch_tags(staged.key.hash);
+      staged.home = table_.prefetch_tags(staged.key.hash);
     }
     position += staged.record.bytes;
     ++count;
@@ -413,7 +413,7 @@ std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::ui
   for (std::size_t i = 0; i < count; ++i) {
     Staged& staged = staged_[i];
     if ((staged.record.flags & kWithHint) != 0) continue;
-    staged.record.hint = table_.prefetch_slot(staged.page, staged.key.hash);
+    staged.guess = table_.prefetch_slot(staged.home, staged.key.hash);
   }
   end = position;
   return count;
@@ -424,18 +424,23 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   crash_point(CrashPoint::kMutationApplied);
   const RecordView& record = staged.record;
   const std::uint64_t epoch = current_.epoch + 1;
-  const bool is_number = record.type == Type::kInt64 || record.type == Type::kFloat64;
-  const std::uint64_t number = is_number ? load_word(record.value, std::memory_order_relaxed) : 0;
-  const bool is_plain = is_number && (record.flags & ~(kWithHint | kBatchContinues)) == 0;
-  if (is_plain && table_.update_at(record.hint, record.operation, record.type, staged.key.bytes, number, epoch)) {
-    return true;
+  if (record.is_plain && staged.guess != nullptr) {
+    const std::uint64_t number = load_word(record.value, std::memory_order_relaxed);
+    if (table_.update(*staged.guess, record.operation, record.type, staged.key.bytes, number, epoch)) return true;
   }
-  NewValue value{.type = record.type, .number = number, .bytes = {}};
+  return apply_by_key(ring, staged, epoch);
+}
+
+bool MergeEngine::apply_by_key(ServedRing& ring, Staged& staged, std::uint64_t epoch) {
+  const RecordView& record = staged.record;
+  NewValue value{.type = record.type, .number = 0, .bytes = {}};
   if (record.type == Type::kBytes) {
     value.bytes = {reinterpret_cast<const char*>(record.value), record.value_bytes};
+  } else if (record.type != Type::kNone) {
+    value.number = load_word(record.value, std::memory_order_relaxed);
   }
   if ((record.flags & kWithHint) != 0) staged.key.hash = hash_key(staged.key.bytes, owner_.geometry().hash_seed);
-  const std::optional<Reject> reject = apply_by_key(ring, record, staged.key, value, epoch);
+  const std::optional<Reject> reject = change(ring, record, staged.key, value, epoch);
   if (!reject) return true;
   std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(*reject)];
   replicas_.store(count, count + 1);
@@ -444,8 +449,8 @@ bool MergeEngine::apply(ServedRing& ring, Staged& staged) {
   return false;
 }
 
-std::optional<Reject> MergeEngine::apply_by_key(const ServedRing& ring, const RecordView& record, const HashedKey& key,
-                                                const NewValue& value, std::uint64_t epoch) {
+std::optional<Reject> MergeEngine::change(const ServedRing& ring, const RecordView& record, const HashedKey& key,
+                                          const NewValue& value, std::uint64_t epoch) {
   const auto version = (record.flags & kWithVersion) != 0 ? std::optional(record.version) : std::nullopt;
   switch (record.operation) {
     case Operation::kSet: {

@@ -106,7 +106,8 @@ class MergeEngine {
   struct Staged {
     RecordView record;
     HashedKey key;
-    std::uint64_t page;  // of the segment where the key belongs
+    Table::Home home;
+    layout::Slot* guess;  // where the key probably is, or null
     std::array<std::uint64_t, 8> short_key;
   };
 
@@ -134,9 +135,9 @@ class MergeEngine {
                                                                  std::uint64_t tail) noexcept;
   void unstage_open_batch(std::size_t& count, std::uint64_t& end) const noexcept;
   bool apply(ServedRing& ring, Staged& staged);
-  [[nodiscard]] std::optional<layout::Reject> apply_by_key(const ServedRing& ring, const RecordView& record,
-                                                           const HashedKey& key, const NewValue& value,
-                                                           std::uint64_t epoch);
+  bool apply_by_key(ServedRing& ring, Staged& staged, std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> change(const ServedRing& ring, const RecordView& record,
+                                                     const HashedKey& key, const NewValue& value, std::uint64_t epoch);
   void publish();
   void release_heads();
   static void mirror_counters(layout::RingHeader& header, const layout::RingCursor& cursor) noexcept;

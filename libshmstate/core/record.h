@@ -114,6 +114,7 @@ inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t 
 /// A record as the merger sees it. The head is a private copy; `key` and `value` still lie in the ring, where a hostile
 /// writer may change them at any time.
 struct RecordView {
+  bool is_plain = false;  // a number, and neither ephemeral, nor with time to live or version
   Operation operation = Operation::kSet;
   Type type = Type::kNone;
   std::uint8_t flags = 0;
@@ -145,14 +146,13 @@ struct RecordView {
   }
 };
 
-/// Whether a head says: a number, without optional words. Most mutations are like that.
-[[nodiscard]] constexpr bool is_plain_number(const layout::RecordHead& head) noexcept {
+/// Whether a kind says: set, add, max or min of a number.
+[[nodiscard]] constexpr bool is_of_number(std::uint8_t kind) noexcept {
   constexpr unsigned kOperations =
       1U << static_cast<unsigned>(Operation::kSet) | 1U << static_cast<unsigned>(Operation::kAdd) |
       1U << static_cast<unsigned>(Operation::kMax) | 1U << static_cast<unsigned>(Operation::kMin);
-  const unsigned type = head.kind >> 4;
-  return head.value_bytes == kWord && (head.flags & ~kBatchContinues) == 0 &&
-         (kOperations >> (head.kind & 0xf) & 1) != 0 &&
+  const unsigned type = kind >> 4;
+  return (kOperations >> (kind & 0xf) & 1) != 0 &&
          (type == static_cast<unsigned>(Type::kInt64) || type == static_cast<unsigned>(Type::kFloat64));
 }
 
@@ -167,7 +167,8 @@ struct RecordView {
   record.flags = head.flags;
   record.key_bytes = head.key_bytes;
   record.value_bytes = head.value_bytes;
-  if (is_plain_number(head)) {
+  record.is_plain = is_of_number(head.kind) && (head.flags & ~(kWithHint | kBatchContinues)) == 0;
+  if (record.is_plain && head.value_bytes == kWord && (head.flags & kWithHint) == 0) {  // nearly all are like that
     record.bytes = sizeof head + padded(head.key_bytes) + kWord;
     record.hint = 0;
     record.key = reinterpret_cast<const std::uint64_t*>(at + sizeof head);

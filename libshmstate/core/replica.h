@@ -31,6 +31,7 @@ class LineSet {
     word |= bit;
     lines_.push_back(line);
   }
+  [[nodiscard]] bool contains(std::uint32_t line) const noexcept { return (bits_[line / 64] >> line % 64 & 1) != 0; }
   void clear() noexcept {
     for (const std::uint32_t line : lines_) bits_[line / 64] = 0;
     lines_.clear();
@@ -69,6 +70,11 @@ class Replicas {
     mark(&small);
     std::atomic_ref<T>(small).store(value, std::memory_order_release);
   }
+  /// For a line that has been stored to since the last publish.
+  void store_again(std::uint64_t& word, std::uint64_t value) {
+    assert(written_.contains(line_of(&word)));
+    store_word(&word, value, std::memory_order_release);
+  }
   /// Copies `bytes` to a word-aligned place and pads the last word with zeros.
   void store_bytes(std::uint64_t* words, std::string_view bytes);
 
@@ -82,10 +88,11 @@ class Replicas {
   void start_from(std::uint32_t current);
 
  private:
-  void mark(const void* address) {
+  [[nodiscard]] std::uint32_t line_of(const void* address) const noexcept {
     const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(address) - back_);
-    written_.insert(static_cast<std::uint32_t>(offset / layout::kLine));
+    return static_cast<std::uint32_t>(offset / layout::kLine);
   }
+  void mark(const void* address) { written_.insert(line_of(address)); }
   void copy_line(std::uint32_t line, std::byte* to) const noexcept;
 
   InstanceOwner& owner_;

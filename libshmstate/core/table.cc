@@ -4,7 +4,6 @@
 #include <bit>
 #include <cassert>
 
-#include "core/combine.h"
 #include "core/crash_point.h"
 #include "core/hash.h"
 
@@ -83,28 +82,6 @@ std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, 
   replicas_.store(word, *result);
   changed(at, epoch);
   return std::nullopt;
-}
-
-bool Table::update_at(std::uint64_t hint, Operation operation, Type type, std::string_view key, std::uint64_t number,
-                      std::uint64_t epoch) {
-  const std::optional<Location> at = location_of(hint);
-  if (!at) return false;
-  layout::Slot& here = slot(*at);
-  const SlotHead head = SlotHead::unpack(here.head);
-  if (head.type != type || head.key_bytes != key.size()) return false;
-  if (!head.is_plain() || head.owner != 0) {  // a set would change more than the value
-    if (operation == Operation::kSet || head.has(SlotHead::kKeyInHeap)) return false;
-  }
-  if (!BufferView::equal_words(here.words + 1, key)) return false;
-  if (operation != Operation::kSet) {
-    const std::optional<std::uint64_t> result = combine_bits(operation, type, here.words[0], number);
-    if (!result) return false;
-    if (*result == here.words[0]) return true;
-    number = *result;
-  }
-  replicas_.store(here.words[0], number);
-  changed(*at, epoch);
-  return true;
 }
 
 std::optional<Reject> Table::erase(const HashedKey& key, std::optional<std::uint64_t> version,
@@ -407,32 +384,44 @@ bool Table::split(std::uint64_t page, std::uint64_t hash) {
   return true;
 }
 
-void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
+template <typename Visit>
+void Table::for_each_hash(std::uint64_t page, Visit&& visit) {
   for (std::uint32_t group = 0; group < kSegmentGroups; ++group) {
-    std::uint32_t occupied = TagWords(segment(from).groups[group]).occupied();
+    std::uint32_t occupied = TagWords(segment(page).groups[group]).occupied();
     for (; occupied != 0; occupied &= occupied - 1) {
-      const Location old{.page = from,
-                         .slot = static_cast<std::uint32_t>(group * kGroupSlots) +
-                                 static_cast<std::uint32_t>(std::countr_zero(occupied))};
-      layout::Slot& source = slot(old);
-      const std::uint64_t hash = hash_of(source, SlotHead::unpack(source.head));
-      if ((hash >> bit & 1) == 0) continue;
-      const Location moved{.page = to, .slot = claim_slot(to, hash)};
-      layout::Slot& target = slot(moved);
-      replicas_.store(target.head, source.head);
-      replicas_.store(target.changed_epoch, source.changed_epoch);
-      for (std::size_t i = 0; i < kSlotWords; ++i) replicas_.store(target.words[i], source.words[i]);
-      feed_.moved(replicas_.header().epoch, moved.page, moved.slot);
-      const SlotHead head = SlotHead::unpack(target.head);
-      if (head.owner != 0) {
-        disown(head.owner);
-        own(head.owner, moved);
-      }
-      if (head.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(moved), target.words[head.expiry_word()]);
-      crash_point(CrashPoint::kEntryMoved);
-      free_slot(old, hash);
+      const Location at{.page = page, .slot = BufferView::first_slot(group, occupied)};
+      visit(at, hash_of(slot(at), SlotHead::unpack(slot(at).head)));
     }
   }
+}
+
+// What stays had to make way for what goes: it comes closer to where its search begins.
+void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
+  for_each_hash(from, [&](const Location& at, std::uint64_t hash) {
+    if ((hash >> bit & 1) != 0) move(at, hash, to);
+  });
+  for_each_hash(from, [&](const Location& at, std::uint64_t hash) {
+    const std::uint32_t home = home_group(hash);
+    if (at.slot / kGroupSlots != home && TagWords(segment(from).groups[home]).match(0) != 0) move(at, hash, from);
+  });
+}
+
+void Table::move(const Location& old, std::uint64_t hash, std::uint64_t to) {
+  const layout::Slot& source = slot(old);
+  const Location moved{.page = to, .slot = claim_slot(to, hash)};
+  layout::Slot& target = slot(moved);
+  replicas_.store(target.head, source.head);
+  replicas_.store(target.changed_epoch, source.changed_epoch);
+  for (std::size_t i = 0; i < kSlotWords; ++i) replicas_.store(target.words[i], source.words[i]);
+  feed_.moved(replicas_.header().epoch, moved.page, moved.slot);
+  const SlotHead head = SlotHead::unpack(target.head);
+  if (head.owner != 0) {
+    disown(head.owner);
+    own(head.owner, moved);
+  }
+  if (head.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(moved), target.words[head.expiry_word()]);
+  crash_point(CrashPoint::kEntryMoved);
+  free_slot(old, hash);
 }
 
 // Entries are indexed by low bits of the hash, so the second half of the doubled directory repeats the first.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/buffer_view.h"
+#include "core/combine.h"
 #include "core/feed.h"
 #include "core/layout.h"
 #include "core/page_allocator.h"
@@ -60,10 +61,10 @@ class Table {
   [[nodiscard]] std::optional<layout::Reject> erase(const HashedKey& key, std::optional<std::uint64_t> version,
                                                     std::uint64_t tombstone_expiry_ns, std::uint64_t epoch);
 
-  /// A plain set, add, max or min of a number, done at the place that a hint names; false, and nothing changed, when
-  /// the key is not there or there is more to it.
-  [[nodiscard]] bool update_at(std::uint64_t hint, Operation operation, Type type, std::string_view key,
-                               std::uint64_t number, std::uint64_t epoch);
+  /// A set, add, max or min of a number, without attributes, done in this slot; false, and nothing changed, when the
+  /// key is not there or there is more to it.
+  [[nodiscard]] bool update(layout::Slot& here, Operation operation, Type type, std::string_view key,
+                            std::uint64_t number, std::uint64_t epoch);
 
   /// Erases entries whose time has come and forgets tombstones; looks at no more than `budget` of them.
   /// Returns whether anything changed.
@@ -72,24 +73,33 @@ class Table {
   /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
   [[nodiscard]] bool erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch);
 
-  /// Asks the caches for the first line that a mutation of this key will touch, and returns the page of its segment;
-  /// then for the second line, which returns a hint where the key probably is, or zero.
-  [[nodiscard]] std::uint64_t prefetch_tags(std::uint64_t hash) const noexcept {
-    const std::uint64_t page = page_of(hash);
-    __builtin_prefetch(&segment(page).groups[home_group(hash)]);
-    return page;
+  /// The group where the search for a key begins.
+  struct Home {
+    layout::Segment* segment;
+    std::uint32_t group;
+  };
+  /// Asks the caches for the first line that a mutation of this key will touch; then for the second line, which returns
+  /// the slot where the key probably is, or null. It is only good for `update`.
+  [[nodiscard]] Home prefetch_tags(std::uint64_t hash) const noexcept {
+    const Home home{.segment = &segment(page_of(hash)), .group = home_group(hash)};
+    __builtin_prefetch(&home.segment->groups[home.group]);
+    return home;
   }
-  [[nodiscard]] std::uint64_t prefetch_slot(std::uint64_t page, std::uint64_t hash) const noexcept {
-    const layout::Segment& here = segment(page);
-    const std::uint32_t group = home_group(hash);
-    const std::uint32_t match = TagWords(here.groups[group]).match(tag_of(hash));
-    if (match == 0) return 0;
-    const std::uint64_t slot = group * layout::kGroupSlots + static_cast<std::uint64_t>(std::countr_zero(match));
-    __builtin_prefetch(&here.slots[slot], 1);
-    return page << 16 | slot;
+  [[nodiscard]] layout::Slot* prefetch_slot(const Home& home, std::uint64_t hash) const noexcept {
+    const std::uint32_t match = TagWords(home.segment->groups[home.group]).match(tag_of(hash));
+    if (match == 0) return nullptr;
+    layout::Slot* const slot = &home.segment->slots[BufferView::first_slot(home.group, match)];
+    __builtin_prefetch(slot, 1);
+    return slot;
   }
-  void prefetch_hint(std::uint64_t hint) const noexcept {
-    if (const std::optional<Location> at = location_of(hint)) __builtin_prefetch(&slot(*at), 1);
+  /// The slot that a writer's hint names, or null.
+  [[nodiscard]] layout::Slot* prefetch_hint(std::uint64_t hint) const noexcept {
+    const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};
+    if (at.page >= pages_.committed() || entries_of_page_[at.page] == 0 || at.slot >= layout::kSegmentSlots) {
+      return nullptr;
+    }
+    __builtin_prefetch(&slot(at), 1);
+    return &slot(at);
   }
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
@@ -123,11 +133,11 @@ class Table {
   }
   [[nodiscard]] bool is_occupied(const Location& location) const noexcept { return slot(location).head != 0; }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
-  [[nodiscard]] std::optional<Location> location_of(std::uint64_t hint) const noexcept {
-    const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};
-    const bool can_be =
-        at.page < pages_.committed() && entries_of_page_[at.page] > 0 && at.slot < layout::kSegmentSlots;
-    return can_be ? std::optional(at) : std::nullopt;
+  [[nodiscard]] Location location_of(const layout::Slot& slot) const noexcept {
+    const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(&slot) - replicas_.back());
+    return {.page = offset / layout::kPageBytes,
+            .slot = static_cast<std::uint32_t>((offset % layout::kPageBytes - offsetof(layout::Segment, slots)) /
+                                               sizeof(layout::Slot))};
   }
 
   // Entries
@@ -163,7 +173,10 @@ class Table {
   void clear_segment(std::uint64_t page, unsigned depth);
   void set_directory_entry(std::uint32_t index, std::uint64_t page);
   [[nodiscard]] bool split(std::uint64_t page, std::uint64_t hash);
+  template <typename Visit>
+  void for_each_hash(std::uint64_t page, Visit&& visit);
   void move_half(std::uint64_t from, std::uint64_t to, unsigned bit);
+  void move(const Location& old, std::uint64_t hash, std::uint64_t to);
   [[nodiscard]] bool double_directory();
   [[nodiscard]] bool adopt_segment(const BufferView& buffer, std::uint64_t page, std::uint32_t index, unsigned depth);
 
@@ -184,5 +197,20 @@ class Table {
   std::uint64_t expired_count_ = 0;
   std::vector<std::uint16_t> entries_of_page_;  // entries of the segment in a page
 };
+
+inline bool Table::update(layout::Slot& here, Operation operation, Type type, std::string_view key,
+                          std::uint64_t number, std::uint64_t epoch) {
+  if (here.head != SlotHead(key.size(), kWord, type).pack() || key.size() > SlotHead::kPlainKeyBytesMax) return false;
+  if (!BufferView::equal_words(here.words + 1, key)) return false;
+  if (operation != Operation::kSet) {
+    const std::optional<std::uint64_t> result = combine_bits(operation, type, here.words[0], number);
+    if (!result) return false;
+    if (*result == here.words[0]) return true;
+    number = *result;
+  }
+  if (here.changed_epoch != epoch) changed(location_of(here), epoch);
+  replicas_.store_again(here.words[0], number);  // in the line of changed_epoch
+  return true;
+}
 
 }  // namespace shmstate
