@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 using layout::kPageBytes;
 
 constexpr std::uint64_t kMemoryLimitDefaultMax = std::uint64_t{8} << 30;
-constexpr std::uint64_t kBufferAlignment = std::uint64_t{2} << 20;  // a huge page
+constexpr std::uint64_t kBufferAlignment = os::kHugePageBytes;
 constexpr unsigned kDirectoryMode = 0750;
 constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
 constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
@@ -351,6 +351,19 @@ int InstanceOwner::commit_pages(std::uint64_t first, std::uint64_t end) noexcept
 #endif
   }
   return 0;
+}
+
+// Later than committing, so that a state only takes what it needs, and a mutation never waits for it.
+bool InstanceOwner::collapse_next(std::uint64_t page_count) noexcept {
+  const std::uint64_t buffer = collapse_tries_ % geometry_.buffer_count;
+  const std::uint64_t end = (collapse_tries_ / geometry_.buffer_count + 1) * os::kHugePageBytes;
+  if (end > page_count * kPageBytes) return false;
+  const std::uint64_t offset = geometry_.buffer_offset + buffer * geometry_.buffer_stride + end - os::kHugePageBytes;
+  const int error_number = os::collapse(snapshot_mapping_.data() + offset);
+  if (error_number == EINVAL) return false;
+  ++collapse_tries_;
+  if (error_number == 0) collapsed_bytes_ += os::kHugePageBytes;
+  return true;
 }
 
 }  // namespace shmstate

@@ -67,6 +67,11 @@ class InstanceOwner {
 
   /// Commits pages [first, end) of every buffer. Returns 0 or ENOSPC.
   [[nodiscard]] int commit_pages(std::uint64_t first, std::uint64_t end) noexcept;
+  /// Moves the next 2 MiB of a buffer's first `page_count` pages, which are committed, to a huge page. This takes about
+  /// a millisecond. False when nothing is left to do, or the kernel does not do that.
+  bool collapse_next(std::uint64_t page_count) noexcept;
+  /// The bytes of all buffers that were moved.
+  [[nodiscard]] std::uint64_t collapsed_bytes() const noexcept { return collapsed_bytes_; }
   /// Whether the directory still leads to these files.
   [[nodiscard]] bool is_current() const noexcept { return leads_to(path_ / "control", control_); }
   /// Makes the doorbell whole again if a writer has truncated or grown it. When there is no memory for that, writers
@@ -101,6 +106,8 @@ class InstanceOwner {
   os::Fd doorbell_;
   Mapping control_mapping_;
   Mapping snapshot_mapping_;
+  std::uint64_t collapse_tries_ = 0;  // of huge pages, going around the buffers
+  std::uint64_t collapsed_bytes_ = 0;
   Mapping doorbell_mapping_;
   std::string last_words_;
   FaultGuard control_guard_;

@@ -43,11 +43,29 @@ std::byte* reserve_address_space(std::size_t bytes, const std::string& what) {
   return static_cast<std::byte*>(address);
 }
 
+// Huge pages of the file can be mapped as such only where its offset and the address agree.
+bip::mapped_region map_aligned(const os::Fd& fd, Access access, std::uint64_t offset, std::size_t bytes,
+                               const std::string& what) {
+  if (bytes % os::kHugePageBytes != 0) return map(fd, access, offset, bytes, what, nullptr);
+  std::byte* const reserved = reserve_address_space(bytes + os::kHugePageBytes, what);
+  const std::size_t before = (offset - reinterpret_cast<std::uintptr_t>(reserved)) % os::kHugePageBytes;
+  if (before != 0) ::munmap(reserved, before);
+  std::byte* const begin = reserved + before;
+  ::munmap(begin + bytes, os::kHugePageBytes - before);
+  try {
+    return map(fd, access, offset, bytes, what, begin);
+  } catch (...) {
+    ::munmap(begin, bytes);
+    throw;
+  }
+}
+
 }  // namespace
 
 Mapping::Mapping(const os::Fd& fd, Access access, std::uint64_t offset, std::size_t bytes, const std::string& what,
                  void* fixed_address)
-    : region_(map(fd, access, offset, bytes, what, fixed_address)) {}
+    : region_(fixed_address == nullptr ? map_aligned(fd, access, offset, bytes, what)
+                                       : map(fd, access, offset, bytes, what, fixed_address)) {}
 
 MirroredMapping::MirroredMapping(const os::Fd& fd, std::size_t header_bytes, std::size_t data_bytes,
                                  const std::string& what) {

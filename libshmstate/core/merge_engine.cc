@@ -17,6 +17,7 @@ using layout::Reject;
 constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statistics, liveness of some rings
 constexpr std::uint64_t kSearchIntervalNs = 1'000'000'000;  // for ring files whose writer could not tell us
 constexpr std::uint64_t kWakeIntervalNs = 50'000;           // readers are woken at most so often
+constexpr std::uint64_t kCollapseTimeNs = 1'000'000;  // in a round, for huge pages
 constexpr std::size_t kRingsPerRound = 64;
 constexpr std::size_t kNamesPerTurn = 1024;     // of the directory of rings
 constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not served yet
@@ -382,7 +383,7 @@ void MergeEngine::unstage_open_batch(std::size_t& count, std::uint64_t& end) con
 
 // Memory latency is what merging costs. So a group of records is decoded and hashed while the caches fetch the tags,
 // then the tags are matched while the caches fetch the slots; when `apply` comes, both are near.
-std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
+[[gnu::flatten]] std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
                                std::uint64_t& end, bool& is_malformed) {
   const std::uint64_t seed = owner_.geometry().hash_seed;
   std::size_t count = 0;
@@ -708,6 +709,8 @@ void MergeEngine::round() {
       report(MergeEvent::Kind::kInstanceGone, 0, owner_.path().string());
     }
   }
+  const std::uint64_t began_ns = clock_();
+  while (owner_.collapse_next(pages_.committed()) && clock_() - began_ns < kCollapseTimeNs) {}
   write_statistics();
 }
 
@@ -778,6 +781,7 @@ void MergeEngine::write_statistics() {
   write(Stat::kHeapBytes, table_.heap().used_bytes());
   write(Stat::kSleeps, sleep_count_);
   write(Stat::kCommitFailures, commit_failures_);
+  write(Stat::kHugePageBytes, owner_.collapsed_bytes());
 }
 
 void MergeEngine::report_no_memory() {

@@ -158,6 +158,13 @@ void populate(const std::byte* address, std::size_t bytes) noexcept {
 #endif
 }
 
+int collapse(std::byte* huge_page) noexcept {
+#ifndef MADV_COLLAPSE
+  constexpr int MADV_COLLAPSE = 25;  // Linux 6.1
+#endif
+  return ::madvise(huge_page, kHugePageBytes, MADV_COLLAPSE) == 0 ? 0 : errno;
+}
+
 int give_name(int fd, const std::filesystem::path& path) noexcept {
   const std::string nameless = "/proc/self/fd/" + std::to_string(fd);
   return ::linkat(AT_FDCWD, nameless.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;

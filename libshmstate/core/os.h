@@ -63,6 +63,12 @@ struct FileInfo {
 /// Maps the pages of a range now instead of at their first access; failing does no harm.
 void populate(const std::byte* address, std::size_t bytes) noexcept;
 
+inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+
+/// Moves an aligned range of a mapped tmpfs file, which is on small pages, to a huge page, whatever the mount says.
+/// Returns 0 or an errno value: EINVAL when the kernel does not do that, others when it cannot do it now.
+[[nodiscard]] int collapse(std::byte* huge_page) noexcept;
+
 /// Gives a nameless file (O_TMPFILE) a name. Returns 0 or an errno value (EEXIST).
 [[nodiscard]] int give_name(int fd, const std::filesystem::path& path) noexcept;
 

@@ -46,8 +46,8 @@ inline constexpr std::uint8_t kOptionalWordFlags = kWithTtl | kWithVersion | kWi
 
 [[nodiscard]] constexpr std::size_t record_bytes(std::size_t key_bytes, std::size_t value_bytes,
                                                  unsigned flags) noexcept {
-  const unsigned optional = flags & kOptionalWordFlags;
-  const auto optional_words = static_cast<std::size_t>(optional == 0 ? 0 : std::popcount(optional));
+  const std::size_t optional_words =
+      (flags & kWithTtl ? 1U : 0U) + (flags & kWithVersion ? 1U : 0U) + (flags & kWithHint ? 1U : 0U);
   return sizeof(layout::RecordHead) + optional_words * kWord + padded(key_bytes) + padded(value_bytes);
 }
 

@@ -35,6 +35,7 @@ enum class Stat : std::uint8_t {
   kTombstones,
   kSuperseded,
   kExpired,
+  kHugePageBytes,
   kCount
 };
 
@@ -70,6 +71,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"tombstones", "", "versioned erases that are remembered now"},
     {"mutations_superseded", "", "versioned mutations without effect because a higher version was there"},
     {"entries_expired", "", "entries erased because their time to live was over"},
+    {"huge_page_bytes", "bytes", "memory of all buffers that the merger moved to huge pages"},
 }};
 
 }  // namespace shmstate
