@@ -28,11 +28,11 @@ class PlainView {
     if (publication_->epoch_word.load(std::memory_order_acquire) != epoch_word_) return false;  // pair: epoch_word
     const std::uint64_t page = directory_.page_of(key.hash);
     if (!BufferView::is_segment_page(page, pages_)) return false;
-    const layout::Segment& segment = buffer_.segment(page);
+    const Segment segment = buffer_.segment(page);
     const std::uint32_t group = home_group(key.hash);
-    const std::uint32_t match = TagWords(segment.groups[group]).match(tag_of(key.hash));
+    const std::uint32_t match = TagWords(segment.group(group)).match(tag_of(key.hash));
     if (match == 0) return false;
-    const layout::Slot& slot = segment.slots[BufferView::first_slot(group, match)];
+    const layout::Slot& slot = segment.slot(BufferView::first_slot(group, match));
     const std::uint64_t head = load_word(&slot.head, std::memory_order_acquire);
     if (!SlotHead::is_plain(head, type, key.bytes.size())) return false;
     if (!BufferView::equal_words(slot.words + 1, key.bytes)) return false;

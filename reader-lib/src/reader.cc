@@ -143,7 +143,7 @@ struct Reader::Impl {
   template <typename Take>
   static Status take_at(const BufferView& view, const Location& at, const SlotHead& head, Take&& take) {
     if (head.type == kTombstone) return Status::kNotFound;
-    return take(view, view.segment(at.page).slots[at.slot], head);
+    return take(view, view.segment(at.page).slot(at.slot), head);
   }
 
   /// False says nothing. No call is made on the way, so that nothing need be saved for it.

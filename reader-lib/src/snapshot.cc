@@ -46,7 +46,7 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
   if (found == BufferView::Found::kDamaged) impl_->fail_damaged();
   std::optional<EntryView> entry;
   if (found == BufferView::Found::kYes && head.type != kTombstone) {
-    entry = impl_->entry(view.segment(at.page).slots[at.slot], head);
+    entry = impl_->entry(view.segment(at.page).slot(at.slot), head);
   }
   impl_->check_intact();
   return entry;
@@ -82,14 +82,14 @@ void Snapshot::Iterator::look_up_more() {
 void Snapshot::Iterator::look_up_group(const BufferView& view) {
   static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
   const Impl& impl = *snapshot_->impl_;
-  const layout::Segment& segment = view.segment(page_);
-  const layout::Slot* const slots = segment.slots + group_ * layout::kGroupSlots;
-  for (std::size_t i = 0; i < layout::kGroupSlots; ++i) {
-    __builtin_prefetch(slots + kGroupsAhead * layout::kGroupSlots + i);  // past the segment's end it does no harm
+  const Segment segment = view.segment(page_);
+  const std::uint32_t group = group_++;
+  for (std::uint32_t i = 0; i < layout::kGroupSlots; ++i) {  // behind the last one it does no harm
+    __builtin_prefetch(&segment.slot((group + kGroupsAhead) * layout::kGroupSlots + i));
   }
-  std::uint32_t occupied = TagWords(segment.groups[group_++]).occupied();
+  std::uint32_t occupied = TagWords(segment.group(group)).occupied();
   for (; occupied != 0; occupied &= occupied - 1) {
-    const layout::Slot& slot = slots[std::countr_zero(occupied)];
+    const layout::Slot& slot = segment.slot(BufferView::first_slot(group, occupied));
     const SlotHead head = BufferView::head_of(slot);
     if (head.type == Type::kNone) impl.fail_damaged();
     if (head.type == kTombstone) continue;
@@ -111,7 +111,7 @@ bool Snapshot::Iterator::next_segment(const BufferView& view) {
   for (; directory_index_ <= directory.mask; ++directory_index_) {
     const std::uint64_t page = directory.page_of(directory_index_);
     if (!BufferView::is_segment_page(page, pages)) impl.fail_damaged();
-    const std::uint64_t segment_depth = load_word(&view.segment(page).depth, std::memory_order_acquire);
+    const std::uint64_t segment_depth = load_word(&view.segment(page).depth(), std::memory_order_acquire);
     if (segment_depth > directory.depth()) impl.fail_damaged();
     if (directory_index(directory_index_, static_cast<unsigned>(segment_depth)) != directory_index_) continue;
     if (segments_left_-- == 0) impl.fail_damaged();  // segments that are named twice
