@@ -37,8 +37,8 @@ enum class CrashPoint : std::uint8_t {
 
 #ifdef SHMSTATE_WITH_CRASH_POINTS
 /// Called at each point, when set.
-inline void (*crash_hook)(CrashPoint) noexcept = nullptr;
-inline void crash_point(CrashPoint point) noexcept {
+inline void (*crash_hook)(CrashPoint) = nullptr;
+inline void crash_point(CrashPoint point) {
   if (crash_hook != nullptr) crash_hook(point);
 }
 #else

@@ -88,6 +88,8 @@ class MergeEngine {
   [[nodiscard]] std::uint64_t ring_count() const noexcept { return rings_.size(); }
   [[nodiscard]] std::uint64_t applied_count() const noexcept { return applied_count_; }
   [[nodiscard]] const Table& table() const noexcept { return table_; }
+  /// The one that was written last.
+  [[nodiscard]] std::uint32_t back_buffer() const noexcept { return replicas_.back_index(); }
   void set_options(const MergeOptions& options) noexcept;
   void count_sleep() noexcept { ++sleep_count_; }
   /// Brings the statistics in `control` up to date; `step` does so ten times a second.
