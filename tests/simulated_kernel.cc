@@ -53,10 +53,11 @@ bool SimulatedKernel::wait(const std::uint32_t* word, std::uint32_t expected, st
   const std::size_t me = sleepers_.size();
   sleepers_.push_back({.place = place_of(word), .is_woken = false});
   const std::uint64_t end_ns = now_ns_ + timeout_ns;
+  const std::uint64_t deaths_before = death_count();
   while (now_ns_ < end_ns && !sleepers_[me].is_woken) act_meanwhile();
   const bool is_woken = sleepers_[me].is_woken;
   sleepers_.resize(me);
-  if (!is_woken && has_changed(word, expected)) was_not_woken();
+  if (!is_woken && has_changed(word, expected) && death_count() == deaths_before) was_not_woken();
   return is_woken;
 }
 

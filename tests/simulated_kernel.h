@@ -2,8 +2,8 @@
 // when the simulation says so, sleep during which the others act, and random bytes that the seed determines. Files,
 // mappings and locks are the real ones: they are deterministic as long as one thread does everything.
 //
-// simulated_kernel.cc defines clock_gettime, nanosleep, getrandom and syscall (for futexes) in front of the C library's;
-// without a `SimulatedKernel` they do what they always do.
+// simulated_kernel.cc defines clock_gettime, nanosleep, getrandom and syscall (for futexes) in front of the C
+// library's; without a `SimulatedKernel` they do what they always do.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,9 @@ class SimulatedKernel {
  protected:
   /// Somebody sleeps: lets somebody else act, and time pass.
   virtual void act_meanwhile() noexcept = 0;
-  /// Somebody slept until its timeout, although the word had changed.
+  /// Who sleeps meanwhile may have to sleep on: whoever was to wake it is dead.
+  [[nodiscard]] virtual std::uint64_t death_count() const noexcept = 0;
+  /// Somebody slept until its timeout, although the word had changed and nobody died.
   virtual void was_not_woken() noexcept = 0;
 
  private:

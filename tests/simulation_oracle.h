@@ -2,9 +2,11 @@
 // them from the rings. Knows nothing of slots, lines, buffers or groups.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <optional>
 #include <string>
@@ -65,10 +67,8 @@ struct Content {
     if (of(view) != *this) return false;
     if (type != Type::kBytes) return true;
     const std::string_view seen = view.bytes();
-    for (std::size_t i = sizeof bits; i < seen.size(); ++i) {
-      if (seen[i] != seen[i - sizeof bits]) return false;
-    }
-    return true;
+    const std::size_t period = std::min(seen.size(), sizeof bits);
+    return seen.substr(period) == seen.substr(0, seen.size() - period);
   }
   [[nodiscard]] Value to_value() const {
     switch (type) {
@@ -76,8 +76,9 @@ struct Content {
       case Type::kFloat64: return std::bit_cast<double>(bits);
       default: break;
     }
-    std::string text(bytes, '\0');
-    for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(bits >> i % sizeof bits * 8);
+    std::string text(round_up(bytes, sizeof bits), '\0');
+    for (std::size_t i = 0; i < text.size(); i += sizeof bits) std::memcpy(text.data() + i, &bits, sizeof bits);
+    text.resize(bytes);
     return text;
   }
   bool operator==(const Content&) const = default;
@@ -122,12 +123,9 @@ struct Pushed {
   std::uint64_t version = 0;
 
   static Pushed of(const Mutation& mutation, std::size_t key) noexcept {
-    return {mutation.operation,
-            key,
-            Content::of(mutation.value),
-            mutation.flags & ~unsigned{kWithHint},
-            mutation.ttl_ns,
-            mutation.version};
+    return {
+        mutation.operation, key, Content::of(mutation.value), mutation.flags & ~unsigned{kWithHint}, mutation.ttl_ns,
+        mutation.version};
   }
   [[nodiscard]] bool has(RecordFlag flag) const noexcept { return (flags & flag) != 0; }
   bool operator==(const Pushed&) const = default;
