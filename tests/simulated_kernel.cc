@@ -74,6 +74,7 @@ void SimulatedKernel::sleep(std::uint64_t ns) noexcept {
 
 using shmstate::test::kernel;
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): the C library's names are reserved
 extern "C" int clock_gettime(clockid_t clock, timespec* time) noexcept {
   if (kernel == nullptr) return static_cast<int>(shmstate::test::real_syscall()(SYS_clock_gettime, clock, time));
   const std::uint64_t now_ns = kernel->read_clock();
@@ -115,3 +116,4 @@ extern "C" long syscall(long number, ...) noexcept {
   return shmstate::test::real_syscall()(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
                                         arguments[5]);
 }
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)
