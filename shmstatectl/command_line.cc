@@ -68,6 +68,12 @@ void add_status(CLI::App& app, Options& options) {
                "Between the two looks that rates need, default 500ms; 0: none");
 }
 
+void add_top(CLI::App& app, Options& options) {
+  CLI::App& command =
+      add_command(app, options, "top", run_top, "Watch the instance live: rates, backlogs, hottest keys, latency");
+  add_duration(command, "--interval", options.refresh_interval, "How often to look, default 1s");
+}
+
 void add_get(CLI::App& app, Options& options) {
   CLI::App& command = add_command(app, options, "get", run_get, "Print the values of keys, all of one snapshot");
   add_text(command, "KEY", options.keys, "The keys")->required();
@@ -137,6 +143,7 @@ void declare(CLI::App& app, Options& options) {
       ->type_name("NAME");
   app.add_flag("--json", options.json, "Print JSON");
   add_status(app, options);
+  add_top(app, options);
   add_get(app, options);
   add_set(app, options);
   add_add(app, options);

@@ -7,6 +7,7 @@
 namespace shmstate::ctl {
 
 [[nodiscard]] ExitCode run_status(const Options& options);
+[[nodiscard]] ExitCode run_top(const Options& options);
 [[nodiscard]] ExitCode run_get(const Options& options);
 [[nodiscard]] ExitCode run_set(const Options& options);
 [[nodiscard]] ExitCode run_add(const Options& options);

@@ -29,6 +29,7 @@ struct Options {
   std::chrono::nanoseconds load_timeout = std::chrono::seconds(30);  // of one batch
   std::chrono::nanoseconds interval{};
   std::chrono::nanoseconds rate_interval = std::chrono::milliseconds(500);  // status: between its two looks
+  std::chrono::nanoseconds refresh_interval = std::chrono::seconds(1);      // top
   std::chrono::nanoseconds time_to_live{};                                  // set; zero: for ever
   std::optional<std::uint64_t> limit;                                       // list: entries; watch: changes
   bool raw = false;

@@ -55,9 +55,11 @@ std::string program_of(const fs::path& process) {
 
 }  // namespace
 
-std::vector<PinHolder> pin_holders(const std::string& instance) {
+std::vector<PinHolder> pin_holders(const InstanceInfo& info) {
+  if (std::none_of(info.buffers.begin(), info.buffers.end(), [](const BufferInfo& buffer) { return buffer.pinned; }))
+    return {};
   struct stat snapshot {};
-  if (::stat((fs::path(instance) / "snapshot").c_str(), &snapshot) != 0) return {};
+  if (::stat((fs::path(info.path) / "snapshot").c_str(), &snapshot) != 0) return {};
   std::vector<PinHolder> holders;
   for (const fs::path& process : entries_of("/proc")) {
     const std::uint32_t pid = pid_of(process);

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "shmstate/inspect.h"
+
 namespace shmstate::ctl {
 
 struct PinHolder {
@@ -13,7 +15,7 @@ struct PinHolder {
   std::string program;
 };
 
-/// The holders of pins on the snapshot file of the instance in this directory, by buffer and process.
-[[nodiscard]] std::vector<PinHolder> pin_holders(const std::string& instance);
+/// By buffer and process. Looks through all processes, unless nothing was pinned.
+[[nodiscard]] std::vector<PinHolder> pin_holders(const InstanceInfo& info);
 
 }  // namespace shmstate::ctl

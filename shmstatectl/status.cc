@@ -23,7 +23,7 @@ InstanceInfo look_twice(const std::string& instance, std::chrono::nanoseconds ap
     extras.rates = rates_between(info, later, Clock::now() - begin);
     info = std::move(later);
   }
-  extras.pin_holders = pin_holders(info.path);
+  extras.pin_holders = pin_holders(info);
   return info;
 }
 

@@ -1,8 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <thread>
 
@@ -10,6 +8,7 @@
 #include "shmstatectl/change_text.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/interrupt.h"
 #include "shmstatectl/known_keys.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/text.h"
@@ -22,18 +21,6 @@ using std::chrono::nanoseconds;
 using Clock = std::chrono::steady_clock;
 
 constexpr nanoseconds kSlice = std::chrono::milliseconds(50);  // how late an interrupt may be noticed
-
-std::atomic<bool> interrupted = false;
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-void end_on_interrupt() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { interrupted.store(true, std::memory_order_relaxed); };
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
-
-bool is_interrupted() { return interrupted.load(std::memory_order_relaxed); }
 
 void sleep_until(Clock::time_point deadline) {
   while (!is_interrupted() && Clock::now() < deadline)

@@ -31,7 +31,9 @@ expect "set" shmstatectl -i plant se
 expect "set" shmstatectl --json se
 expect "--timeout --ttl --type" shmstatectl set --t
 expect "--raw" shmstatectl get --r
+expect "top" shmstatectl to
 expect "--interval" shmstatectl watch --int
+expect "--interval" shmstatectl top --int
 expect "--instance" shmstatectl list --inst
 expect "plane plant" shmstatectl -i pla
 expect "plane" shmstatectl get --instance plane

@@ -11,11 +11,13 @@
 #include "shmstatectl/dump_format.h"
 #include "shmstatectl/entry.h"
 #include "shmstatectl/findings.h"
+#include "shmstatectl/hot_keys.h"
 #include "shmstatectl/json.h"
 #include "shmstatectl/known_keys.h"
 #include "shmstatectl/progress.h"
 #include "shmstatectl/status_text.h"
 #include "shmstatectl/text.h"
+#include "shmstatectl/top_view.h"
 #include "shmstatectl/usage.h"
 #include "shmstatectl/value_text.h"
 
@@ -38,6 +40,7 @@ ExitCode record(const char* name, const Options& options) {
 }  // namespace
 
 ExitCode run_status(const Options& options) { return record("status", options); }
+ExitCode run_top(const Options& options) { return record("top", options); }
 ExitCode run_get(const Options& options) { return record("get", options); }
 ExitCode run_set(const Options& options) { return record("set", options); }
 ExitCode run_add(const Options& options) { return record("add", options); }
@@ -389,6 +392,166 @@ TEST(CtlRates, NeedTwoLooksAtTheSameMerger) {
   InstanceInfo anew = before;
   anew.id = "0";
   EXPECT_FALSE(rates_between(before, anew, 2s));
+}
+
+constexpr std::chrono::steady_clock::time_point kStart{};
+
+// Hot keys are those of the window, as changes per second of the time that it covers, whatever came before.
+TEST(CtlHotKeys, CountOverASlidingWindow) {
+  HotKeys keys(10s);
+  EXPECT_TRUE(keys.hottest(10).empty());
+  keys.take({{"before the first look", 1e9}}, kStart);
+  keys.take({{"a", 4}, {"b", 10}}, kStart + 2s);
+  ASSERT_EQ(keys.hottest(10).size(), 2U);
+  EXPECT_EQ(keys.hottest(10)[0].key, "b");
+  EXPECT_DOUBLE_EQ(keys.hottest(10)[0].count, 5);
+  EXPECT_DOUBLE_EQ(keys.hottest(10)[1].count, 2);
+  EXPECT_EQ(keys.hottest(1).size(), 1U);
+  for (int second = 3; second <= 12; ++second) keys.take({{"a", 1}}, kStart + std::chrono::seconds(second));
+  ASSERT_EQ(keys.hottest(10).size(), 1U) << "what is older than the window is forgotten";
+  EXPECT_DOUBLE_EQ(keys.hottest(10)[0].count, 1);
+  keys.clear();
+  EXPECT_TRUE(keys.hottest(10).empty());
+}
+
+// However many keys change, and however long they are, only some bytes of the hottest are remembered.
+TEST(CtlHotKeys, TakeBoundedMemory) {
+  HotKeys keys(10s);
+  keys.take({}, kStart);
+  for (int look = 1; look <= 100; ++look) {
+    std::vector<KeyCount> counts;
+    for (int i = 0; i < 1'000; ++i) counts.push_back({std::to_string(look * 1'000 + i) + std::string(4'000, 'k'), 1});
+    counts.push_back({"hot", 2});
+    keys.take(std::move(counts), kStart + look * 100ms);
+  }
+  const std::vector<KeyCount> hottest = keys.hottest(1'000'000);
+  EXPECT_EQ(hottest[0].key, "hot");
+  EXPECT_DOUBLE_EQ(hottest[0].count, 20);
+  EXPECT_LE(hottest.size(), (HotKeys::kParts + 1) * HotKeys::kKeysMax);
+  for (const KeyCount& each : hottest) ASSERT_LE(each.key.size(), HotKeys::kKeyBytesMax);
+}
+
+std::string text_of(const std::vector<Line>& lines) {
+  std::string text;
+  for (const Line& line : lines) text += line.text + '\n';
+  return text;
+}
+
+InstanceInfo busy_instance(std::uint64_t mutations) {
+  InstanceInfo info = look(mutations, mutations / 10, mutations * 100, mutations);
+  info.merger_running = true;
+  info.merger_silence = 1ms;
+  info.limit_bytes = 64 << 20;
+  info.committed_bytes = 16 << 20;
+  info.rings[0].ring_bytes = 6'000;
+  RingInfo idle = info.rings[0];
+  idle.id = 0xCD;
+  idle.name = "idle";
+  idle.applied_bytes = idle.pushed_bytes;
+  idle.rejected_count = 7;
+  info.rings.push_back(idle);
+  return info;
+}
+
+TopView busy_view() {
+  TopView view(1s);
+  view.take({.at = kStart, .info = busy_instance(1'000)});
+  view.take({.at = kStart + 2s,
+             .info = busy_instance(3'000),
+             .pin_holders = {{0, 99, "reader\x1B"}},
+             .changes = {{"pump/\x1B[2J/rpm", 100}, {"valve", 500}}});
+  return view;
+}
+
+// A screen of 80 columns and 24 rows has it all, hottest and fullest first, and nothing harms the terminal.
+TEST(CtlTop, ShowsEverythingOnAnOrdinaryScreen) {
+  const std::string text = text_of(busy_view().lines({24, 80}));
+  for (const char* part :
+       {"running, pid 4711", "epoch 12", "1000/s, rejected 0/s", "100/s, latency 1.0 us on average",
+        "16.0 MiB of 64.0 MiB", "[####            ]", "buffer 0 pinned by reader\\x1b (pid 99)", "2 RINGS",
+        "3.0 KiB [#####   ]", "HOTTEST KEYS", "250  valve", "50  pump/\\x1b[2J/rpm", "q quit", "[b backlog]"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+  EXPECT_EQ(text.find('\x1B'), std::string::npos);
+  EXPECT_LT(text.find("pump\\x1b "), text.find("idle")) << text;
+}
+
+// Whatever the size of the screen, no line is wider and none is too much.
+TEST(CtlTop, FitsEveryScreen) {
+  TopView view = busy_view();
+  InstanceInfo info = busy_instance(4'000);
+  info.path = "/run/shmstate/\xC3\xA4\xE6\xBC\xA2" + std::string(300, 'p');
+  info.rings[0].quarantine_reason = "its tail is impossible";
+  for (int i = 0; i < 100; ++i) info.rings.push_back(info.rings[1]);
+  view.take({.at = kStart + 3s, .info = info});
+  view.take({.at = kStart + 4s, .problem = std::string(200, 'x')});
+  for (std::size_t rows = 0; rows <= 60; ++rows) {
+    for (const std::size_t columns : {0, 1, 2, 20, 40, 79, 80, 81, 200}) {
+      const std::vector<Line> lines = view.lines({rows, columns});
+      ASSERT_LE(lines.size(), rows);
+      for (const Line& line : lines) {
+        ASSERT_TRUE(is_utf8(line.text));
+        ASSERT_LE(character_count(line.text), columns) << rows << " rows: " << line.text;
+      }
+    }
+  }
+  EXPECT_NE(text_of(busy_view().lines({10, 40})).find("RINGS"), std::string::npos) << "a small screen shows rings, too";
+}
+
+// Rings are sorted as the keys say, and scrolled; the help line tells which order it is.
+TEST(CtlTop, SortsAndScrolls) {
+  TopView view = busy_view();
+  const auto position = [&view](const char* part) { return text_of(view.lines({24, 80})).find(part); };
+  EXPECT_TRUE(view.press(*top_key('x')));
+  EXPECT_LT(position("idle"), position("pump\\x1b "));
+  EXPECT_NE(position("[x rejected]"), std::string::npos);
+  EXPECT_TRUE(view.press(*top_key('n')));
+  EXPECT_LT(position("idle"), position("pump\\x1b "));
+  InstanceInfo many = busy_instance(4'000);
+  many.rings.clear();
+  for (int i = 0; i < 300; ++i) {
+    many.rings.push_back({});
+    many.rings.back().id = static_cast<std::uint64_t>(i) + 1;
+    many.rings.back().name = "ring-" + std::to_string(1'000 + i);
+  }
+  view.take({.at = kStart + 3s, .info = many});
+  EXPECT_NE(position("ring-1000"), std::string::npos);
+  EXPECT_TRUE(view.press(TopKey::kPageDown));
+  EXPECT_EQ(position("ring-1009"), std::string::npos);
+  EXPECT_NE(position("ring-1010"), std::string::npos);
+  for (int i = 0; i < 100; ++i) EXPECT_TRUE(view.press(TopKey::kPageDown));
+  EXPECT_NE(position("ring-1299"), std::string::npos) << "the end does not scroll away";
+  for (int i = 0; i < 100; ++i) EXPECT_TRUE(view.press(TopKey::kPageUp));
+  EXPECT_NE(position("ring-1000"), std::string::npos);
+  EXPECT_FALSE(view.press(*top_key('q')));
+  EXPECT_FALSE(top_key('?'));
+}
+
+// What is wrong is said as an alarm: no merger, no instance any more, one made anew, a quarantined ring.
+TEST(CtlTop, SaysWhatIsWrong) {
+  TopView view = busy_view();
+  const auto alarms = [&view] {
+    std::string text;
+    for (const Line& line : view.lines({40, 100}))
+      if (line.style == Style::kAlarm) text += line.text + '\n';
+    return text;
+  };
+  EXPECT_EQ(alarms(), "");
+  InstanceInfo info = busy_instance(4'000);
+  info.merger_running = false;
+  info.age = 5s;
+  info.rings[0].quarantine_reason = "its tail is impossible";
+  view.take({.at = kStart + 3s, .info = info});
+  EXPECT_NE(alarms().find("not running, silent for"), std::string::npos) << alarms();
+  EXPECT_NE(alarms().find("staleness 5.0 s"), std::string::npos) << alarms();
+  EXPECT_NE(alarms().find("quarantined: its tail is impossible"), std::string::npos) << alarms();
+  view.take({.at = kStart + 4s, .problem = "shmstate: instance \"plant\" is gone"});
+  EXPECT_NE(alarms().find("instance \"plant\" is gone"), std::string::npos) << alarms();
+  info.id = "another";
+  view.take({.at = kStart + 5s, .info = info});
+  EXPECT_EQ(alarms().find("is gone"), std::string::npos) << alarms();
+  EXPECT_NE(alarms().find("made anew"), std::string::npos) << alarms();
+  EXPECT_EQ(text_of(view.lines({40, 100})).find("valve"), std::string::npos)
+      << "its keys are those of another instance";
 }
 
 // The JSON status has the same numbers, exactly.

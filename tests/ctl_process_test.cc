@@ -9,7 +9,9 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
+#include <utmp.h>
 
 #include <chrono>
 #include <csignal>
@@ -645,8 +647,16 @@ class OnTerminal {
  public:
   explicit OnTerminal(const Arguments& arguments, std::uint16_t rows = 24, std::uint16_t columns = 100) {
     winsize size{.ws_row = rows, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
-    pid_ = ::forkpty(&terminal_, nullptr, nullptr, &size);
-    if (pid_ != 0) return;
+    int own_end = -1;
+    if (::openpty(&terminal_, &own_end, nullptr, nullptr, &size) != 0) std::abort();
+    ::fcntl(terminal_, F_SETFD, FD_CLOEXEC);  // it hangs up when this process closes it
+    ::tcgetattr(own_end, &before_);
+    pid_ = ::fork();
+    if (pid_ != 0) {
+      ::close(own_end);
+      return;
+    }
+    ::login_tty(own_end);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::setenv("TERM", "xterm", 1);
     std::vector<char*> argv;
@@ -658,7 +668,7 @@ class OnTerminal {
   OnTerminal(const OnTerminal&) = delete;
   OnTerminal& operator=(const OnTerminal&) = delete;
   ~OnTerminal() {
-    ::close(terminal_);
+    hang_up();
     if (code_) return;
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
@@ -686,6 +696,20 @@ class OnTerminal {
     return eventually([&] { return screen().find(text) != std::string::npos; });
   }
   void forget() { screen_.clear(); }
+  void signal(int number) const { ::kill(pid_, number); }
+  void hang_up() {
+    if (terminal_ >= 0) ::close(terminal_);
+    terminal_ = -1;
+  }
+  /// Whether lines and echo work as before, and the screen that was there is back.
+  [[nodiscard]] bool is_as_before() {
+    termios now{};
+    ::tcgetattr(terminal_, &now);
+    const bool same_modes = now.c_lflag == before_.c_lflag && now.c_iflag == before_.c_iflag &&
+                            now.c_oflag == before_.c_oflag && now.c_cflag == before_.c_cflag;
+    const auto last = [this](const char* sequence) { return static_cast<std::ptrdiff_t>(screen().rfind(sequence)); };
+    return same_modes && last("\x1B[?1049h") <= last("\x1B[?1049l");
+  }
   int wait() {
     const bool ended = eventually([this] {
       screen();
@@ -699,6 +723,7 @@ class OnTerminal {
 
  private:
   int terminal_ = -1;
+  termios before_{};
   pid_t pid_ = 0;
   std::string screen_;
   std::optional<int> code_;
@@ -716,6 +741,71 @@ TEST_F(CtlProcess, LongWorkShowsProgressOnATerminal) {
   const Result quiet = ctl({"-i", "plant", "load", file.string()});
   EXPECT_EQ(quiet.code, 0);
   EXPECT_THAT(quiet.err, IsEmpty());
+}
+
+// top shows rates, rings and hot keys, follows the size of the terminal, a merger that ends and an instance that is
+// made anew, and leaves the terminal as it was.
+TEST_F(CtlProcess, TopFollowsTheInstance) {
+  Writer writer(instance().string(), {.name = "pump station"});
+  OnTerminal top(command({"-i", "plant", "top", "--interval", "100ms"}));
+  ASSERT_TRUE(top.eventually_shows("RINGS")) << top.screen();
+  EXPECT_TRUE(top.eventually_shows("pump station")) << top.screen();
+  const std::string pid = std::to_string(merger_->pid());
+  EXPECT_TRUE(top.eventually_shows("running, pid " + pid)) << top.screen();
+  EXPECT_TRUE(eventually([&] {
+    writer.set("hot/key", 1);
+    return top.screen().find("hot/key") != std::string::npos;
+  })) << top.screen();
+
+  top.forget();
+  top.resize(10, 30);
+  EXPECT_TRUE(top.eventually_shows("RINGS")) << top.screen();
+  top.resize(30, 120);
+  top.type("p");
+  EXPECT_TRUE(top.eventually_shows("PAUSED")) << top.screen();
+  top.type("p");
+
+  stop_merger();
+  EXPECT_TRUE(top.eventually_shows("not running, silent for")) << top.screen();
+  fs::remove_all(instance());
+  EXPECT_TRUE(top.eventually_shows("seen before that")) << top.screen();
+  start_merger();
+  EXPECT_TRUE(top.eventually_shows("made anew")) << top.screen();
+
+  top.type("q");
+  EXPECT_EQ(top.wait(), 0) << top.screen();
+  EXPECT_TRUE(top.is_as_before()) << top.screen();
+}
+
+// However top is ended, the terminal is as it was before; when the terminal itself goes, so does top.
+TEST_F(CtlProcess, TopLeavesTheTerminalAsItWas) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    OnTerminal top(command({"-i", "plant", "top"}));
+    ASSERT_TRUE(top.eventually_shows("RINGS")) << top.screen();
+    EXPECT_FALSE(top.is_as_before()) << "nothing is tested";
+    top.signal(signal);
+    EXPECT_EQ(top.wait(), 0) << top.screen();
+    EXPECT_TRUE(top.is_as_before()) << signal << top.screen();
+  }
+  OnTerminal top(command({"-i", "plant", "top"}));
+  ASSERT_TRUE(top.eventually_shows("RINGS")) << top.screen();
+  top.hang_up();
+  EXPECT_EQ(top.wait(), 0);
+}
+
+// Where top cannot work, it says so, and changes no terminal.
+TEST_F(CtlProcess, TopNeedsATerminalAndAnInstance) {
+  const Result piped = ctl({"-i", "plant", "top"});
+  EXPECT_EQ(piped.code, 2);
+  EXPECT_THAT(piped.err, HasSubstr("top needs a terminal"));
+  EXPECT_EQ(ctl({"-i", "plant", "top", "--json"}).code, 2);
+  EXPECT_EQ(ctl({"-i", "plant", "top", "--interval", "1ms"}).code, 2);
+  OnTerminal missing(command({"-i", "nowhere", "top"}));
+  EXPECT_EQ(missing.wait(), 3) << missing.screen();
+  EXPECT_TRUE(missing.is_as_before());
+  OnTerminal unknown({"/usr/bin/env", "TERM=no-such-terminal", SHMSTATE_CTL, "-i", "plant", "top"});
+  EXPECT_EQ(unknown.wait(), 2) << unknown.screen();
+  EXPECT_THAT(unknown.screen(), HasSubstr("set TERM"));
 }
 
 // The only instance need not be named; among several the choice is asked for, by name.
