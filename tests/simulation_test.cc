@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "core/crash_point.h"
+#include "explored.h"
 #include "shmstate/watch.h"
 #include "simulated_kernel.h"
 #include "simulation_oracle.h"
@@ -564,7 +565,7 @@ void Simulation::check_entry(std::size_t key, const BufferView& view, const layo
     return;
   }
   expect(!must_be_erased(expected), "an entry outlived its time or its owner", key);
-  const layout::Slot& slot = view.segment(at.page).slots[at.slot];
+  const layout::Slot& slot = view.segment(at.page).slot(at.slot);
   const std::uint64_t owner = head.owner == 0 ? 0 : cursors[head.owner - 1].ring_id;
   expect(expected.exists(), "an entry that should not be", key);
   expect(expected.is_tombstone == (head.type == kTombstone), "an erasure", key);
@@ -1025,8 +1026,8 @@ TEST(Simulation, EveryScheduleKeepsEveryPromise) {
     schedules += simulation.schedules();
     deaths += simulation.deaths();
   }
-  std::printf("%llu schedules, %llu deaths\n", static_cast<unsigned long long>(schedules),
-              static_cast<unsigned long long>(deaths));
+  explored(schedules, "schedules of the simulation");
+  explored(deaths, "deaths in the simulation");
 #ifdef __SANITIZE_ADDRESS__
   __lsan_enable();
 #endif
