@@ -30,6 +30,7 @@
 #include "core/instance_owner.h"
 #include "core/merge_engine.h"
 #include "core/ring_file.h"
+#include "explored.h"
 #include "process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
@@ -425,16 +426,20 @@ TEST(CrashPoints, AreAllReachedByTheWorkload) {
 }
 
 TEST(CrashPoints, KillAtEachOneEarlyAndLate) {
+  std::size_t deaths = 0;
   for (std::size_t p = 0; p < kPoints; ++p) {
     const std::uint64_t count = passages()[p];
     for (const std::uint64_t occurrence : std::set<std::uint64_t>{1, 2, count / 2, count}) {
       if (occurrence == 0 || occurrence > count) continue;
       Ordeal ordeal(with_prelude({static_cast<CrashPoint>(p), occurrence}));
       ASSERT_NO_THROW(ordeal.go());
+      deaths += ordeal.deaths();
       if (occurrence > 1) continue;
       EXPECT_EQ(ordeal.deaths(), prelude_of(static_cast<CrashPoint>(p)).size() + 1) << kPointNames[p];
     }
   }
+  explored(kPoints, "crash points");
+  explored(deaths, "deaths at crash points");
 }
 
 TEST(CrashPoints, StopAtEachOneDisturbsNobodyElse) {
@@ -443,6 +448,7 @@ TEST(CrashPoints, StopAtEachOneDisturbsNobodyElse) {
     ASSERT_NO_THROW(ordeal.go());
     EXPECT_EQ(ordeal.stops(), 1U) << kPointNames[p];
   }
+  explored(kPoints, "stops at crash points");
 }
 
 TEST(CrashPoints, KillAtRandomOnesAgainAndAgain) {
@@ -451,8 +457,7 @@ TEST(CrashPoints, KillAtRandomOnesAgainAndAgain) {
   Random random(1);
   const auto deaths_wanted = static_cast<std::size_t>(steps(kDeathsWanted));
   std::size_t deaths = 0;
-  std::size_t ordeals = 0;
-  for (; deaths < deaths_wanted; ++ordeals) {
+  while (deaths < deaths_wanted) {
     std::vector<Plan> plans;
     while (plans.size() < kPlansOfAnOrdeal) {
       const std::size_t point = random.below(kPoints);
@@ -463,7 +468,7 @@ TEST(CrashPoints, KillAtRandomOnesAgainAndAgain) {
     ASSERT_NO_THROW(ordeal.go());
     deaths += ordeal.deaths();
   }
-  std::printf("%zu deaths in %zu ordeals\n", deaths, ordeals);
+  explored(deaths, "deaths at crash points");
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "core/instance.h"
 #include "core/ring_file.h"
+#include "explored.h"
 #include "process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
@@ -211,7 +212,9 @@ TEST_F(Chaos, LosesRepeatsAndSplitsNothing) {
   EXPECT_EQ(merger_->wait(), 0);
   EXPECT_TRUE(fs::is_empty(rings_path(instance_)));
   for (const auto& looks : notes_->looks) EXPECT_GT(looks.load(), 0);
-  std::printf("%zu deaths, %zu stops, %lld batches\n", deaths_, stops_, static_cast<long long>(rounds));
+  explored(deaths_, "deaths of programs");
+  explored(stops_, "stops of programs");
+  explored(static_cast<std::uint64_t>(rounds), "batches of programs that died");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "explored.h"
 #include "input.h"
 #include "test_instance.h"
 
@@ -107,6 +108,6 @@ int main(int argc, char** argv) {
   Random random(90);
   const int iterations = shmstate::test::steps(std::atoi(argv[2]));
   for (int i = 0; i < iterations; ++i) run(variation(corpus, random));
-  std::printf("%zu inputs of the corpus and %d variations\n", corpus.size(), iterations);
+  shmstate::test::explored(corpus.size() + static_cast<std::size_t>(iterations), "hostile inputs");
   return 0;
 }

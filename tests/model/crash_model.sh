@@ -36,11 +36,13 @@ check() {
 }
 
 holds() {
-  local size status=0
+  local size states status=0
   for size in "$kRecovery" "$kReading" "$kTwoRings" "$kThreeBuffers"; do
     build model "$size"
     if check model; then
-      echo "$size: holds in $(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' report) states"
+      states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' report)
+      echo "$size: holds in $states states"
+      echo "explored: $states states of the crash model"
     else
       echo "$size: VIOLATED"
       cat report

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "checked_memory.h"
+#include "explored.h"
 
 namespace shmstate::model {
 
@@ -42,13 +44,14 @@ inline rl::iteration_t schedules(rl::iteration_t count) {
 }
 
 template <typename S>
-Outcome check(rl::test_params& params) {
+Outcome check(rl::test_params& params, rl::iteration_t first = 0) {
   rl::ostringstream report;  // with the allocator that the checker does not watch
   params.output_stream = &report;
   params.progress_stream = &report;
   params.execution_depth_limit = 4000;
   Outcome outcome;
   outcome.holds = rl::simulate<S>(params);
+  test::explored(params.stop_iteration - std::min(first, params.stop_iteration), "schedules of models");
   outcome.fault = rl::test_result_str(params.test_result);
   outcome.report = std::string_view(report.str());
   return outcome;
@@ -68,7 +71,7 @@ Outcome check_some(rl::iteration_t count) {
   rl::test_params params;
   params.initial_state = std::to_string(first_schedule());
   params.iteration_count = first_schedule() + count;
-  return check<S>(params);
+  return check<S>(params, first_schedule());
 }
 
 inline void expect_holds(const Outcome& outcome) {
