@@ -96,7 +96,7 @@ Status apply(Entries& entries, const Change& change) {
 
 // ---- random keys, values and changes
 
-std::string random_key(Random& random, std::string prefix) {
+std::string random_key(Random& random, const std::string& prefix) {
   const std::size_t dice = random.below(100);
   const std::size_t bytes = dice < 70   ? random.between(0, 23)
                             : dice < 85 ? random.between(24, 60)

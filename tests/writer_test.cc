@@ -4,10 +4,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <bit>
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <string>
