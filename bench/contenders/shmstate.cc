@@ -79,6 +79,14 @@ void ShmstateContender::start(const std::filesystem::path& directory, std::uint6
   });
 }
 
+void ShmstateContender::load(const std::vector<Item>& items) {
+  Contender::load(items);
+  for (double before = -1, now = 0; now != before; now = statistic("huge_page_bytes")) {
+    before = now;
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));  // several rounds of the merger
+  }
+}
+
 std::unique_ptr<Client> ShmstateContender::connect(Role role) { return std::make_unique<ShmstateClient>(path_, role); }
 
 double ShmstateContender::memory_bytes() { return static_cast<double>(inspect(path_).committed_bytes); }

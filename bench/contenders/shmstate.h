@@ -11,6 +11,8 @@ class ShmstateContender : public Contender {
                     std::chrono::nanoseconds latency_pause);
 
   void start(const std::filesystem::path& directory, std::uint64_t key_count) override;
+  /// Then waits until the merger has moved the memory to huge pages, which it does after a while.
+  void load(const std::vector<Item>& items) override;
   [[nodiscard]] std::unique_ptr<Client> connect(Role role) override;
   [[nodiscard]] std::chrono::nanoseconds latency_pause() const noexcept override { return latency_pause_; }
   [[nodiscard]] double memory_bytes() override;

@@ -17,7 +17,7 @@ using layout::Reject;
 constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statistics, liveness of some rings
 constexpr std::uint64_t kSearchIntervalNs = 1'000'000'000;  // for ring files whose writer could not tell us
 constexpr std::uint64_t kWakeIntervalNs = 50'000;           // readers are woken at most so often
-constexpr std::uint64_t kCollapseTimeNs = 1'000'000;  // in a round, for huge pages
+constexpr std::uint64_t kCollapseTimeNs = 50'000'000;       // in a round without work, for huge pages
 constexpr std::size_t kRingsPerRound = 64;
 constexpr std::size_t kNamesPerTurn = 1024;     // of the directory of rings
 constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not served yet
@@ -383,8 +383,8 @@ void MergeEngine::unstage_open_batch(std::size_t& count, std::uint64_t& end) con
 
 // Memory latency is what merging costs. So a group of records is decoded and hashed while the caches fetch the tags,
 // then the tags are matched while the caches fetch the slots; when `apply` comes, both are near.
-[[gnu::flatten]] std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
-                               std::uint64_t& end, bool& is_malformed) {
+[[gnu::flatten]] std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail,
+                                                std::uint64_t quota_end, std::uint64_t& end, bool& is_malformed) {
   const std::uint64_t seed = owner_.geometry().hash_seed;
   std::size_t count = 0;
   while (count < kGroupRecords && position < tail) {
@@ -709,9 +709,15 @@ void MergeEngine::round() {
       report(MergeEvent::Kind::kInstanceGone, 0, owner_.path().string());
     }
   }
-  const std::uint64_t began_ns = clock_();
-  while (owner_.collapse_next(pages_.committed()) && clock_() - began_ns < kCollapseTimeNs) {}
+  move_to_huge_pages();
   write_statistics();
+}
+
+// One page beside work, so that mutations wait for no more than that.
+void MergeEngine::move_to_huge_pages() {
+  const std::uint64_t began_ns = clock_();
+  while (owner_.collapse_next(pages_.committed()) && !has_work() && clock_() - began_ns < kCollapseTimeNs) {
+  }
 }
 
 void MergeEngine::inspect_some_rings() {

@@ -163,6 +163,7 @@ class MergeEngine {
 
   // The slow round
   void round();
+  void move_to_huge_pages();
   void inspect_some_rings();
   void inspect(ServedRing& ring);
   void report_no_memory();
