@@ -389,27 +389,29 @@ void MergeEngine::unstage_open_batch(std::size_t& count, std::uint64_t& end) con
   std::size_t count = 0;
   while (count < kGroupRecords && position < tail) {
     Staged& staged = staged_[count];
-    if (!parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), staged.record)) {
+    RecordView& record = staged.record;
+    if (!parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), record)) {
       is_malformed = true;
       break;
     }
-    const std::size_t key_bytes = staged.record.key_bytes;
+    const std::size_t key_bytes = record.key_bytes;
+    const std::uint64_t* const key = record.key;
     // The hash must be that of the bytes that are stored, so they are copied before they are hashed.
     const bool is_short = key_bytes <= sizeof staged.short_key;
     std::uint64_t* const copy = is_short ? staged.short_key.data() : long_keys_.data() + count * kKeyBytesMax / kWord;
     for (std::size_t i = 0; i < words_of(key_bytes); ++i) {
-      copy[i] = load_word(staged.record.key + i, std::memory_order_relaxed);
+      copy[i] = load_word(key + i, std::memory_order_relaxed);
     }
     staged.key.bytes = {reinterpret_cast<const char*>(copy), key_bytes};
-    if ((staged.record.flags & kWithHint) != 0) {
-      staged.guess = table_.prefetch_hint(staged.record.hint);
+    if ((record.flags & kWithHint) != 0) {
+      staged.guess = table_.prefetch_hint(record.hint);
     } else {
       staged.key.hash = hash_key(staged.key.bytes, seed);
       staged.home = table_.prefetch_tags(staged.key.hash);
     }
-    position += staged.record.bytes;
+    position += record.bytes;
     ++count;
-    if (position >= quota_end && (staged.record.flags & kBatchContinues) == 0) break;
+    if (position >= quota_end && (record.flags & kBatchContinues) == 0) break;
   }
   for (std::size_t i = 0; i < count; ++i) {
     Staged& staged = staged_[i];

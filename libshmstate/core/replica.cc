@@ -44,6 +44,7 @@ void Replicas::copy_line(std::uint32_t line, std::byte* to) const noexcept {
   const std::size_t offset = std::size_t{line} * layout::kLine;
   const auto* const from_words = reinterpret_cast<const std::uint64_t*>(current_ + offset);
   auto* const to_words = reinterpret_cast<std::uint64_t*>(to + offset);
+#pragma GCC unroll 8
   for (std::size_t i = 0; i < layout::kLine / kWord; ++i) {
     store_word(to_words + i, from_words[i], std::memory_order_release);
   }

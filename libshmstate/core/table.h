@@ -208,7 +208,11 @@ inline bool Table::update(layout::Slot& here, Operation operation, Type type, st
     if (*result == here.words[0]) return true;
     number = *result;
   }
-  if (here.changed_epoch != epoch) changed(location_of(here), epoch);
+  if (here.changed_epoch != epoch) {
+    replicas_.store(here.changed_epoch, epoch);
+    const Location at = location_of(here);
+    feed_.changed(epoch, at.page, at.slot);
+  }
   replicas_.store_again(here.words[0], number);  // in the line of changed_epoch
   return true;
 }
