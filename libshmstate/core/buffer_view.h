@@ -184,7 +184,7 @@ class BufferView {
   /// The slot's head; its `type` is kNone when the slot is free, or not sane.
   [[nodiscard]] static SlotHead head_of(const layout::Slot& slot) noexcept {
     const SlotHead head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
-    return head.is_plain() || head.is_sane() ? head : SlotHead{};
+    return head.is_sane() ? head : SlotHead{};
   }
   [[nodiscard]] static std::uint64_t changed_epoch(const layout::Slot& slot) noexcept {
     return load_word(&slot.changed_epoch, std::memory_order_acquire);
@@ -237,9 +237,11 @@ class BufferView {
 
   [[nodiscard, gnu::always_inline]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
                                                    SlotHead& head) const noexcept {
-    head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
-    if (head.key_bytes != key.bytes.size()) return false;
-    return head.is_plain() ? equal_words(slot.words + 1, key.bytes) : holds_other_key(*this, slot, key, pages, head);
+    const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
+    if (SlotHead::key_bytes_of(word) != key.bytes.size()) return false;
+    head = SlotHead::unpack(word);
+    return SlotHead::is_plain_number(word) ? equal_words(slot.words + 1, key.bytes)
+                                           : holds_other_key(*this, slot, key, pages, head);
   }
   [[nodiscard, gnu::noinline]] static bool holds_other_key(BufferView view, const layout::Slot& slot, HashedKey key,
                                                            std::uint64_t pages, SlotHead head) noexcept {

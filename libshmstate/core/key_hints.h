@@ -18,6 +18,9 @@ class KeyHints {
     }
     return {.bytes = key.bytes_, .hash = key.hash_};
   }
+  [[nodiscard]] static bool belongs_to(const Key& key, const layout::Id& instance_id) noexcept {
+    return key.instance_id_ == instance_id;
+  }
   [[nodiscard]] static std::uint64_t place(const Key& key) noexcept { return key.place_; }
   static void set_place(Key& key, const Location& at) noexcept { key.place_ = at.page << 16 | at.slot; }
   [[nodiscard]] static Location location(const Key& key) noexcept {

@@ -62,18 +62,20 @@ struct SlotHead {
            (type == Type::kBytes || type == kTombstone || (value_bytes == kWord && !has(kValueInHeap)));
   }
 
-  /// Whether there are eight bytes of value, then a key, and nothing else. Most entries are like that, and for them
-  /// this replaces all other checks.
-  [[nodiscard]] constexpr bool is_plain() const noexcept {
-    return flags == 0 && value_bytes == kWord && key_bytes != 0 && key_bytes <= kPlainKeyBytesMax &&
-           type >= Type::kInt64 && type < kTombstone;
+  /// Of a head as it is stored: whether the slot holds a number, then a key, and nothing else. Most slots are like
+  /// that, and for them this replaces unpacking and all other checks.
+  [[nodiscard]] static constexpr bool is_plain_number(std::uint64_t word) noexcept {
+    constexpr std::uint64_t kSizeAndFlags = std::uint64_t{0x0fff'ffff} << 32;
+    return (word & kSizeAndFlags) == std::uint64_t{kWord} << 32 && key_bytes_of(word) - 1 < kPlainKeyBytesMax &&
+           (word >> 60) - 1 < static_cast<std::uint64_t>(Type::kFloat64);
   }
-  /// The same question of a head as it is stored, when type and length of the key must be these.
-  [[nodiscard]] static constexpr bool is_plain(std::uint64_t word, Type type, std::size_t key_bytes) noexcept {
+  /// The same question when type and length of the key must be these.
+  [[nodiscard]] static constexpr bool is_plain_number(std::uint64_t word, Type type, std::size_t key_bytes) noexcept {
     constexpr std::uint64_t kOwner = std::uint64_t{0xffff} << 16;  // may be anybody
     return (word & ~kOwner) == (static_cast<std::uint64_t>(type) << 60 | std::uint64_t{kWord} << 32 | key_bytes) &&
            key_bytes <= kPlainKeyBytesMax;
   }
+  [[nodiscard]] static constexpr std::size_t key_bytes_of(std::uint64_t word) noexcept { return word & 0xffff; }
 
   /// Decides what goes inline: the value first, then the key; what does not fit lies in the heap.
   constexpr void place() noexcept {

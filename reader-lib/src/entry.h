@@ -58,17 +58,27 @@ inline Status take_value(const BufferView& buffer, const layout::Slot& slot, con
   return head.has(SlotHead::kHasVersion) ? load_word(slot.words + head.version_word(), std::memory_order_acquire) : 0;
 }
 
+/// Of a slot whose head says `SlotHead::is_plain_number`.
+inline void view_plain_number(const layout::Slot& slot, const SlotHead& head, EntryView& entry) noexcept {
+  const std::uint64_t bits = load_word(slot.words, std::memory_order_acquire);
+  entry.key = {reinterpret_cast<const char*>(slot.words + 1), head.key_bytes};
+  entry.value = head.type == Type::kInt64 ? ValueView(static_cast<std::int64_t>(bits)) : std::bit_cast<double>(bits);
+  entry.changed_epoch = BufferView::changed_epoch(slot);
+  entry.version = 0;
+  entry.expiry_ns = 0;
+  entry.ephemeral = head.owner != 0;
+}
+
 /// Views into the buffer; false when something is out of bounds.
 [[nodiscard]] inline bool view_entry(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head,
                                      EntryView& entry) noexcept {
-  const bool is_plain = head.is_plain();
-  const std::uint64_t* const key = is_plain ? slot.words + 1 : buffer.key_words(slot, head);
-  const std::uint64_t* const value = is_plain ? slot.words : buffer.value_words(slot, head);
+  const std::uint64_t* const key = buffer.key_words(slot, head);
+  const std::uint64_t* const value = buffer.value_words(slot, head);
   if (key == nullptr || value == nullptr) return false;
   entry.key = {reinterpret_cast<const char*>(key), head.key_bytes};
   entry.changed_epoch = BufferView::changed_epoch(slot);
-  entry.version = is_plain ? 0 : version_of(slot, head);
-  entry.expiry_ns = is_plain ? 0 : expiry_of(slot, head);
+  entry.version = version_of(slot, head);
+  entry.expiry_ns = expiry_of(slot, head);
   entry.ephemeral = head.owner != 0;
   switch (head.type) {
     case Type::kInt64: entry.value = static_cast<std::int64_t>(load_word(value, std::memory_order_acquire)); break;

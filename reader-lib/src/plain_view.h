@@ -23,24 +23,40 @@ class PlainView {
     directory_ = directory;
   }
 
-  /// False says nothing: ask again in the general way.
+  // False says nothing: ask again in the general way.
+
+  /// At the place that the hash says.
   [[nodiscard, gnu::always_inline]] bool read(const HashedKey& key, Type type, std::uint64_t& bits) const noexcept {
-    if (publication_->epoch_word.load(std::memory_order_acquire) != epoch_word_) return false;  // pair: epoch_word
+    if (!is_current()) return false;
     const std::uint64_t page = directory_.page_of(key.hash);
     if (!BufferView::is_segment_page(page, pages_)) return false;
     const Segment segment = buffer_.segment(page);
     const std::uint32_t group = home_group(key.hash);
     const std::uint32_t match = TagWords(segment.group(group)).match(tag_of(key.hash));
     if (match == 0) return false;
-    const layout::Slot& slot = segment.slot(BufferView::first_slot(group, match));
+    return read_slot(segment.slot(BufferView::first_slot(group, match)), key.bytes, type, bits);
+  }
+  /// Where the key was seen before, in this instance.
+  [[nodiscard, gnu::always_inline]] bool read_at(const Location& at, std::string_view key, Type type,
+                                                 std::uint64_t& bits) const noexcept {
+    if (!is_current()) return false;
+    if (!BufferView::is_segment_page(at.page, pages_) || at.slot >= layout::kSegmentSlots) return false;
+    return read_slot(buffer_.segment(at.page).slot(at.slot), key, type, bits);
+  }
+
+ private:
+  [[nodiscard]] bool is_current() const noexcept {
+    return publication_->epoch_word.load(std::memory_order_acquire) == epoch_word_;  // pair: epoch_word
+  }
+  [[nodiscard, gnu::always_inline]] bool read_slot(const layout::Slot& slot, std::string_view key, Type type,
+                                                   std::uint64_t& bits) const noexcept {
     const std::uint64_t head = load_word(&slot.head, std::memory_order_acquire);
-    if (!SlotHead::is_plain(head, type, key.bytes.size())) return false;
-    if (!BufferView::equal_words(slot.words + 1, key.bytes)) return false;
+    if (!SlotHead::is_plain_number(head, type, key.size())) return false;
+    if (!BufferView::equal_words(slot.words + 1, key)) return false;
     bits = load_word(slot.words, std::memory_order_acquire);
     return is_intact(*publication_, version_);
   }
 
- private:
   static constexpr std::uint64_t kNowhere = 0;  // two directory entries that name no segment
 
   const layout::Publication* publication_;

@@ -152,6 +152,21 @@ struct Reader::Impl {
     ++reads;
     return plain.read(hashed(key), type, bits);
   }
+  [[nodiscard, gnu::always_inline]] bool read_plain(const Key& bound, Type type, std::uint64_t& bits) {
+    if (bound.bytes().size() - 1 >= SlotHead::kPlainKeyBytesMax || reads + 1 >= kReadsPerLook) return false;
+    ++reads;
+    return KeyHints::belongs_to(bound, geometry().instance_id) &&
+           plain.read_at(KeyHints::location(bound), bound.bytes(), type, bits);
+  }
+  template <typename Number, typename AnyKey>
+    requires std::is_arithmetic_v<Number>
+  [[gnu::flatten]] Status read(AnyKey& key, Number& value) {
+    constexpr Type kType = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
+    std::uint64_t bits = 0;
+    if (!read_plain(key, kType, bits)) return read_number(key, value);
+    value = std::bit_cast<Number>(bits);
+    return Status::kOk;
+  }
   template <typename Number, typename AnyKey>
   [[gnu::noinline]] Status read_number(AnyKey& key, Number& value) {
     constexpr Type kType = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
@@ -197,22 +212,12 @@ Reader::Reader(Reader&&) noexcept = default;
 Reader& Reader::operator=(Reader&&) noexcept = default;
 Reader::~Reader() = default;
 
-[[gnu::flatten]] Status Reader::read(std::string_view key, std::int64_t& value) const noexcept {
-  std::uint64_t bits = 0;
-  if (!impl_->read_plain(key, Type::kInt64, bits)) return impl_->read_number(key, value);
-  value = std::bit_cast<std::int64_t>(bits);
-  return Status::kOk;
-}
-[[gnu::flatten]] Status Reader::read(std::string_view key, double& value) const noexcept {
-  std::uint64_t bits = 0;
-  if (!impl_->read_plain(key, Type::kFloat64, bits)) return impl_->read_number(key, value);
-  value = std::bit_cast<double>(bits);
-  return Status::kOk;
-}
+Status Reader::read(std::string_view key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, double& value) const noexcept { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, std::string& value) const { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, Value& value) const { return impl_->read(key, value); }
-Status Reader::read(Key& key, std::int64_t& value) const noexcept { return impl_->read_number(key, value); }
-Status Reader::read(Key& key, double& value) const noexcept { return impl_->read_number(key, value); }
+Status Reader::read(Key& key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
+Status Reader::read(Key& key, double& value) const noexcept { return impl_->read(key, value); }
 Status Reader::read(Key& key, std::string& value) const { return impl_->read(key, value); }
 Status Reader::read(Key& key, Value& value) const { return impl_->read(key, value); }
 

@@ -90,11 +90,15 @@ void Snapshot::Iterator::look_up_group(const BufferView& view) {
   std::uint32_t occupied = TagWords(segment.group(group)).occupied();
   for (; occupied != 0; occupied &= occupied - 1) {
     const layout::Slot& slot = segment.slot(BufferView::first_slot(group, occupied));
-    const SlotHead head = BufferView::head_of(slot);
-    if (head.type == Type::kNone) impl.fail_damaged();
+    const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
+    if (SlotHead::is_plain_number(word)) {  // nearly all are like that
+      view_plain_number(slot, SlotHead::unpack(word), entries_[entry_count_++]);
+      continue;
+    }
+    const SlotHead head = SlotHead::unpack(word);
+    if (!head.is_sane()) impl.fail_damaged();
     if (head.type == kTombstone) continue;
-    if (!view_entry(view, slot, head, entries_[entry_count_])) impl.fail_damaged();
-    ++entry_count_;
+    if (!view_entry(view, slot, head, entries_[entry_count_++])) impl.fail_damaged();
     const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
     if (bytes > bytes_left_) impl.fail_damaged();  // entries that share their bytes
     bytes_left_ -= bytes;
