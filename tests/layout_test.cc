@@ -182,7 +182,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
   const auto number = [](auto value) { return static_cast<std::size_t>(value); };
   expect_frozen({
       {"kLayoutMajor", layout::kLayoutMajor, 1},
-      {"kLayoutMinor", layout::kLayoutMinor, 1},
+      {"kLayoutMinor", layout::kLayoutMinor, 0},
       {"kRequiredFeatures", layout::kRequiredFeatures, 0},
       {"kOptionalFeatures", layout::kOptionalFeatures, 0},
       {"kLine", layout::kLine, 64},

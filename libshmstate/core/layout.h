@@ -26,7 +26,7 @@ inline constexpr std::uint64_t kRingMagic = 0x3147'4e49'524d'4853;     // "SHMRI
 
 /// A reader or writer of another major version must refuse; a newer minor version only adds.
 inline constexpr std::uint32_t kLayoutMajor = 1;
-inline constexpr std::uint32_t kLayoutMinor = 1;
+inline constexpr std::uint32_t kLayoutMinor = 0;
 /// Feature bits: an unknown required bit must be refused, an unknown optional bit may be ignored.
 inline constexpr std::uint64_t kRequiredFeatures = 0;
 inline constexpr std::uint64_t kOptionalFeatures = 0;
@@ -119,7 +119,7 @@ struct alignas(kLine) RingStatus {
   Shared<std::uint32_t> state;    // merger: RingState
   Shared<std::uint32_t> owner_pid;
   Shared<std::uint32_t> owner_uid;
-  Shared<std::uint32_t> quarantine_reason;  // merger: QuarantineReason; since 1.1
+  Shared<std::uint32_t> quarantine_reason;  // merger: QuarantineReason
   Shared<std::uint64_t> tail;               // bytes pushed
   Shared<std::uint64_t> head;               // bytes applied and published
   Shared<std::uint64_t> applied_count;
