@@ -44,14 +44,19 @@ inline std::uint64_t test_seed() {
   return seed;
 }
 
-/// Ten times as many steps when SHMSTATE_TEST_LONG is set; fewer under ThreadSanitizer, which keeps a vector clock for
-/// each word that is accessed atomically, and here that is all of them.
+inline bool is_set(const char* variable) {
+  const char* const value = std::getenv(variable);
+  return value != nullptr && std::string_view(value) != "0";
+}
+
+/// Ten times as many steps when SHMSTATE_TEST_LONG is set; fewer when SHMSTATE_TEST_EMULATED is, and under
+/// ThreadSanitizer, which keeps a vector clock for each word that is accessed atomically, and here that is all of them.
 inline int steps(int count) {
 #ifdef __SANITIZE_THREAD__
-  count /= 5;
+  count = (count + 4) / 5;
 #endif
-  const char* const is_long = std::getenv("SHMSTATE_TEST_LONG");
-  return is_long != nullptr && std::string_view(is_long) != "0" ? 10 * count : count;
+  if (is_set("SHMSTATE_TEST_EMULATED")) count = (count + 9) / 10;
+  return is_set("SHMSTATE_TEST_LONG") ? 10 * count : count;
 }
 
 /// Random choices that the seed and a number of the test's own determine.
