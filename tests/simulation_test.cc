@@ -45,6 +45,7 @@ constexpr std::size_t kRingsMax = 6;  // one less than writers may ask for at ti
 constexpr std::uint64_t kTombstoneNs = 50'000'000;
 constexpr std::uint64_t kLateNs = 3 << 20;  // so late a time to live may end: a tick of the timing wheel and its edges
 constexpr std::uint64_t kFeedRecords = 64;
+constexpr std::uint64_t kGrownMax = 4000;  // entries: several segments, far below the memory limit
 constexpr std::size_t kHistoryMax = 64;
 constexpr std::size_t kDepthMax = 3;  // somebody acts while somebody acts while somebody acts
 constexpr std::size_t kSchedulesOfAnEpisode = 64;
@@ -225,6 +226,7 @@ class Simulation final : public SimulatedKernel {
   std::set<std::uint64_t> finished_;
   State back_;
   std::deque<Past> history_;
+  bool is_growing_ = false;  // so that segments split
   std::uint64_t grown_pushed_ = 0;
   std::uint64_t last_version_ = 0;
   std::map<std::size_t, std::uint64_t> ring_of_index_;
@@ -258,6 +260,7 @@ Simulation::Simulation(std::uint64_t seed) : SimulatedKernel(~seed), dice_(seed)
   files_.buffer_count = dice_.chance(60) ? 2 : static_cast<std::uint32_t>(dice_.between(3, 4));
   files_.ring_count_max = kRingsMax;
   files_.feed_record_count = kFeedRecords;
+  is_growing_ = dice_.chance(5);
   merge_.pin_time_max = dice_.chance(50) ? nanoseconds::zero() : nanoseconds(5ms);
   merge_.tombstone_time = nanoseconds(kTombstoneNs);
   constexpr std::array kKinds{Producer::Kind::kPlain,      Producer::Kind::kPlain,  Producer::Kind::kBlocking,
@@ -296,7 +299,7 @@ void Simulation::draw_weights() {
   const auto weight_of = [this](Act act) -> std::uint64_t& { return weights_[static_cast<std::size_t>(act)]; };
   weight_of(Act::kStep) = dice_.between(4, 20);
   weight_of(Act::kPush) = dice_.between(1, 12);
-  weight_of(Act::kGrow) = dice_.chance(3) ? 2 : 0;
+  weight_of(Act::kGrow) = is_growing_ ? 3 : 0;
   weight_of(Act::kFlood) = dice_.chance(10) ? 2 : 0;
   weight_of(Act::kKillMerger) = dice_.chance(10) ? 1 : 0;
   weight_of(Act::kClose) = dice_.chance(20) ? 1 : 0;
@@ -790,7 +793,7 @@ void Simulation::flood(Producer& producer) {
 }
 
 void Simulation::grow(Producer& producer) {
-  if (producer.kind == Producer::Kind::kConflating) return push_conflated(producer);
+  if (producer.kind == Producer::Kind::kConflating || grown_pushed_ > kGrownMax) return push(producer);
   producer.intended.clear();
   for (std::uint64_t n = dice_.between(10, 200); n > 0; --n) {
     Pushed& pushed = producer.intended.emplace_back();
@@ -1004,7 +1007,7 @@ void Simulation::fail(const std::string& what) noexcept {
 
 int episodes_wanted() {
   constexpr int kEpisodes = 100;
-  return steps(kEpisodes) * (steps(1) > 1 ? 2 : 1);
+  return steps(kEpisodes) * (steps(1) > 1 ? 3 : 1);
 }
 
 // In every schedule: each writer's mutations are merged exactly once, in their order, batches whole; epochs grow by
