@@ -561,6 +561,25 @@ TEST(EngineTest, ABatchThatTurnsToGarbageOnItsWayIsNotAppliedInPart) {
   }
 }
 
+// A record that is cut off by the tail, or that claims more than the ring can hold, is none: nothing of it is read.
+TEST(EngineTest, ARecordThatIsLongerThanWhatWasPushedIsGarbage) {
+  for (const std::uint32_t claimed : {9U, 64U, static_cast<std::uint32_t>(kValueBytesMax)}) {
+    TestInstance instance;
+    Writer bad = instance.writer(ring_of(kSmallRing));
+    bad.set("before", 1);
+    const std::uint64_t begin = bad.ticket();
+    bad.set("cut", "12345678");
+    const RingFile ring = instance.open_ring(bad);
+    auto* const head = reinterpret_cast<layout::RecordHead*>(ring.at(begin));
+    head->value_bytes = claimed;
+    instance.pump();
+    EXPECT_EQ(instance.reader().get<std::int64_t>("before"), 1) << claimed;
+    EXPECT_EQ(instance.reader().get<Value>("cut"), std::nullopt) << claimed;
+    EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U) << claimed;
+    EXPECT_EQ(shown_reason(instance, bad), "its bytes at " + std::to_string(begin) + " are no mutation") << claimed;
+  }
+}
+
 TEST(EngineTest, AnImpossibleTailQuarantinesItsRing) {
   for (const std::uint64_t lie : {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{20}, std::uint64_t{1} << 40,
                                   ~std::uint64_t{0}, ~std::uint64_t{7}}) {
