@@ -69,6 +69,12 @@ void fill(Slot& slot, const Item& item) noexcept {
   std::memcpy(slot.key, item.key.data(), sizeof slot.key);
 }
 
+/// The offset where a segment begins in its page, if that is to differ: multiplicative hashing (Knuth, The Art of
+/// Computer Programming 3, 6.4) to one of its 1,024 lines.
+[[nodiscard]] std::size_t rotated_origin(std::size_t segment) noexcept {
+  return (segment * 2'654'435'761 & 0xffff'ffff) >> 22 << 6;
+}
+
 /// Where the tags of a segment are: at the start of its 64 KiB, at a line that depends on the segment, or with those of
 /// all other segments.
 enum class Tags : std::uint8_t { kAtStart, kRotated, kTogether };
@@ -111,16 +117,16 @@ class Tagged {
 
  private:
   [[nodiscard]] std::size_t place(std::size_t segment, std::size_t offset) const noexcept {
-    const std::size_t origin = kTags == Tags::kRotated ? layout::segment_origin(segment) : 0;
+    const std::size_t origin = kTags == Tags::kRotated ? rotated_origin(segment) : 0;
     return segment * layout::kPageBytes + (origin + offset) % layout::kPageBytes;
   }
   [[nodiscard]] layout::TagGroup& tags(std::size_t segment, std::size_t group) const noexcept {
     if constexpr (kTags == Tags::kTogether) return tags_.at<layout::TagGroup>(0)[segment * kSegmentGroups + group];
     return *memory_.at<layout::TagGroup>(
-        place(segment, layout::kSegmentGroupsOffset + group * sizeof(layout::TagGroup)));
+        place(segment, offsetof(layout::Segment, groups) + group * sizeof(layout::TagGroup)));
   }
   [[nodiscard]] Slot& slot(std::size_t segment, std::size_t slot) const noexcept {
-    return *memory_.at<Slot>(place(segment, layout::kSegmentSlotsOffset + slot * sizeof(Slot)));
+    return *memory_.at<Slot>(place(segment, offsetof(layout::Segment, slots) + slot * sizeof(Slot)));
   }
 
   std::size_t mask_;

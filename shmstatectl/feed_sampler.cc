@@ -136,7 +136,7 @@ std::optional<std::string> FeedSampler::key_at(std::uint64_t place) const {
   const auto key = files_->with_current([&at](const BufferView& buffer) -> std::optional<std::string> {
     const SlotHead head = buffer.head_at(at);
     if (head.type == Type::kNone) return std::nullopt;
-    const layout::Slot& slot = buffer.segment(at.page).slot(at.slot);
+    const layout::Slot& slot = buffer.segment(at.page).slots[at.slot];
     const std::uint64_t* const words = buffer.key_words(slot, head);
     return words == nullptr ? std::nullopt : std::optional(bytes_of(words, head.key_bytes));
   });

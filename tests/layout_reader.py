@@ -258,16 +258,11 @@ class Buffer:
         at = directory + 4 * entry
         check(at < self.page_count * PAGE, "directory entry")
         page = self.words[at // 8] >> 32 * (entry & 1) & 0xFFFFFFFF
-        check(0 < page < self.page_count, "segment")
-        return page
-
-    @staticmethod
-    def in_segment(page, offset):
-        start = (page * 2654435761 % 4294967296 >> 22) * 64
-        return page * PAGE + (start + offset) % PAGE
+        check(page < self.page_count, "segment")
+        return page * PAGE
 
     def tags(self, segment, group):
-        at = self.in_segment(segment, 64 + 16 * group) // 8
+        at = (segment + 64 + 16 * group) // 8
         tags = self.words[at].to_bytes(8, "little") + self.words[at + 1].to_bytes(8, "little")
         return tags[:15], tags[15]
 
@@ -301,7 +296,7 @@ class Buffer:
             for k in range(15):
                 if tags[k] != tag:
                     continue
-                slot = self.in_segment(segment, 1152 + 64 * (15 * group + k))
+                slot = segment + 1152 + 64 * (15 * group + k)
                 if self.words[slot // 8] & 0xFFFF == len(key):
                     entry = self.entry(slot)
                     if entry.key == key:
@@ -316,7 +311,7 @@ class Buffer:
         segments_left, bytes_left = self.page_count, self.page_count * PAGE
         for i in range(1 << depth):
             segment = self.segment(directory, i)
-            segment_depth = self.words[self.in_segment(segment, 0) // 8]
+            segment_depth = self.words[segment // 8]
             check(segment_depth <= depth, "depth of a segment")
             if i & (1 << segment_depth) - 1 != i:
                 continue
@@ -325,7 +320,7 @@ class Buffer:
             for group in range(67):
                 for k, tag in enumerate(self.tags(segment, group)[0]):
                     if tag != 0:
-                        entry = self.entry(self.in_segment(segment, 1152 + 64 * (15 * group + k)))
+                        entry = self.entry(segment + 1152 + 64 * (15 * group + k))
                         if entry.kind == TOMBSTONE:
                             continue
                         bytes_left -= len(entry.key) + (len(entry.value) if entry.kind == BYTES else 8)

@@ -139,6 +139,12 @@ TEST(LayoutTest, BuffersAreFrozen) {
       SHMSTATE_AT(Slot, changed_epoch, 8),
       SHMSTATE_AT(Slot, words, 16),
 
+      SHMSTATE_SIZE(Segment, 65536),
+      SHMSTATE_AT(Segment, depth, 0),
+      SHMSTATE_AT(Segment, groups, 64),
+      SHMSTATE_AT(Segment, slots, 1152),
+      SHMSTATE_AT(Segment, unused, 65472),
+
       SHMSTATE_SIZE(FeedRecord, 16),
       SHMSTATE_AT(FeedRecord, head, 0),
       SHMSTATE_AT(FeedRecord, body, 8),
@@ -196,10 +202,6 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"kRejectCount", layout::kRejectCount, 8},
       {"kDirectoryLog2Max", layout::kDirectoryLog2Max, 24},
       {"kGroupSlots", layout::kGroupSlots, 15},
-      {"kSegmentGroupsOffset", layout::kSegmentGroupsOffset, 64},
-      {"kSegmentSlotsOffset", layout::kSegmentSlotsOffset, 1152},
-      {"the origin of the segment on page 1", layout::segment_origin(1), 40448},
-      {"the origin of the segment on page 1000", layout::segment_origin(1000), 2176},
       {"kSegmentGroups", layout::kSegmentGroups, 67},
       {"kSegmentSlots", layout::kSegmentSlots, 1005},
       {"kRingHeaderBytes", layout::kRingHeaderBytes, 4096},
@@ -347,7 +349,7 @@ class LayoutOfAnInstance : public testing::Test {
     SlotHead head;
     const HashedKey wanted{.bytes = key, .hash = hash_key(key, instance_.owner().geometry().hash_seed)};
     if (view.find(wanted, at, head) != BufferView::Found::kYes) return "not found";
-    return hex(&view.segment(at.page).slot(at.slot), sizeof(layout::Slot));
+    return hex(&view.segment(at.page).slots[at.slot], sizeof(layout::Slot));
   }
 
   test::TestInstance instance_;
@@ -420,7 +422,7 @@ TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {
   Location at;
   SlotHead head;
   ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
-  const layout::TagGroup& group = view.segment(at.page).group(at.slot / layout::kGroupSlots);
+  const layout::TagGroup& group = view.segment(at.page).groups[at.slot / layout::kGroupSlots];
   EXPECT_EQ(at.slot / layout::kGroupSlots, home_group(key.hash)) << kRemedy;
   EXPECT_EQ(group.tags[at.slot % layout::kGroupSlots], tag_of(key.hash)) << kRemedy;
   EXPECT_EQ(group.overflow_count, 0) << kRemedy;

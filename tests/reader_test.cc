@@ -594,7 +594,7 @@ TEST(DamagedSnapshotTest, ASegmentThatIsNamedByTheWholeDirectoryIsDamage) {
   auto& header = *reinterpret_cast<layout::BufferHeader*>(buffer);
   const std::uint64_t page = *reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
   const std::uint64_t deep = 14;  // 64 KiB of entries
-  MutableSegment(buffer, page).depth() = deep;
+  reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth = deep;
   auto* const directory = reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
   std::fill_n(directory, std::size_t{1} << deep, static_cast<std::uint32_t>(page));
   header.directory = (header.directory & ~std::uint64_t{0xff}) | deep;

@@ -568,7 +568,7 @@ void Simulation::check_entry(std::size_t key, const BufferView& view, const layo
     return;
   }
   expect(!must_be_erased(expected), "an entry outlived its time or its owner", key);
-  const layout::Slot& slot = view.segment(at.page).slot(at.slot);
+  const layout::Slot& slot = view.segment(at.page).slots[at.slot];
   const std::uint64_t owner = head.owner == 0 ? 0 : cursors[head.owner - 1].ring_id;
   expect(expected.exists(), "an entry that should not be", key);
   expect(expected.is_tombstone == (head.type == kTombstone), "an erasure", key);

@@ -15,7 +15,6 @@
 
 #include "core/hash.h"
 #include "core/layout.h"
-#include "core/segment.h"
 #include "core/slot.h"
 #include "core/words.h"
 
@@ -133,7 +132,9 @@ class BufferView {
     return page - 1 < pages - 1;
   }
   /// Precondition: page < page_count().
-  [[nodiscard]] Segment segment(std::uint64_t page) const noexcept { return {base_, page}; }
+  [[nodiscard]] const layout::Segment& segment(std::uint64_t page) const noexcept {
+    return *reinterpret_cast<const layout::Segment*>(base_ + page * layout::kPageBytes);
+  }
 
   // ---- entries
 
@@ -148,11 +149,11 @@ class BufferView {
     if (directory.words == nullptr) return Found::kDamaged;
     location.page = directory.page_of(key.hash);
     if (!is_segment_page(location.page, pages)) return Found::kDamaged;
-    const Segment here = segment(location.page);
+    const layout::Segment& here = segment(location.page);
     const std::uint32_t group = home_group(key.hash);
-    const std::uint32_t match = TagWords(here.group(group)).match(tag_of(key.hash));
+    const std::uint32_t match = TagWords(here.groups[group]).match(tag_of(key.hash));
     location.slot = first_slot(group, match);
-    if (match != 0 && holds_key(here.slot(location.slot), key, pages, head)) [[likely]]
+    if (match != 0 && holds_key(here.slots[location.slot], key, pages, head)) [[likely]]
       return Found::kYes;
     const Hit hit = find_in_segment(*this, key, pages, location.page);
     location.slot = hit.slot;
@@ -170,15 +171,15 @@ class BufferView {
   [[nodiscard]] bool is_at(const Location& location, const HashedKey& key, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
     if (!is_segment_page(location.page, pages) || location.slot >= layout::kSegmentSlots) return false;
-    return holds_key(segment(location.page).slot(location.slot), key, pages, head);
+    return holds_key(segment(location.page).slots[location.slot], key, pages, head);
   }
   /// The head of the entry at a place; its `type` is kNone when there is none.
   [[nodiscard]] SlotHead head_at(const Location& location) const noexcept {
     if (location.page >= page_count() || location.slot >= layout::kSegmentSlots) return {};
-    const Segment here = segment(location.page);
-    const TagWords tags(here.group(location.slot / layout::kGroupSlots));
+    const layout::Segment& here = segment(location.page);
+    const TagWords tags(here.groups[location.slot / layout::kGroupSlots]);
     const bool is_occupied = (tags.occupied() >> location.slot % layout::kGroupSlots & 1) != 0;
-    return is_occupied ? head_of(here.slot(location.slot)) : SlotHead{};
+    return is_occupied ? head_of(here.slots[location.slot]) : SlotHead{};
   }
 
   /// The slot's head; its `type` is kNone when the slot is free, or not sane.
@@ -220,14 +221,14 @@ class BufferView {
   // Static, with copies of view and key, so that the caller can keep its own in registers.
   [[nodiscard, gnu::noinline]] static Hit find_in_segment(BufferView view, HashedKey key, std::uint64_t pages,
                                                           std::uint64_t page) noexcept {
-    const Segment here = view.segment(page);
+    const layout::Segment& here = view.segment(page);
     const std::uint8_t tag = tag_of(key.hash);
     std::uint32_t group = home_group(key.hash);
     for (std::size_t probes = 0; probes < layout::kSegmentGroups; ++probes) {
-      const TagWords tags(here.group(group));
+      const TagWords tags(here.groups[group]);
       for (std::uint32_t match = tags.match(tag); match != 0; match &= match - 1) {
         Hit hit{.slot = first_slot(group, match), .head = {}};
-        if (view.holds_key(here.slot(hit.slot), key, pages, hit.head)) return hit;
+        if (view.holds_key(here.slots[hit.slot], key, pages, hit.head)) return hit;
       }
       if (tags.overflow_count() == 0) break;
       if (++group == layout::kSegmentGroups) group = 0;

@@ -65,9 +65,8 @@ static_assert(offsetof(RingCursor, rejected) == 64);
 
 static_assert(is_plain<TagGroup, 16>() && offsetof(TagGroup, overflow_count) == 15);
 static_assert(is_plain<Slot, kLine>() && offsetof(Slot, changed_epoch) == 8 && offsetof(Slot, words) == 16);
-static_assert(kSegmentGroupsOffset + kSegmentGroups * sizeof(TagGroup) <= kSegmentSlotsOffset);
-static_assert(kSegmentSlotsOffset % kLine == 0 && kSegmentSlotsOffset + kSegmentSlots * sizeof(Slot) <= kPageBytes);
-static_assert(kPageBytes / kLine == 1 << 10);  // as segment_origin has it
+static_assert(sizeof(Segment) == kPageBytes && std::is_trivially_copyable_v<Segment>);
+static_assert(offsetof(Segment, groups) == 64 && offsetof(Segment, slots) == 1152);
 static_assert(is_plain<FeedRecord, 16>() && offsetof(FeedRecord, body) == 8);
 
 static_assert(sizeof(RingHeader) <= kRingHeaderBytes && std::is_trivially_copyable_v<RingHeader>);

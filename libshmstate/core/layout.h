@@ -187,16 +187,13 @@ struct alignas(kLine) Slot {
   std::uint64_t words[6];
 };
 
-/// A segment is a page: a word with its depth (how many low bits of the hash its keys share), the groups, the slots.
-inline constexpr std::size_t kSegmentGroupsOffset = 64;
-inline constexpr std::size_t kSegmentSlotsOffset = 1152;
-
-/// The offset in its page where a segment begins; from the page's end, it goes on at the page's start. If the tags of
-/// all segments, which are wanted most, lay at the same place in their pages, they would compete for the same few sets
-/// of the caches. Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4): one of 1,024 lines.
-[[nodiscard]] constexpr std::uint64_t segment_origin(std::uint64_t page) noexcept {
-  return (page * 2'654'435'761 & 0xffff'ffff) >> 22 << 6;
-}
+struct alignas(kLine) Segment {
+  std::uint64_t depth;  // how many low bits of the hash its keys share
+  std::uint64_t reserved[7];
+  TagGroup groups[kSegmentGroups];
+  Slot slots[kSegmentSlots];
+  std::uint8_t unused[kLine];
+};
 
 /// One record of the change feed; see docs/layout.md for the kinds.
 struct FeedRecord {

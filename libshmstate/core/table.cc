@@ -298,7 +298,7 @@ std::uint64_t Table::hash_of(const layout::Slot& slot, const SlotHead& head) con
 // ---- slots
 
 void Table::set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag) {
-  auto* const words = reinterpret_cast<std::uint64_t*>(&segment(page).group(group));
+  auto* const words = reinterpret_cast<std::uint64_t*>(&segment(page).groups[group]);
   std::uint64_t& word = words[index / kWord];
   const auto shift = static_cast<unsigned>(index % kWord * 8);
   replicas_.store(word, (word & ~(std::uint64_t{0xff} << shift)) | std::uint64_t{tag} << shift);
@@ -308,7 +308,7 @@ void Table::set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, 
 std::uint32_t Table::claim_slot(std::uint64_t page, std::uint64_t hash) {
   std::uint32_t group = home_group(hash);
   for (;; group = next_group(group)) {
-    const TagWords tags(segment(page).group(group));
+    const TagWords tags(segment(page).groups[group]);
     const std::uint32_t free = tags.match(0);
     if (free != 0) {
       const int index = std::countr_zero(free);
@@ -325,7 +325,7 @@ std::uint32_t Table::claim_slot(std::uint64_t page, std::uint64_t hash) {
 void Table::free_slot(const Location& location, std::uint64_t hash) {
   const auto last = static_cast<std::uint32_t>(location.slot / kGroupSlots);
   for (std::uint32_t group = home_group(hash); group != last; group = next_group(group)) {
-    const std::uint8_t count = segment(location.page).group(group).overflow_count;
+    const std::uint8_t count = segment(location.page).groups[group].overflow_count;
     if (count != kOverflowSticks) set_tag(location.page, group, kOverflowIndex, static_cast<std::uint8_t>(count - 1));
   }
   set_tag(location.page, last, location.slot % kGroupSlots, 0);
@@ -348,15 +348,12 @@ bool Table::create() {
 }
 
 void Table::clear_segment(std::uint64_t page, unsigned depth) {
-  const MutableSegment fresh = segment(page);
-  replicas_.store(fresh.depth(), std::uint64_t{depth});
-  for (std::size_t group = 0; group < kSegmentGroups; ++group) {
-    auto* const words = reinterpret_cast<std::uint64_t*>(&fresh.group(group));
-    replicas_.store(words[0], std::uint64_t{0});
-    replicas_.store(words[1], std::uint64_t{0});
-  }
-  for (std::size_t slot = 0; slot < layout::kSegmentSlots; ++slot) {  // the page may have been something else
-    if (fresh.slot(slot).head != 0) replicas_.store(fresh.slot(slot).head, std::uint64_t{0});
+  layout::Segment& fresh = segment(page);
+  replicas_.store(fresh.depth, std::uint64_t{depth});
+  auto* const tags = reinterpret_cast<std::uint64_t*>(fresh.groups);
+  for (std::size_t i = 0; i < sizeof fresh.groups / kWord; ++i) replicas_.store(tags[i], std::uint64_t{0});
+  for (layout::Slot& free : fresh.slots) {  // the page may have been something else
+    if (free.head != 0) replicas_.store(free.head, std::uint64_t{0});
   }
   entries_of_page_[page] = 0;
 }
@@ -369,13 +366,13 @@ void Table::set_directory_entry(std::uint32_t index, std::uint64_t page) {
 }
 
 bool Table::split(std::uint64_t page, std::uint64_t hash) {
-  const auto depth = static_cast<unsigned>(segment(page).depth());
+  const auto depth = static_cast<unsigned>(segment(page).depth);
   if (depth == view().directory_depth() && !double_directory()) return false;
   const std::optional<std::uint64_t> added = pages_.allocate(1);
   if (!added) return false;
   clear_segment(*added, depth + 1);
   crash_point(CrashPoint::kSegmentCleared);
-  replicas_.store(segment(page).depth(), std::uint64_t{depth} + 1);
+  replicas_.store(segment(page).depth, std::uint64_t{depth} + 1);
   move_half(page, *added, depth);
   const std::uint32_t step = 1U << (depth + 1);
   const std::uint32_t first = directory_index(hash, depth) | 1U << depth;
@@ -390,7 +387,7 @@ bool Table::split(std::uint64_t page, std::uint64_t hash) {
 template <typename Visit>
 void Table::for_each_hash(std::uint64_t page, Visit&& visit) {
   for (std::uint32_t group = 0; group < kSegmentGroups; ++group) {
-    std::uint32_t occupied = TagWords(segment(page).group(group)).occupied();
+    std::uint32_t occupied = TagWords(segment(page).groups[group]).occupied();
     for (; occupied != 0; occupied &= occupied - 1) {
       const Location at{.page = page, .slot = BufferView::first_slot(group, occupied)};
       visit(at, hash_of(slot(at), SlotHead::unpack(slot(at).head)));
@@ -405,7 +402,7 @@ void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
   });
   for_each_hash(from, [&](const Location& at, std::uint64_t hash) {
     const std::uint32_t home = home_group(hash);
-    if (at.slot / kGroupSlots != home && TagWords(segment(from).group(home)).match(0) != 0) move(at, hash, from);
+    if (at.slot / kGroupSlots != home && TagWords(segment(from).groups[home]).match(0) != 0) move(at, hash, from);
   });
 }
 
@@ -468,7 +465,7 @@ bool Table::resume(const std::byte* buffer) {
   for (std::uint32_t i = 0; i <= directory.mask; ++i) {
     const std::uint64_t page = directory.page_of(i);
     if (!BufferView::is_segment_page(page, pages_.committed())) return false;
-    const std::uint64_t segment_depth = old.segment(page).depth();
+    const std::uint64_t segment_depth = old.segment(page).depth;
     if (segment_depth > depth) return false;
     const std::uint32_t canonical = directory_index(i, static_cast<unsigned>(segment_depth));
     if (canonical == i ? !adopt_segment(old, page, i, static_cast<unsigned>(segment_depth))
@@ -482,10 +479,10 @@ bool Table::resume(const std::byte* buffer) {
 bool Table::adopt_segment(const BufferView& buffer, std::uint64_t page, std::uint32_t index, unsigned depth) {
   if (!pages_.adopt(page, 1)) return false;
   ++segment_count_;
-  const Segment here = buffer.segment(page);
+  const layout::Segment& here = buffer.segment(page);
   for (std::uint32_t s = 0; s < layout::kSegmentSlots; ++s) {
-    if (here.group(s / kGroupSlots).tags[s % kGroupSlots] == 0) continue;
-    const layout::Slot& entry = here.slot(s);
+    if (here.groups[s / kGroupSlots].tags[s % kGroupSlots] == 0) continue;
+    const layout::Slot& entry = here.slots[s];
     const SlotHead head = BufferView::head_of(entry);
     if (head.type == Type::kNone || directory_index(hash_of(entry, head), depth) != index) return false;
     if (head.has(SlotHead::kValueInHeap) && !heap_.adopt(entry.words[0], head.value_bytes)) return false;

@@ -19,7 +19,6 @@
 #include "core/page_allocator.h"
 #include "core/record.h"
 #include "core/replica.h"
-#include "core/segment.h"
 #include "core/slot.h"
 #include "core/timing_wheel.h"
 
@@ -76,20 +75,20 @@ class Table {
 
   /// The group where the search for a key begins.
   struct Home {
-    MutableSegment segment;
+    layout::Segment* segment;
     std::uint32_t group;
   };
   /// Asks the caches for the first line that a mutation of this key will touch; then for the second line, which returns
   /// the slot where the key probably is, or null. It is only good for `update`.
   [[nodiscard]] Home prefetch_tags(std::uint64_t hash) const noexcept {
-    const Home home{.segment = segment(page_of(hash)), .group = home_group(hash)};
-    __builtin_prefetch(&home.segment.group(home.group));
+    const Home home{.segment = &segment(page_of(hash)), .group = home_group(hash)};
+    __builtin_prefetch(&home.segment->groups[home.group]);
     return home;
   }
   [[nodiscard]] layout::Slot* prefetch_slot(const Home& home, std::uint64_t hash) const noexcept {
-    const std::uint32_t match = TagWords(home.segment.group(home.group)).match(tag_of(hash));
+    const std::uint32_t match = TagWords(home.segment->groups[home.group]).match(tag_of(hash));
     if (match == 0) return nullptr;
-    layout::Slot* const slot = &home.segment.slot(BufferView::first_slot(home.group, match));
+    layout::Slot* const slot = &home.segment->slots[BufferView::first_slot(home.group, match)];
     __builtin_prefetch(slot, 1);
     return slot;
   }
@@ -126,18 +125,19 @@ class Table {
   };
 
   [[nodiscard]] BufferView view() const noexcept { return {replicas_.back(), pages_max_}; }
-  [[nodiscard]] MutableSegment segment(std::uint64_t page) const noexcept { return {replicas_.back(), page}; }
+  [[nodiscard]] layout::Segment& segment(std::uint64_t page) const noexcept {
+    return *replicas_.at<layout::Segment>(page * layout::kPageBytes);
+  }
   [[nodiscard]] layout::Slot& slot(const Location& location) const noexcept {
-    return segment(location.page).slot(location.slot);
+    return segment(location.page).slots[location.slot];
   }
   [[nodiscard]] bool is_occupied(const Location& location) const noexcept { return slot(location).head != 0; }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
   [[nodiscard]] Location location_of(const layout::Slot& slot) const noexcept {
     const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(&slot) - replicas_.back());
-    const std::uint64_t page = offset / layout::kPageBytes;
-    const std::uint64_t in_segment = (offset - layout::segment_origin(page)) % layout::kPageBytes;
-    return {.page = page,
-            .slot = static_cast<std::uint32_t>((in_segment - layout::kSegmentSlotsOffset) / sizeof(layout::Slot))};
+    return {.page = offset / layout::kPageBytes,
+            .slot = static_cast<std::uint32_t>((offset % layout::kPageBytes - offsetof(layout::Segment, slots)) /
+                                               sizeof(layout::Slot))};
   }
 
   // Entries

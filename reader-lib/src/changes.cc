@@ -70,7 +70,7 @@ class Collector {
     const SlotHead head = view_.head_at(at);
     if (head.type == Type::kNone || head.type == kTombstone || !places_.insert(body).second) return true;
     EntryView entry;
-    if (!view_entry(view_, view_.segment(at.page).slot(at.slot), head, entry)) return false;
+    if (!view_entry(view_, view_.segment(at.page).slots[at.slot], head, entry)) return false;
     if (entry.changed_epoch <= since_) return true;
     const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
     if (bytes > bytes_left_) return false;  // entries that share their bytes: a damaged buffer

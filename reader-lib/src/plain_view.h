@@ -30,18 +30,18 @@ class PlainView {
     if (!is_current()) return false;
     const std::uint64_t page = directory_.page_of(key.hash);
     if (!BufferView::is_segment_page(page, pages_)) return false;
-    const Segment segment = buffer_.segment(page);
+    const layout::Segment& segment = buffer_.segment(page);
     const std::uint32_t group = home_group(key.hash);
-    const std::uint32_t match = TagWords(segment.group(group)).match(tag_of(key.hash));
+    const std::uint32_t match = TagWords(segment.groups[group]).match(tag_of(key.hash));
     if (match == 0) return false;
-    return read_slot(segment.slot(BufferView::first_slot(group, match)), key.bytes, type, bits);
+    return read_slot(segment.slots[BufferView::first_slot(group, match)], key.bytes, type, bits);
   }
   /// Where the key was seen before, in this instance.
   [[nodiscard, gnu::always_inline]] bool read_at(const Location& at, std::string_view key, Type type,
                                                  std::uint64_t& bits) const noexcept {
     if (!is_current()) return false;
     if (!BufferView::is_segment_page(at.page, pages_) || at.slot >= layout::kSegmentSlots) return false;
-    return read_slot(buffer_.segment(at.page).slot(at.slot), key, type, bits);
+    return read_slot(buffer_.segment(at.page).slots[at.slot], key, type, bits);
   }
 
  private:

@@ -143,7 +143,7 @@ struct Reader::Impl {
   template <typename Take>
   static Status take_at(const BufferView& view, const Location& at, const SlotHead& head, Take&& take) {
     if (head.type == kTombstone) return Status::kNotFound;
-    return take(view, view.segment(at.page).slot(at.slot), head);
+    return take(view, view.segment(at.page).slots[at.slot], head);
   }
 
   /// False says nothing. No call is made on the way, so that nothing need be saved for it.
@@ -159,7 +159,7 @@ struct Reader::Impl {
            plain.read_at(KeyHints::location(bound), bound.bytes(), type, bits);
   }
   template <typename Number, typename AnyKey>
-    requires std::is_arithmetic_v<Number>
+  requires std::is_arithmetic_v<Number>
   [[gnu::flatten]] Status read(AnyKey& key, Number& value) {
     constexpr Type kType = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
     std::uint64_t bits = 0;

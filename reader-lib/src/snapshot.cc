@@ -46,7 +46,7 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
   if (found == BufferView::Found::kDamaged) impl_->fail_damaged();
   std::optional<EntryView> entry;
   if (found == BufferView::Found::kYes && head.type != kTombstone) {
-    entry = impl_->entry(view.segment(at.page).slot(at.slot), head);
+    entry = impl_->entry(view.segment(at.page).slots[at.slot], head);
   }
   impl_->check_intact();
   return entry;
@@ -82,14 +82,13 @@ void Snapshot::Iterator::look_up_more() {
 void Snapshot::Iterator::look_up_group(const BufferView& view) {
   static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
   const Impl& impl = *snapshot_->impl_;
-  const Segment segment = view.segment(page_);
+  const layout::Segment& segment = view.segment(page_);
   const std::uint32_t group = group_++;
-  for (std::uint32_t i = 0; i < layout::kGroupSlots; ++i) {  // behind the last one it does no harm
-    __builtin_prefetch(&segment.slot((group + kGroupsAhead) * layout::kGroupSlots + i));
-  }
-  std::uint32_t occupied = TagWords(segment.group(group)).occupied();
+  const layout::Slot* const ahead = segment.slots + (group + kGroupsAhead) * layout::kGroupSlots;
+  for (std::size_t i = 0; i < layout::kGroupSlots; ++i) __builtin_prefetch(ahead + i);  // past the end it does no harm
+  std::uint32_t occupied = TagWords(segment.groups[group]).occupied();
   for (; occupied != 0; occupied &= occupied - 1) {
-    const layout::Slot& slot = segment.slot(BufferView::first_slot(group, occupied));
+    const layout::Slot& slot = segment.slots[BufferView::first_slot(group, occupied)];
     const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
     if (SlotHead::is_plain_number(word)) {  // nearly all are like that
       view_plain_number(slot, SlotHead::unpack(word), entries_[entry_count_++]);
@@ -115,7 +114,7 @@ bool Snapshot::Iterator::next_segment(const BufferView& view) {
   for (; directory_index_ <= directory.mask; ++directory_index_) {
     const std::uint64_t page = directory.page_of(directory_index_);
     if (!BufferView::is_segment_page(page, pages)) impl.fail_damaged();
-    const std::uint64_t segment_depth = load_word(&view.segment(page).depth(), std::memory_order_acquire);
+    const std::uint64_t segment_depth = load_word(&view.segment(page).depth, std::memory_order_acquire);
     if (segment_depth > directory.depth()) impl.fail_damaged();
     if (directory_index(directory_index_, static_cast<unsigned>(segment_depth)) != directory_index_) continue;
     if (segments_left_-- == 0) impl.fail_damaged();  // segments that are named twice

@@ -60,10 +60,9 @@ class Damageable {
       case kHeader: return patch(snapshot_, current_ + input.below(sizeof(layout::BufferHeader)), input);
       case kCursor: return patch(snapshot_, current_ + layout::kCursorOffset + input.below(512), input);
       case kDirectory: return patch(snapshot_, current_ + directory_ * layout::kPageBytes + input.below(64), input);
-      case kTags: return patch_segment(0, layout::kSegmentSlotsOffset, input);
-      case kSlot:
-        return patch_segment(layout::kSegmentSlotsOffset, layout::kSegmentSlots * sizeof(layout::Slot), input);
-      case kPage: return patch_segment(0, layout::kPageBytes, input);
+      case kTags: return patch_page(0, offsetof(layout::Segment, slots), input);
+      case kSlot: return patch_page(offsetof(layout::Segment, slots), sizeof(layout::Segment::slots), input);
+      case kPage: return patch_page(0, layout::kPageBytes, input);
       case kFeed: return patch(snapshot_, input.below(256 * sizeof(layout::FeedRecord)), input);
       case kCutControl: return cut(control_, input.below(control_bytes_));
       case kCutSnapshot: return cut(snapshot_, input.below(snapshot_bytes_));
@@ -132,10 +131,9 @@ class Damageable {
     const std::uint64_t after = changed(before, input);
     write(fd.get(), offset, &after, sizeof after);
   }
-  void patch_segment(std::size_t offset, std::size_t bytes, Input& input) {
-    const std::size_t page = input.below(pages_);
-    const std::size_t in_page = (layout::segment_origin(page) + offset + input.below(bytes)) % layout::kPageBytes;
-    patch(snapshot_, current_ + page * layout::kPageBytes + in_page, input);
+  void patch_page(std::size_t offset, std::size_t bytes, Input& input) {
+    const std::size_t page = current_ + input.below(pages_) * layout::kPageBytes;
+    patch(snapshot_, page + offset + input.below(bytes), input);
   }
   static std::uint64_t changed(std::uint64_t word, Input& input) {
     const auto how = input.take<std::uint8_t>();
