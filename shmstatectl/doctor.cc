@@ -45,7 +45,8 @@ std::string description(const fs::path& path) {
 
 std::string join_remedy(const fs::path& path) {
   const auto info = os::file_info(path);
-  if (!info) return "start its merger, which makes what is missing";
+  if (!info && errno == ENOENT) return "start its merger, which makes what is missing";
+  if (!info) return join_remedy(path.parent_path());  // the way to it is closed already
   return fmt::format("add user {} to group {}, and log in again", ::geteuid(), group_name(info->gid));
 }
 
@@ -57,9 +58,13 @@ void check_reading(const fs::path& instance, Findings& findings) {
     if (may(file, R_OK)) {
       findings.push_back({Severity::kOk, "reading", description(file)});
     } else {
-      const ExitCode code = errno == ENOENT ? ExitCode::kNoInstance : ExitCode::kNoPermission;
+      const bool is_missing = errno == ENOENT;
       const std::string text = fmt::format("this user cannot read {}", description(file));
-      findings.push_back({Severity::kError, "reading", text, join_remedy(instance), code});
+      const std::string remedy = is_missing
+                                     ? "without it the state is lost: remove the directory and restart the merger"
+                                     : join_remedy(instance);
+      findings.push_back(
+          {Severity::kError, "reading", text, remedy, is_missing ? ExitCode::kNoInstance : ExitCode::kNoPermission});
     }
   }
 }
@@ -77,6 +82,14 @@ void check_writing(const fs::path& instance, Findings& findings) {
 
 void check_owners(const fs::path& instance, Findings& findings) {
   const auto directory = os::file_info(instance);
+  const auto root = os::file_info(instance.parent_path());
+  const std::string root_name = instance.parent_path().filename().string();
+  if (root && root_name == fmt::format("shmstate-{}", ::geteuid()) && root->uid != ::geteuid()) {
+    findings.push_back(
+        {Severity::kError, "owner",
+         fmt::format("{} belongs to user {}: what lies there is foreign", instance.parent_path().string(), root->uid),
+         "remove it, or choose another directory", ExitCode::kNoPermission});
+  }
   for (const char* name : {"control", "snapshot"}) {
     const auto file = os::file_info(instance / name);
     if (!file || !directory) continue;
@@ -178,6 +191,17 @@ void check_boot(const fs::path& instance, Findings& findings) {
                       "start the merger, which makes the instance anew", ExitCode::kUnreadable});
 }
 
+// As a reader that attaches: a snapshot file that was cut, or is of another instance, is found here.
+void check_state(const fs::path& instance, Findings& findings) {
+  if (!may(instance / "snapshot", R_OK)) return;  // said already
+  try {
+    const Reader reader = open_reader(instance.string());
+    findings.push_back({Severity::kOk, "state", fmt::format("readable, epoch {}", reader.epoch())});
+  } catch (const Error& error) {  // its message has the remedy
+    findings.push_back({Severity::kError, "state", error.what(), {}, exit_code_of(error.status())});
+  }
+}
+
 void check_merger(const InstanceInfo& info, Findings& findings) {
   constexpr auto kSilenceNoticed = std::chrono::seconds(1);
   const std::string silence = format_duration(info.merger_silence);
@@ -239,6 +263,7 @@ void check_contents(const fs::path& instance, Findings& findings) {
     const InstanceInfo info = look_at(instance.string());
     findings.push_back({Severity::kOk, "layout", fmt::format("{}.{}", info.layout_major, info.layout_minor)});
     check_boot(instance, findings);
+    check_state(instance, findings);
     check_merger(info, findings);
     check_space(info, findings);
     check_rings(info, findings);

@@ -575,6 +575,28 @@ TEST_F(CtlProcess, DoctorFindsWhatIsWrong) {
   EXPECT_EQ(ctl({"-i", "nowhere", "doctor"}).code, 3);
 }
 
+// A snapshot file that was cut, that is missing, or that is of another instance is found, and what to do about it is
+// said.
+TEST_F(CtlProcess, DoctorKnowsForeignSnapshots) {
+  out({"set", "k", "1"});
+  stop_merger();
+  const auto expect = [this](int code, const char* finding, const char* remedy) {
+    const Result result = ctl({"-i", "plant", "doctor"});
+    EXPECT_EQ(result.code, code) << result.out;
+    EXPECT_THAT(result.out, HasSubstr(finding));
+    EXPECT_THAT(result.out, HasSubstr(remedy));
+  };
+  start_merger("other");
+  stop_merger();
+  const fs::path snapshot = instance() / "snapshot";
+  fs::rename(root_ / "other" / "snapshot", snapshot);
+  expect(7, "snapshot is not the one that control describes", "remove the directory and restart the merger");
+  fs::resize_file(snapshot, 4096);
+  expect(7, "snapshot is truncated", "remove the directory and restart the merger");
+  fs::remove(snapshot);
+  expect(3, "cannot read", "remove the directory and restart the merger");
+}
+
 void overwrite(const fs::path& file, std::streamoff offset, std::string_view bytes) {
   std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(offset) << bytes;
 }
