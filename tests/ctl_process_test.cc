@@ -578,15 +578,21 @@ TEST_F(CtlProcess, DoctorFindsWhatIsWrong) {
 // A snapshot file that was cut, that is missing, or that is of another instance is found, and what to do about it is
 // said.
 TEST_F(CtlProcess, DoctorKnowsForeignSnapshots) {
-  out({"set", "k", "1"});
-  stop_merger();
-  const auto expect = [this](int code, const char* finding, const char* remedy) {
+  const auto expect = [](int code, const char* finding, const char* remedy) {
     const Result result = ctl({"-i", "plant", "doctor"});
     EXPECT_EQ(result.code, code) << result.out;
     EXPECT_THAT(result.out, HasSubstr(finding));
     EXPECT_THAT(result.out, HasSubstr(remedy));
   };
+  stop_merger();
   start_merger("other");
+  stop_merger();
+  const auto epoch = [](const char* name) {
+    return json({"-i", name, "status", "--json"})["epoch"].get<std::uint64_t>();
+  };
+  const std::uint64_t other_epoch = epoch("other") + 1;  // its back buffer bears the next one
+  start_merger();
+  while (epoch("plant") <= other_epoch) out({"-i", "plant", "set", "k", "1"});
   stop_merger();
   const fs::path snapshot = instance() / "snapshot";
   fs::rename(root_ / "other" / "snapshot", snapshot);
