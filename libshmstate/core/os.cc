@@ -159,10 +159,8 @@ void populate(const std::byte* address, std::size_t bytes) noexcept {
 }
 
 int collapse(std::byte* huge_page) noexcept {
-#ifndef MADV_COLLAPSE
-  constexpr int MADV_COLLAPSE = 25;  // Linux 6.1
-#endif
-  return ::madvise(huge_page, kHugePageBytes, MADV_COLLAPSE) == 0 ? 0 : errno;
+  constexpr int kMadvCollapse = 25;  // MADV_COLLAPSE of Linux 6.1, which older headers lack
+  return ::madvise(huge_page, kHugePageBytes, kMadvCollapse) == 0 ? 0 : errno;
 }
 
 int give_name(int fd, const std::filesystem::path& path) noexcept {
