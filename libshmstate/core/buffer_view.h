@@ -202,12 +202,11 @@ class BufferView {
 
   /// Whether stored words are these bytes, padded.
   [[nodiscard]] static bool equal_words(const std::uint64_t* words, std::string_view bytes) noexcept {
-    const std::size_t whole = bytes.size() / kWord;
+    const char* at = bytes.data();
+    const char* const end = at + bytes.size() / kWord * kWord;
     std::uint64_t difference = 0;
-    for (std::size_t i = 0; i < whole; ++i) {
-      difference |= load_word(words + i, std::memory_order_acquire) ^ unaligned_word(bytes.data() + i * kWord);
-    }
-    if (bytes.size() % kWord != 0) difference |= load_word(words + whole, std::memory_order_acquire) ^ tail_word(bytes);
+    for (; at != end; at += kWord) difference |= load_word(words++, std::memory_order_acquire) ^ unaligned_word(at);
+    if (bytes.size() % kWord != 0) difference |= load_word(words, std::memory_order_acquire) ^ tail_word(bytes);
     return difference == 0;
   }
 
