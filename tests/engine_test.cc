@@ -1,4 +1,5 @@
 // The merge engine, step by step, in the test's own process: what it publishes, when, and what it survives.
+#include "attachment.h"
 #include "core/merge_engine.h"
 
 #include <gmock/gmock.h>
@@ -454,6 +455,24 @@ TEST(EngineTest, AfterTheMaximumPinTimeTheBufferIsTakenBackAndTheSnapshotSaysSo)
   EXPECT_EQ(error_of([&] { static_cast<void>(pinned.begin()); }).first, Status::kExpired);
   EXPECT_EQ(instance.statistic(Stat::kPinsExpired), 1U);
   EXPECT_EQ(instance.count_events(Kind::kPinExpired), 1U);
+}
+
+// Who attaches, and stands still between its pin and its look at the buffer, must not take that for damage.
+TEST(EngineTest, ABufferThatIsTakenBackWhileAReaderAttachesIsNoDamage) {
+  TestInstance instance({}, {.pin_time_max = 1ms});
+  Writer writer = instance.writer();
+  instance.pump();
+  Attachment files(instance.path(), 0ns, false);
+  Version pinned;
+  ASSERT_EQ(files.pin_current(pinned), Status::kOk);
+  EXPECT_FALSE(files.has_foreign_snapshot(pinned));
+  for (int i = 0; i < 4; ++i) {
+    writer.set("k", i);
+    instance.step(1ms);
+  }
+  ASSERT_NE(files.snapshot.buffer(pinned.buffer).epoch(), pinned.epoch) << "it was not taken back";
+  EXPECT_FALSE(files.has_foreign_snapshot(pinned));
+  files.snapshot.unpin(pinned.buffer);
 }
 
 TEST(EngineTest, ASnapshotThatExpiresWhileItIsIteratedThrowsInsteadOfMixingStates) {

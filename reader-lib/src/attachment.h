@@ -16,9 +16,9 @@ struct Attachment {
       : control(path, timeout, survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
         snapshot(control) {
     if (Version version; pin_current(version) == Status::kOk) {
-      const bool is_same_instance = snapshot.buffer(version.buffer).epoch() == version.epoch;
+      const bool is_foreign = has_foreign_snapshot(version);
       snapshot.unpin(version.buffer);
-      if (!is_same_instance) {
+      if (is_foreign) {
         throw Error(Status::kDamaged, "shmstate: " + quoted(path) +
                                           ": snapshot is not the one that control describes; remove the directory and "
                                           "restart the merger");
@@ -27,6 +27,11 @@ struct Attachment {
   }
 
   [[nodiscard]] const layout::Publication& publication() const noexcept { return control.publication(); }
+  /// Whether a pinned buffer is not of the instance that control describes. One that the merger took back meanwhile,
+  /// because whoever pinned it stood still for too long, tells nothing.
+  [[nodiscard]] bool has_foreign_snapshot(Version pinned) const noexcept {
+    return snapshot.buffer(pinned.buffer).epoch() != pinned.epoch && is_intact(publication(), pinned);
+  }
   /// Pins the current buffer. A try fails when the merger publishes between its two loads; one epoch after the other
   /// fails only in a flood of publishes, and the same one again and again only when its stamp is damaged.
   [[nodiscard]] Status pin_current(Version& version) noexcept {
