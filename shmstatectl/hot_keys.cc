@@ -28,7 +28,7 @@ std::vector<KeyCount> largest(const Sums& sums, std::size_t count_max) {
 
 }  // namespace
 
-void HotKeys::take(std::vector<KeyCount> counts, TimePoint now) {
+void HotKeys::take(const std::vector<KeyCount>& counts, TimePoint now) {
   if (parts_.empty()) {
     parts_.push_back({now, now, {}});
     return;

@@ -25,7 +25,7 @@ class HotKeys {
   explicit HotKeys(std::chrono::nanoseconds window = std::chrono::seconds(10)) : window_(window) {}
 
   /// What was counted since the previous call; the first call only begins.
-  void take(std::vector<KeyCount> counts, TimePoint now);
+  void take(const std::vector<KeyCount>& counts, TimePoint now);
   void clear() noexcept { parts_.clear(); }
 
   /// Changes per second over the window, the hottest first.

@@ -1,5 +1,6 @@
 #include "shmstatectl/screen.h"
 
+#include <curses.h>
 #include <langinfo.h>
 #include <poll.h>
 #include <unistd.h>
@@ -10,9 +11,6 @@
 #include <cstring>
 #include <string>
 #include <string_view>
-
-#define NCURSES_NOMACROS
-#include <curses.h>
 
 #include "shmstatectl/usage.h"
 
@@ -85,7 +83,7 @@ ScreenSize Screen::size() const {
           static_cast<std::size_t>(std::max(getmaxx(stdscr), 0))};
 }
 
-void Screen::draw(const std::vector<Line>& lines) {
+void Screen::draw(const std::vector<Line>& lines) const {
   ::werase(stdscr);
   for (std::size_t row = 0; row < lines.size(); ++row) {
     ::wattrset(stdscr, attributes_of(lines[row].style, has_colors_));

@@ -20,7 +20,7 @@ class Screen {
   Screen& operator=(const Screen&) = delete;
 
   [[nodiscard]] ScreenSize size() const;
-  void draw(const std::vector<Line>& lines);
+  void draw(const std::vector<Line>& lines) const;
   /// Waits for a key that means something. Nothing after `at_most`, a signal, or a change of the size; `kQuit` when the
   /// terminal is gone.
   [[nodiscard]] std::optional<TopKey> read_key(std::chrono::nanoseconds at_most);

@@ -113,7 +113,7 @@ void TopView::take(TopLook look) {
     first_ring_ = 0;
   }
   rates_ = look_.info ? rates_between(*look_.info, *look.info, look.at - look_.at) : std::nullopt;
-  hot_keys_.take(std::move(look.changes), look.at);
+  hot_keys_.take(look.changes, look.at);
   look_ = std::move(look);
 }
 

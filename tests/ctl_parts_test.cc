@@ -422,7 +422,7 @@ TEST(CtlHotKeys, TakeBoundedMemory) {
     std::vector<KeyCount> counts;
     for (int i = 0; i < 1'000; ++i) counts.push_back({std::to_string(look * 1'000 + i) + std::string(4'000, 'k'), 1});
     counts.push_back({"hot", 2});
-    keys.take(std::move(counts), kStart + look * 100ms);
+    keys.take(counts, kStart + look * 100ms);
   }
   const std::vector<KeyCount> hottest = keys.hottest(1'000'000);
   EXPECT_EQ(hottest[0].key, "hot");
