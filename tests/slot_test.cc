@@ -9,6 +9,7 @@
 #include <set>
 #include <vector>
 
+#include "core/buffer_view.h"
 #include "test_instance.h"
 
 namespace shmstate {
@@ -140,6 +141,35 @@ TEST(SlotTest, AHeadOfAnyBitsIsRefusedOrStaysWithinTheSlot) {
     ASSERT_LE(head.value_bytes, kValueBytesMax) << std::hex << word;
   }
   EXPECT_GT(sane_count, 1000) << "the test looks at nothing";
+}
+
+// The short ways of readers stand on this: a head that is plain needs no other check.
+TEST(SlotTest, AHeadIsPlainExactlyWhenItIsASaneNumberWithNothingElse) {
+  test::Random random(3);
+  int plain_count = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    const SlotHead head(
+        random.below(48), random.chance(80) ? kWord : random.below(20), static_cast<Type>(random.below(6)),
+        static_cast<unsigned>(random.chance(80) ? 0 : random.below(64)), static_cast<unsigned>(random.below(3)));
+    const bool is_number = head.type == Type::kInt64 || head.type == Type::kFloat64;
+    const bool is_plain = is_number && head.is_sane() && head.flags == 0;
+    ASSERT_EQ(SlotHead::is_plain_number(head.pack()), is_plain) << std::hex << head.pack();
+    if (is_number && head.key_bytes != 0) {  // nobody asks for an empty key
+      ASSERT_EQ(SlotHead::is_plain_number(head.pack(), head.type, head.key_bytes), is_plain) << std::hex << head.pack();
+    }
+    if (is_plain) ++plain_count;
+  }
+  EXPECT_GT(plain_count, 1000) << "the test looks at nothing";
+}
+
+// A buffer that says that it has no pages, as one does that was lost, has no place for an entry.
+TEST(BufferViewTest, NoPageIsWithinNoPages) {
+  for (const std::uint64_t page : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{17}, ~std::uint64_t{0}}) {
+    EXPECT_FALSE(BufferView::is_segment_page(page, 0)) << page;
+  }
+  EXPECT_FALSE(BufferView::is_segment_page(0, 17)) << "the header's";
+  EXPECT_TRUE(BufferView::is_segment_page(16, 17));
+  EXPECT_FALSE(BufferView::is_segment_page(17, 17));
 }
 
 TEST(HeapBlockTest, ABlockHoldsItsBytesInWholeLines) {

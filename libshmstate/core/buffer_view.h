@@ -129,7 +129,7 @@ class BufferView {
   }
   /// Whether a segment can be there: on none of the pages that are not committed, nor on that of the header.
   [[nodiscard]] static bool is_segment_page(std::uint64_t page, std::uint64_t pages) noexcept {
-    return page - 1 < pages - 1;
+    return page != 0 && page < pages;
   }
   /// Precondition: page < page_count().
   [[nodiscard]] const layout::Segment& segment(std::uint64_t page) const noexcept {

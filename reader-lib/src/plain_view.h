@@ -63,7 +63,7 @@ class PlainView {
   Version version_;
   std::uint64_t epoch_word_ = 0;
   BufferView buffer_{nullptr, 0};
-  std::uint64_t pages_ = 0;
+  std::uint64_t pages_ = 0;  // so that no place is within it
   BufferView::Directory directory_{.words = &kNowhere};
 };
 
