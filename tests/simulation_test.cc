@@ -178,6 +178,7 @@ class Simulation final : public SimulatedKernel {
   void accept(Producer& producer);
   void push(Producer& producer);
   void push_batch(Producer& producer);
+  void commit_intended(Producer& producer);
   void push_conflated(Producer& producer);
   void flood(Producer& producer);
   void grow(Producer& producer);
@@ -765,6 +766,10 @@ void Simulation::push_batch(Producer& producer) {
   producer.intended.clear();
   const std::uint64_t count = dice_.chance(10) ? dice_.between(60, 140) : dice_.between(2, 6);
   while (producer.intended.size() < count) producer.intended.push_back(random_mutation(producer));
+  commit_intended(producer);
+}
+
+void Simulation::commit_intended(Producer& producer) {
   producer.was_accepted = false;
   producer.is_busy = true;
   Status status = Status::kOk;
@@ -800,15 +805,7 @@ void Simulation::grow(Producer& producer) {
     pushed.key = kGrowing;
     pushed.content = {Type::kInt64, grown_pushed_++, 0};
   }
-  producer.was_accepted = false;
-  producer.is_busy = true;
-  Status status = Status::kOk;
-  const bool lived = perform(&producer, true, [&] {
-    Batch batch = producer.writer->batch();
-    for (const Pushed& pushed : producer.intended) expect(add_to(batch, pushed) == Status::kOk, "an add to a batch");
-    status = batch.commit();
-  });
-  check_push(producer, status, lived);
+  commit_intended(producer);
 }
 
 void Simulation::flush(Producer& producer) {

@@ -382,7 +382,8 @@ void MergeEngine::unstage_open_batch(std::size_t& count, std::uint64_t& end) con
 }
 
 // Memory latency is what merging costs. So a group of records is decoded and hashed while the caches fetch the tags,
-// then the tags are matched while the caches fetch the slots; when `apply` comes, both are near.
+// then the tags are matched while the caches fetch the slots; when `apply` comes, both are near. Flattened, so that the
+// hash is no call.
 [[gnu::flatten]] std::size_t MergeEngine::stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail,
                                                 std::uint64_t quota_end, std::uint64_t& end, bool& is_malformed) {
   const std::uint64_t seed = owner_.geometry().hash_seed;

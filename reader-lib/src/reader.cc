@@ -146,16 +146,18 @@ struct Reader::Impl {
     return take(view, view.segment(at.page).slots[at.slot], head);
   }
 
-  /// False says nothing. No call is made on the way, so that nothing need be saved for it.
-  [[nodiscard, gnu::always_inline]] bool read_plain(std::string_view key, Type type, std::uint64_t& bits) {
+  /// Counts the read, unless its key is empty or long, or it is time to look around: that goes the general way.
+  [[nodiscard, gnu::always_inline]] bool begin_plain(std::string_view key) {
     if (key.size() - 1 >= SlotHead::kPlainKeyBytesMax || reads + 1 >= kReadsPerLook) return false;
     ++reads;
-    return plain.read(hashed(key), type, bits);
+    return true;
+  }
+  /// False says nothing. Flattened into `read`: no call is made on the way, so that nothing need be saved for it.
+  [[nodiscard, gnu::always_inline]] bool read_plain(std::string_view key, Type type, std::uint64_t& bits) {
+    return begin_plain(key) && plain.read(hashed(key), type, bits);
   }
   [[nodiscard, gnu::always_inline]] bool read_plain(const Key& bound, Type type, std::uint64_t& bits) {
-    if (bound.bytes().size() - 1 >= SlotHead::kPlainKeyBytesMax || reads + 1 >= kReadsPerLook) return false;
-    ++reads;
-    return KeyHints::belongs_to(bound, geometry().instance_id) &&
+    return begin_plain(bound.bytes()) && KeyHints::belongs_to(bound, geometry().instance_id) &&
            plain.read_at(KeyHints::location(bound), bound.bytes(), type, bits);
   }
   template <typename Number, typename AnyKey>
