@@ -1,7 +1,7 @@
 /* Prints the speed of a pump, then one consistent state.
  * usage: example-reader-c INSTANCE */
 #include <inttypes.h>
-#include <shmstate/reader_c.h>
+#include <shmstate/reader.h>
 #include <stdio.h>
 
 static void print_entry(const shmstate_entry* entry) {

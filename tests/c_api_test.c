@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shmstate/reader_c.h"
-#include "shmstate/writer_c.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
 
 #define SECONDS INT64_C(1000000000)
 static const int64_t kPatience = 60 * SECONDS;

@@ -188,6 +188,9 @@ class Instance:
     def is_intact(self, epoch, buffer):
         return self.control_words[32 + buffer] == epoch
 
+    def is_kept(self, epoch, pinned):
+        return self.control_words[32 + pinned] & ~(1 << 63) == epoch
+
     def buffer(self, number):
         begin = self.buffer_offset + number * self.buffer_stride
         return Buffer(self.snapshot[begin:begin + self.buffer_stride].cast("Q"), self.hash_seed)
@@ -215,7 +218,7 @@ class Instance:
                     buffer = self.buffer(number)
                     check(buffer.words[0] == epoch, "epoch of the buffer")
                     result = take(buffer)
-                    if self.is_intact(epoch, number):
+                    if self.is_kept(epoch, number):
                         return result
             finally:
                 self.lock(number, fcntl.F_UNLCK)

@@ -196,6 +196,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"kBuffersMax", layout::kBuffersMax, 8},
       {"kRingsMax", layout::kRingsMax, 4096},
       {"kWriting", layout::kWriting, 0},
+      {"kClaimed", layout::kClaimed, 9'223'372'036'854'775'808U},
       {"kBufferBits", layout::kBufferBits, 3},
       {"kPageBytes", layout::kPageBytes, 65536},
       {"kCursorOffset", layout::kCursorOffset, 4096},

@@ -530,12 +530,13 @@ void Simulation::check_rings(const layout::RingCursor* cursors) {
     log.publish();
   }
   std::erase_if(logs_, [this](const auto& log) {
-    const auto& [id, ring] = log;
+    const std::uint64_t id = log.first;
+    const RingLog& ring = log.second;
     const bool is_held = std::any_of(ring_of_index_.begin(), ring_of_index_.end(),
-                                     [id = id](const auto& place) { return place.second == id; });
+                                     [id](const auto& place) { return place.second == id; });
     if (is_held || !ring.is_served) return false;
     expect(ring.is_merged(), "a ring was finished before all it held was merged");
-    const bool is_open = std::any_of(producers_.begin(), producers_.end(), [id = id](const Producer& producer) {
+    const bool is_open = std::any_of(producers_.begin(), producers_.end(), [id](const Producer& producer) {
       return producer.writer && producer.writer->ring_id() == id;
     });
     expect(!is_open, "a ring was finished while its writer lives");

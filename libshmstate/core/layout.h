@@ -72,9 +72,11 @@ struct alignas(kLine) Identity {
 struct alignas(kLine) Publication {
   Shared<std::uint64_t> epoch_word;  // merger: epoch << 3 | buffer; its low half is the futex readers wait on
   std::uint64_t reserved_0[7];
-  Shared<std::uint64_t> stamps[kBuffersMax];  // merger: the epoch that a buffer holds, or kWriting
+  Shared<std::uint64_t> stamps[kBuffersMax];  // merger: the epoch that a buffer holds (see kClaimed), or kWriting
 };
 inline constexpr std::uint64_t kWriting = 0;
+/// Set in a stamp while the merger asks whether a reader pins the buffer, which still holds that epoch.
+inline constexpr std::uint64_t kClaimed = std::uint64_t{1} << 63;
 inline constexpr unsigned kBufferBits = 3;
 
 /// Signs of life.

@@ -1,16 +1,16 @@
 // The publish protocol: which buffer is current, and whether what was read from it was whole.
 //
 //   merger                                              reader
-//   1 choose a back buffer b that no reader pins        1 w = epoch word (acquire); b = buffer of w
-//   2 stamp[b] = kWriting                               2 read, every load an acquire, every offset bounds-checked
-//   3 check again that no reader pins b                 3 if stamp[b] != epoch of w: start again
+//   1 choose a back buffer b; stamp[b] |= kClaimed      1 w = epoch word (acquire); b = buffer of w
+//   2 if a reader pins b: take that back, choose again  2 read, every load an acquire, every offset bounds-checked
+//   3 stamp[b] = kWriting                               3 if stamp[b] != epoch of w: start again
 //   4 catch up, apply; every store a release
 //   5 stamp[b] = e + 1
 //   6 epoch word = (e + 1, b) (release)
 //   7 move the heads of the rings (release)
 //
 // Why step 3 of the reader suffices: if a load in step 2 saw anything that the merger stored in its step 4, that load
-// acquired that release store, and with it step 2 of the merger came before; so the reader's later load of the stamp
+// acquired that release store, and with it step 3 of the merger came before; so the reader's later load of the stamp
 // sees kWriting, or a later epoch. The order lies on the accesses, not on fences. The stamp itself orders nothing: only
 // its value counts, and the stamp of an epoch was stored before the epoch word that leads to it.
 //
@@ -51,6 +51,12 @@ template <typename P>
   return publication.stamps[version.buffer].load(std::memory_order_relaxed) == version.epoch;  // pair: stamp
 }
 
+/// True until the merger takes back a buffer that is pinned. That it asks for pins makes no difference to who has one.
+template <typename P>
+[[nodiscard]] bool is_kept(const P& publication, Version pinned) noexcept {
+  return (publication.stamps[pinned.buffer].load(std::memory_order_relaxed) & ~layout::kClaimed) == pinned.epoch;
+}
+
 /// Tries once to pin the current buffer. On success the merger will not write it before `locks.unpin`.
 template <typename P, typename Locks>
 [[nodiscard]] bool try_pin(const P& publication, Locks& locks, Version& version) {
@@ -64,18 +70,22 @@ template <typename P, typename Locks>
 // ---- merger
 
 /// Steps 1 to 3. The kernel's lock list, with the fences around each call (os.cc), orders the pin of a reader and the
-/// question of the merger: either the merger sees the pin here, or the reader sees kWriting after it. With `force`,
+/// question of the merger: either the merger sees the pin here, or the reader sees kClaimed after it. With `force`,
 /// pins are overridden.
 template <typename P, typename Locks>
 [[nodiscard]] bool try_claim(P& publication, Locks& locks, std::uint32_t buffer, bool force) {
-  if (!force && locks.is_pinned(buffer)) return false;
-  const std::uint64_t before = publication.stamps[buffer].load(std::memory_order_relaxed);
-  publication.stamps[buffer].store(layout::kWriting, std::memory_order_relaxed);  // pair: stamp; ordered by step 4
-  crash_point(CrashPoint::kBufferClaimed);
-  if (!force && locks.is_pinned(buffer)) {
-    publication.stamps[buffer].store(before, std::memory_order_relaxed);  // nothing was written: still that epoch
-    return false;
+  auto& stamp = publication.stamps[buffer];
+  if (!force) {
+    const std::uint64_t held = stamp.load(std::memory_order_relaxed) & ~layout::kClaimed;  // of one that died here
+    stamp.store(held | layout::kClaimed, std::memory_order_relaxed);                       // pair: stamp
+    crash_point(CrashPoint::kBufferClaimed);
+    if (locks.is_pinned(buffer)) {
+      stamp.store(held, std::memory_order_relaxed);
+      return false;
+    }
   }
+  stamp.store(layout::kWriting, std::memory_order_relaxed);  // pair: stamp; ordered by step 4
+  crash_point(CrashPoint::kBufferTaken);
   return true;
 }
 

@@ -30,7 +30,7 @@ struct Attachment {
   /// Whether a pinned buffer is not of the instance that control describes. One that the merger took back meanwhile,
   /// because whoever pinned it stood still for too long, tells nothing.
   [[nodiscard]] bool has_foreign_snapshot(Version pinned) const noexcept {
-    return snapshot.buffer(pinned.buffer).epoch() != pinned.epoch && is_intact(publication(), pinned);
+    return snapshot.buffer(pinned.buffer).epoch() != pinned.epoch && is_kept(publication(), pinned);
   }
   /// Pins the current buffer. A try fails when the merger publishes between its two loads; one epoch after the other
   /// fails only in a flood of publishes, and the same one again and again only when its stamp is damaged.

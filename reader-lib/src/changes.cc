@@ -123,7 +123,7 @@ Changes collect_changes(const std::shared_ptr<Attachment>& files, std::optional<
   Collector collector(pinned, since.value_or(news.epoch));
   news.oldest_epoch = collector.oldest_epoch(news.epoch);
   news.gap = !since || *since > news.epoch || *since < news.oldest_epoch;
-  if (!news.gap && *since < news.epoch) news.gap = !collector.collect(news) || !pinned.is_intact();
+  if (!news.gap && *since < news.epoch) news.gap = !collector.collect(news) || !pinned.is_kept();
   if (news.gap) news.changes.clear();
   return news;
 }

@@ -22,18 +22,18 @@ class Pinned {
   [[nodiscard]] Version version() const noexcept { return version_; }
   [[nodiscard]] BufferView view() const noexcept { return files_->snapshot.buffer(version_.buffer); }
   /// False once the merger took the buffer back.
-  [[nodiscard]] bool is_intact() const noexcept { return shmstate::is_intact(files_->publication(), version_); }
+  [[nodiscard]] bool is_kept() const noexcept { return shmstate::is_kept(files_->publication(), version_); }
 
   [[noreturn]] void fail(Status status) const {
     throw Error(status, "shmstate: " + quoted(files_->control.path()) + ": snapshot of epoch " +
                             std::to_string(version_.epoch) + ": " + std::string(describe(status)));
   }
-  void check_intact() const {
-    if (!is_intact()) fail(files_->control.is_lost() ? Status::kDamaged : Status::kExpired);
+  void check_kept() const {
+    if (!is_kept()) fail(files_->control.is_lost() ? Status::kDamaged : Status::kExpired);
   }
   /// Fails as expired when that explains why something was out of bounds.
   [[noreturn]] void fail_damaged() const {
-    check_intact();
+    check_kept();
     fail(Status::kDamaged);
   }
 

@@ -102,10 +102,10 @@ struct Reader::Impl {
     Version version;
     if (const Status pinned = files->pin_current(version); pinned != Status::kOk) return pinned;
     const Status status = read(files->snapshot.buffer(version.buffer));
-    const bool intact = is_intact(publication, version);  // unless the merger took the buffer back
+    const bool kept = is_kept(publication, version);
     files->snapshot.unpin(version.buffer);
     if (epoch != nullptr) *epoch = version.epoch;
-    return intact ? status : Status::kExpired;
+    return kept ? status : Status::kExpired;
   }
 
   /// A point read: `take(buffer, slot, head)` copies the value out.

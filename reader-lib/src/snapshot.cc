@@ -28,11 +28,11 @@ Snapshot& Snapshot::operator=(Snapshot&&) noexcept = default;
 Snapshot::~Snapshot() = default;
 
 Epoch Snapshot::epoch() const noexcept { return impl_->version().epoch; }
-bool Snapshot::expired() const noexcept { return !impl_->is_intact(); }
+bool Snapshot::expired() const noexcept { return !impl_->is_kept(); }
 
 std::size_t Snapshot::size() const {
   const std::uint64_t count = impl_->view().entry_count();
-  impl_->check_intact();
+  impl_->check_kept();
   return static_cast<std::size_t>(count);
 }
 
@@ -48,7 +48,7 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
   if (found == BufferView::Found::kYes && head.type != kTombstone) {
     entry = impl_->entry(view.segment(at.page).slots[at.slot], head);
   }
-  impl_->check_intact();
+  impl_->check_kept();
   return entry;
 }
 
@@ -76,7 +76,7 @@ void Snapshot::Iterator::look_up_more() {
       break;
     }
   }
-  impl.check_intact();
+  impl.check_kept();
 }
 
 void Snapshot::Iterator::look_up_group(const BufferView& view) {

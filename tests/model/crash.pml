@@ -24,6 +24,7 @@
 #endif
 #define CAPACITY 2 /* of a ring, in records: it wraps, and it is full at times */
 #define WRITING 0 /* layout::kWriting */
+#define CLAIMED 128 /* layout::kClaimed */
 
 /* The mutants. */
 #define HEAD_BEFORE_PUBLISH (mutant == 1)
@@ -35,7 +36,7 @@
 #define RESUME_FROM_HEAD (mutant == 7)
 #define TAIL_BEFORE_RECORD (mutant == 8)
 #define TAIL_FOR_EACH_RECORD (mutant == 9)
-#define PINS_ASKED_ONCE (mutant == 10)
+#define PINS_ASKED_BEFORE_CLAIM (mutant == 10)
 #define ORPHANS_KEPT (mutant == 11)
 #define EPOCHS_BEGIN_ANEW (mutant == 12)
 #define NO_CATCH_UP (mutant == 13)
@@ -224,27 +225,22 @@ claim:
 #endif
     fi;
     if
-    :: pins[back] == 0 /* step 1 */
-#if BUFFERS > 2
-    :: pins[back] != 0 -> goto claim /* another one */
-#endif
+    :: PINS_ASKED_BEFORE_CLAIM -> pins[back] == 0
+    :: else
+    fi;
+    buffers[back].stamp = buffers[back].stamp | CLAIMED; /* step 1 */
+    MAY_DIE;
+    if /* step 2 */
+    :: pins[back] == 0 || PINS_ASKED_BEFORE_CLAIM
+    :: pins[back] != 0 && !PINS_ASKED_BEFORE_CLAIM ->
+      buffers[back].stamp = buffers[back].stamp & (CLAIMED - 1);
+      goto claim
     fi;
     if
     :: NO_WRITING_STAMP
-    :: else ->
-      tail = buffers[back].stamp;
-      buffers[back].stamp = WRITING /* step 2 */
+    :: else -> buffers[back].stamp = WRITING /* step 3 */
     fi;
     MAY_DIE;
-    if /* step 3 */
-    :: pins[back] == 0 || PINS_ASKED_ONCE
-    :: pins[back] != 0 && !PINS_ASKED_ONCE ->
-      if
-      :: NO_WRITING_STAMP
-      :: else -> buffers[back].stamp = tail
-      fi;
-      goto claim
-    fi;
     /* Replicas::begin_writing: after a start all lines, else those that it lacks */
     line = 0;
     do
@@ -506,6 +502,7 @@ proctype Reader() {
     :: !is_pinned && buffers[buffer].stamp != epoch /* is_intact: start again */
     :: else ->
       d_step {
+        assert(!is_pinned || (buffers[buffer].stamp & (CLAIMED - 1)) == epoch); /* is_kept */
         r = 0;
         do
         :: r == RINGS -> break

@@ -3,7 +3,13 @@
 //   shmstate::Writer writer{"plant"};
 //   writer.set("pump/7/rpm", 1480);
 //   writer.flush(100ms);                      // returns once readers can see it
+//
+// From C, this is writer_c.h.
 #pragma once
+
+#ifndef __cplusplus
+#include "shmstate/writer_c.h"
+#else
 
 #include <chrono>
 #include <cstdint>
@@ -162,3 +168,5 @@ class SHMSTATE_API Batch {
 };
 
 }  // namespace shmstate
+
+#endif  // __cplusplus

@@ -3,7 +3,13 @@
 //   shmstate::Reader reader{"plant"};
 //   std::optional<std::int64_t> rpm = reader.get<std::int64_t>("pump/7/rpm");
 //   for (const auto& [key, value] : reader.snapshot()) ...
+//
+// From C, this is reader_c.h.
 #pragma once
+
+#ifndef __cplusplus
+#include "shmstate/reader_c.h"
+#else
 
 #include <array>
 #include <chrono>
@@ -314,3 +320,5 @@ template <std::size_t I>
 struct std::tuple_element<I, shmstate::EntryView> {
   using type = std::conditional_t<I == 0, const std::string_view, const shmstate::ValueView>;
 };
+
+#endif  // __cplusplus
