@@ -4,7 +4,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/futex.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -455,6 +457,45 @@ TEST(EngineTest, AfterTheMaximumPinTimeTheBufferIsTakenBackAndTheSnapshotSaysSo)
   EXPECT_EQ(error_of([&] { static_cast<void>(pinned.begin()); }).first, Status::kExpired);
   EXPECT_EQ(instance.statistic(Stat::kPinsExpired), 1U);
   EXPECT_EQ(instance.count_events(Kind::kPinExpired), 1U);
+}
+
+TEST(EngineTest, AReaderThatWasNotWokenByAMergerThatDiedIsWokenByTheNext) {
+  TestInstance instance;
+  const Attachment files(instance.path(), 0ns, false);
+  const Shared<std::uint64_t>& word = files.publication().epoch_word;
+  std::atomic<long> woken = 1;
+  std::thread reader([&] {
+    const auto* const futex = reinterpret_cast<const std::uint32_t*>(word.address());
+    const auto seen = static_cast<std::uint32_t>(word.load(std::memory_order_acquire));
+    const timespec long_time{.tv_sec = 60, .tv_nsec = 0};
+    woken = ::syscall(SYS_futex, futex, FUTEX_WAIT, seen, &long_time, nullptr, 0);
+  });
+  while (woken == 1) {  // until the reader slept before a restart
+    instance.restart();
+    instance.step();
+  }
+  reader.join();
+  EXPECT_EQ(woken, 0);
+}
+
+// Readers are not woken for each publish of a flood. That the last one still has to be told needs no buffer.
+TEST(EngineTest, AWakeThatIsOwedIsNotHeldUpByAPinAndExpiresNone) {
+  TestInstance instance({}, {.pin_time_max = 10ms});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  writer.set("k", 2);
+  EXPECT_EQ(instance.step(), Progress::kWorked);
+  const Snapshot pinned = reader.snapshot();
+  writer.set("k", 3);
+  EXPECT_EQ(instance.step(1us), Progress::kWorked);
+  EXPECT_TRUE(instance.engine().has_work()) << "no wake is owed";
+  EXPECT_EQ(instance.step(1ms), Progress::kIdle);
+  EXPECT_FALSE(instance.engine().has_work());
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(instance.step(), Progress::kIdle);
+  EXPECT_FALSE(pinned.expired());
+  EXPECT_EQ(instance.statistic(Stat::kPinStalls), 0U);
 }
 
 // Who attaches, and stands still between its pin and its look at the buffer, must not take that for damage.

@@ -147,6 +147,7 @@ void MergeEngine::resume() {
   if (!table_.resume(buffer)) refuse("the table of the current buffer is damaged");
   crash_point(CrashPoint::kTableResumed);
   resume_rings();
+  is_wake_owed_ = true;  // by the merger before us, if it died between publish and wake
 }
 
 void MergeEngine::resume_rings() {
@@ -184,7 +185,10 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
   }
   owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);
   if (now_ns >= next_round_ns_) round();
-  if (!is_back_claimed_ && !claim_back_buffer()) return is_due() ? Progress::kStalled : Progress::kIdle;
+  if (!is_back_claimed_ && !claim_back_buffer()) {
+    wake_readers();
+    return is_due() ? Progress::kStalled : Progress::kIdle;
+  }
 
   look_for_rings();
   drain_rings();
@@ -204,8 +208,10 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
   return worked ? Progress::kWorked : Progress::kIdle;
 }
 
-bool MergeEngine::has_work() const noexcept {
-  if (is_wake_owed_ || has_abandoned_rings_ || !orphans_.empty() || search_) return true;
+bool MergeEngine::has_work() const noexcept { return is_wake_owed_ || has_changes(); }
+
+bool MergeEngine::has_changes() const noexcept {
+  if (has_abandoned_rings_ || !orphans_.empty() || search_) return true;
   if (owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
   for (std::size_t i = 0; i < rings_.size(); ++i) {
     if (has_news(i)) return true;
@@ -218,7 +224,7 @@ bool MergeEngine::has_news(std::size_t place) const noexcept {
   return look.tail->load(std::memory_order_acquire) != look.cursor && !rings_[place]->is_quarantined;
 }
 
-bool MergeEngine::is_due() const noexcept { return has_work() || table_.next_expiry_ns() <= now_ns_; }
+bool MergeEngine::is_due() const noexcept { return has_changes() || table_.next_expiry_ns() <= now_ns_; }
 
 // Prefers a buffer that nobody pins. Then one whose pin was kept for too long once: that is not waited for again while
 // that lock lasts, whoever else may have pinned the buffer. Overrides other pins only when work has waited for the

@@ -125,6 +125,7 @@ class MergeEngine {
   void forget_ended_pins() noexcept;
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void end_stall() noexcept;
+  [[nodiscard]] bool has_changes() const noexcept;
   [[nodiscard]] bool is_due() const noexcept;
   [[nodiscard]] bool has_news(std::size_t place) const noexcept;
   void set_goal(ServedRing& ring) noexcept;
