@@ -1,5 +1,6 @@
 #include "log/log.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -79,6 +80,12 @@ std::unique_ptr<spdlog::formatter> make_formatter(const std::string& pattern) {
 }
 
 }  // namespace
+
+void open_standard_streams() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) < 0) static_cast<void>(::open("/dev/null", O_RDWR));  // the lowest that is free
+  }
+}
 
 void set_up_log(const std::string& program, const std::string& pattern, const std::string& level) {
   spdlog::set_default_logger(spdlog::stderr_color_st(program));

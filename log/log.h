@@ -7,6 +7,9 @@
 
 namespace shmstate {
 
+/// Opens those of descriptors 0 to 2 that are closed on /dev/null: what is opened next must not become standard error.
+void open_standard_streams();
+
 /// Makes spdlog's functions write to standard error. `pattern` is spdlog's, and is used where the journal does not
 /// read along; the journal knows time and program. Control characters in a message become question marks: names that
 /// others chose cannot forge lines.

@@ -78,6 +78,7 @@ int serve(int argc, char** argv, const Configuration& configuration) {
 
 int main(int argc, char** argv) {
   try {
+    shmstate::open_standard_streams();
     Configuration configuration;
     if (const auto status = shmstate::read_configuration(argc, argv, configuration)) return *status;
     shmstate::set_up_log("shmstate-merger", "[%Y-%m-%d %H:%M:%S.%e] [%n] [%^%l%$] %v", configuration.log_level);

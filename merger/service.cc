@@ -105,9 +105,9 @@ void Service::drain() {
 }
 
 void Service::remove_files() {
-  std::error_code error;
-  std::filesystem::remove_all(owner_.path(), error);
-  if (error) spdlog::warn("cannot remove {}: {}", owner_.path().string(), error.message());
+  if (const std::error_code error = owner_.remove_files()) {
+    spdlog::warn("cannot remove {}: {}", owner_.path().string(), error.message());
+  }
 }
 
 }  // namespace shmstate

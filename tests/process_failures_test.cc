@@ -25,6 +25,7 @@
 #include "process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
+#include "shmstate/watch.h"
 #include "shmstate/writer.h"
 
 namespace shmstate::test {
@@ -81,6 +82,35 @@ TEST_F(Failures, APinEndsWithItsReader) {
   EXPECT_EQ(writer.flush(100ms), Status::kTimeout);
   reader.kill();
   EXPECT_EQ(writer.flush(kPatience), Status::kOk);
+}
+
+// Nor would what such a process prints get into the files of an instance.
+TEST_F(Failures, AProcessWithoutStandardStreamsOpensNoFileAsOne) {
+  const Program merger = start_merger(instance_);
+  Child writing([&] {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) ::close(fd);
+    Writer writer(instance_);
+    const Reader reader(instance_);
+    Watch watch(instance_, "");
+    must_be_ok(writer.set("key", 1), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+    must(reader.get<std::int64_t>("key") == 1 && watch.fd() > STDERR_FILENO, "read");
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) must(::fcntl(fd, F_GETFD) < 0, "standard stream is open");
+  });
+  EXPECT_EQ(writing.verdict(), "");
+}
+
+TEST_F(Failures, AMergerWithoutStandardStreamsDoesNotLogIntoItsFiles) {
+  Program shell("/bin/sh",
+                {"-c", "exec \"$0\" --instance \"$1\" --memory-limit 64m <&- >&- 2>&-", SHMSTATE_MERGER, instance_});
+  Writer writer(instance_, {.attach_timeout = kPatience});
+  shell.signal(SIGHUP);
+  must_be_ok(writer.set("key", 1), "set");
+  must_be_ok(writer.flush(kPatience), "flush");
+  shell.signal(SIGTERM);
+  EXPECT_EQ(shell.wait(), 0);
+  const Program next = start_merger(instance_);
+  EXPECT_EQ(Reader(instance_).get<std::int64_t>("key"), 1);
 }
 
 // The ring of a writer that forked stays until its child has ended, too; then it goes, and with it its ephemeral keys.

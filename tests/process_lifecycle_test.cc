@@ -310,6 +310,17 @@ TEST_F(Lifecycle, RemoveAtExitRemovesTheInstance) {
   EXPECT_FALSE(fs::exists(instance_));
 }
 
+TEST_F(Lifecycle, RemoveAtExitLeavesWhatIsNotOfTheInstance) {
+  const fs::path directory = instance_;
+  fs::create_directories(directory / "private");
+  Program merger = start_merger(directory, {"--remove-at-exit"});
+  merger.signal(SIGTERM);
+  EXPECT_EQ(merger.wait(), 0) << merger.output();
+  EXPECT_NE(merger.output().find("cannot remove"), std::string::npos) << merger.output();
+  EXPECT_EQ(std::distance(fs::directory_iterator(directory), {}), 1);
+  EXPECT_TRUE(fs::exists(directory / "private"));
+}
+
 // ---- StoppedParticipants
 
 using StoppedParticipants = UnderLoad;

@@ -426,6 +426,29 @@ TEST_F(PermissionTest, AreThoseOfTheMergersGroupByDefault) {
 
 // A group that does not exist, that the merger's user may not give files to, or that the mode keeps out is an error
 // that says so, and no instance that others could mistake for a good one is left.
+TEST_F(PermissionTest, WhoMadeAnotherUsersDirectoryOfInstancesIsNotBelieved) {
+  const fs::path root = "/dev/shm/shmstate-" + std::to_string(kReader.uid);
+  fs::create_directory(root);
+  ASSERT_EQ(::chown(root.c_str(), kStranger.uid, kStranger.gid), 0);
+  instance_ = root / "plant";
+  {
+    const Program merger = start({"--mode", "0755"}, kStranger);
+    as(kReader, [&] {
+      must(Reader(instance_.string()).epoch() != 0, "a path that is given is believed");
+      ::unsetenv("SHMSTATE_ROOT");
+      try {
+        const Reader reader("plant");
+        must(false, "a name is believed");
+      } catch (const Error& error) {
+        must(error.status() == Status::kNoPermission, error.what());
+      }
+      const std::vector<std::string> listed = list_instances();
+      must(std::find(listed.begin(), listed.end(), instance_.string()) == listed.end(), "it is listed");
+    });
+  }
+  fs::remove_all(root);
+}
+
 TEST_F(PermissionTest, AreRefusedWhenTheyCannotBeGiven) {
   const auto expect_refusal = [&](const std::vector<std::string>& options, const std::vector<std::string>& parts) {
     Program merger = launch_merger(instance_, options, {.input = "", .user = kMerger});

@@ -921,6 +921,31 @@ TEST(Semantics, ReadersGoOverToAnInstanceMadeAnew) {
   EXPECT_EQ(batch.changes.size(), 2U);
 }
 
+// It is told the complete state of the new instance, also when its first try to read that failed.
+TEST(Semantics, AWatchThatCouldNotReadTheInstanceMadeAnewTriesAgainWithoutHoles) {
+  TestInstance instance;
+  Watch watch(instance.path(), "");
+  ASSERT_TRUE(watch.next(0ns).complete);
+  make_anew(instance);
+  Writer writer = instance.writer();
+  for (std::int64_t i = 0; i < 20; ++i) {
+    writer.set("key" + std::to_string(i), i);
+    instance.step();
+  }
+  std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
+  const std::uint64_t directory = reinterpret_cast<layout::BufferHeader*>(buffer)->directory >> 8;
+  const std::uint64_t page = *reinterpret_cast<std::uint32_t*>(buffer + directory * layout::kPageBytes);
+  std::uint64_t& depth = reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth;
+  const std::uint64_t good = std::exchange(depth, layout::kDirectoryLog2Max + 1);
+  std::this_thread::sleep_for(150ms);  // until it looks around
+  EXPECT_EQ(test::error_of([&] { static_cast<void>(watch.next(0ns)); }).first, Status::kDamaged);
+  depth = good;
+  const WatchBatch batch = watch.next(0ns);
+  EXPECT_TRUE(batch.complete);
+  EXPECT_TRUE(batch.conflated);
+  EXPECT_EQ(batch.changes.size(), 20U);
+}
+
 // While the directory is gone, the status says so, and the last state stays readable.
 TEST(Semantics, StatusSaysThatTheInstanceIsGone) {
   TestInstance instance;

@@ -12,6 +12,7 @@
 
 int main(int argc, char** argv) {
   try {
+    shmstate::open_standard_streams();
     shmstate::agent::Options options;
     if (const std::optional<int> status = shmstate::agent::parse_options(argc, argv, options)) return *status;
     shmstate::set_up_log("shmstate-writer-agent", "shmstate: %v", options.log_level);

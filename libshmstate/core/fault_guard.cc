@@ -58,13 +58,16 @@ bool survive(Range& range) noexcept {
 }
 
 void on_bus_error(int signal, siginfo_t* info, void* context) {
-  Range* const range = range_around(reinterpret_cast<std::uintptr_t>(info->si_addr));
+  const bool was_sent = info->si_code <= 0;  // by a process; then there is no address
+  Range* const range = was_sent ? nullptr : range_around(reinterpret_cast<std::uintptr_t>(info->si_addr));
   if (range != nullptr && survive(*range)) return;
   if ((previous_action.sa_flags & SA_SIGINFO) != 0) return previous_action.sa_sigaction(signal, info, context);
   if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
     return previous_action.sa_handler(signal);
   }
+  if (was_sent && previous_action.sa_handler == SIG_IGN) return;
   std::signal(SIGBUS, SIG_DFL);  // the access is repeated and kills us, as it should
+  if (was_sent) std::raise(SIGBUS);
 }
 
 void install_handler() {

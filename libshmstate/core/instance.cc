@@ -17,6 +17,9 @@ namespace fs = std::filesystem;
 using layout::kPageBytes;
 
 constexpr auto kPollInterval = std::chrono::milliseconds(2);
+constexpr unsigned kOthersMayWrite = 0022;
+
+fs::path personal_root() { return "/dev/shm/shmstate-" + std::to_string(::geteuid()); }
 
 [[noreturn]] void throw_damaged(const fs::path& instance, const std::string& reason) {
   throw Error(Status::kDamaged, "shmstate: " + quoted(instance) + ": " + reason +
@@ -36,7 +39,16 @@ std::string version_text(std::uint32_t major, std::uint32_t minor) {
 
 std::vector<fs::path> instance_roots() {
   if (const char* root = std::getenv("SHMSTATE_ROOT"); root != nullptr && *root != '\0') return {root};
-  return {"/run/shmstate", "/dev/shm/shmstate-" + std::to_string(::geteuid())};
+  return {"/run/shmstate", personal_root()};
+}
+
+std::optional<Error> distrust(const fs::path& root) {
+  if (root != personal_root()) return std::nullopt;
+  const std::optional<os::FileInfo> info = os::file_info(root);
+  if (!info || (info->uid == ::geteuid() && (info->mode & kOthersMayWrite) == 0)) return std::nullopt;
+  return Error(Status::kNoPermission, "shmstate: " + root.string() + " belongs to user " + std::to_string(info->uid) +
+                                          (info->uid == ::geteuid() ? ", but others may write to it" : "") +
+                                          "; remove it or choose another directory");
 }
 
 fs::path instance_path(std::string_view name) {
@@ -51,8 +63,9 @@ fs::path instance_path(std::string_view name) {
   const std::vector<fs::path> roots = instance_roots();
   for (const fs::path& root : roots) {
     std::error_code ignored;
-    if (fs::exists(root / name, ignored)) return root / name;
+    if (fs::exists(root / name, ignored) && !distrust(root)) return root / name;
   }
+  if (const std::optional<Error> why = distrust(roots.back())) throw *why;
   return roots.back() / name;
 }
 
@@ -117,17 +130,17 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
 }
 
 Control::Control(fs::path instance, std::chrono::nanoseconds timeout, WhenTruncated when_truncated)
-    : path_(std::move(instance)), when_truncated_(when_truncated) {
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
+    : path_(std::move(instance)), control_path_(path_ / "control"), when_truncated_(when_truncated) {
+  const auto began = std::chrono::steady_clock::now();
   std::optional<Error> why;
   while (!try_open(why)) {
-    if (std::chrono::steady_clock::now() >= deadline) throw *why;
+    if (std::chrono::steady_clock::now() - began >= timeout) throw *why;
     std::this_thread::sleep_for(kPollInterval);
   }
 }
 
 bool Control::try_open(std::optional<Error>& why) {
-  fd_ = os::open_file(path_ / "control", O_RDONLY);
+  fd_ = os::open_file(control_path_, O_RDONLY);
   if (!fd_.is_open()) {
     if (errno == ENOENT || errno == ENOTDIR) {
       why.emplace(Status::kNoInstance, "shmstate: " + quoted(path_) + ": does not exist; start its merger: " +
@@ -136,10 +149,10 @@ bool Control::try_open(std::optional<Error>& why) {
     }
     if (errno == EACCES || errno == EPERM) {
       throw Error(Status::kNoPermission, "shmstate: " + quoted(path_) + ": permission denied for " +
-                                             (path_ / "control").string() +
+                                             control_path_.string() +
                                              "; readers and writers must belong to the group that owns it");
     }
-    os::throw_errno("cannot open " + (path_ / "control").string(), errno);
+    os::throw_errno("cannot open " + control_path_.string(), errno);
   }
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
   const auto not_ready = [&] {
@@ -150,7 +163,7 @@ bool Control::try_open(std::optional<Error>& why) {
   if (!info || info->bytes < sizeof(layout::ControlHeader)) return not_ready();
   const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
-  Mapping mapping(fd_, Access::kReadOnly, 0, bytes, (path_ / "control").string());
+  Mapping mapping(fd_, Access::kReadOnly, 0, bytes, control_path_.string());
   FaultGuard guard;
   if (when_truncated_ == WhenTruncated::kReadZeros) guard = FaultGuard(mapping.data(), mapping.size());
   const auto& header = *reinterpret_cast<const layout::ControlHeader*>(mapping.data());

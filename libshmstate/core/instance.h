@@ -21,11 +21,16 @@ inline constexpr std::uint64_t kPinByte = 0;     // of `snapshot`: buffer b is b
 inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes now
 
 /// The directory of an instance. A name with a slash is a path; otherwise it is looked for in $SHMSTATE_ROOT if set,
-/// else in /run/shmstate and then in the user's own /dev/shm/shmstate-<uid>. Throws `Error` for an impossible name.
+/// else in /run/shmstate and then in the user's own /dev/shm/shmstate-<uid>. Throws `Error` for an impossible name, and
+/// for a root to distrust.
 [[nodiscard]] std::filesystem::path instance_path(std::string_view name);
 
 /// The directories in which instances may lie, in that order.
 [[nodiscard]] std::vector<std::filesystem::path> instance_roots();
+
+/// Everybody may create /dev/shm/shmstate-<uid>, and could then choose what its user reads. So this is an error when
+/// `root` is that of this user, but not made by this user.
+[[nodiscard]] std::optional<Error> distrust(const std::filesystem::path& root);
 
 /// What only writers need lies behind a directory of its own, the gate: whoever may pass it may write to the instance.
 [[nodiscard]] std::filesystem::path gate_path(const std::filesystem::path& instance);
@@ -90,7 +95,7 @@ class Control {
   /// Asks the kernel whether a merger holds its lock.
   [[nodiscard]] bool merger_running() const noexcept { return os::is_locked(fd_.get(), kLifeByte); }
   /// Whether the directory still leads to these files.
-  [[nodiscard]] bool is_current() const noexcept { return leads_to(path_ / "control", fd_); }
+  [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, fd_); }
 
  private:
   [[nodiscard]] const layout::ControlHeader& header() const noexcept {
@@ -100,6 +105,7 @@ class Control {
   [[nodiscard]] bool try_open(std::optional<Error>& why);
 
   std::filesystem::path path_;
+  std::filesystem::path control_path_;  // looking at it allocates nothing
   WhenTruncated when_truncated_;
   os::Fd fd_;
   Mapping mapping_;

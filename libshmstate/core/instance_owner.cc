@@ -187,11 +187,7 @@ InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : pa
 void InstanceOwner::make_directories(const InstanceOptions& options) {
   const fs::path root = path_.parent_path();
   if (!root.empty() && !fs::exists(root)) make_directory(root, 0755);
-  const std::optional<os::FileInfo> info = os::file_info(root);
-  if (info && root.filename().string().starts_with("shmstate-") && info->uid != ::geteuid()) {
-    throw Error(Status::kNoPermission, "shmstate: " + root.string() + " belongs to user " + std::to_string(info->uid) +
-                                           "; remove it or choose another directory");
-  }
+  if (const std::optional<Error> why = distrust(root)) throw *why;
   make_directory(path_, options.directory_mode.value_or(kDirectoryMode));
 }
 
@@ -339,6 +335,16 @@ void InstanceOwner::repair_doorbell() noexcept {
 void InstanceOwner::give_files() {
   give(snapshot_, path_ / "snapshot", file_mode(mode_), readers_gid_);
   give(doorbell_, doorbell_path(path_), doorbell_mode(mode_), ::getegid());
+}
+
+std::error_code InstanceOwner::remove_files() const noexcept {
+  std::error_code error;
+  fs::remove(path_ / "control", error);  // first: nobody new attaches
+  fs::remove_all(gate_path(path_), error);
+  fs::remove(path_ / "snapshot", error);
+  fs::remove(path_ / "merger.lock", error);
+  fs::remove(path_, error);
+  return error;
 }
 
 int InstanceOwner::commit_pages(std::uint64_t first, std::uint64_t end) noexcept {

@@ -81,6 +81,8 @@ class InstanceOwner {
   void announce() noexcept {
     header().identity.magic.store(layout::kControlMagic, std::memory_order_release);  // pair: identity.magic
   }
+  /// Removes the instance's files, and its directory unless something else is in it, too: then that is the error.
+  [[nodiscard]] std::error_code remove_files() const noexcept;
 
  private:
   [[nodiscard]] layout::ControlHeader& header() noexcept {

@@ -116,8 +116,14 @@ void throw_errno(const std::string& what, int error_number, const std::string& r
                                            (advice.empty() ? "" : "; " + advice));
 }
 
+Fd move_up(int fd) noexcept {
+  if (fd < 0 || fd > STDERR_FILENO) return Fd(fd);
+  const Fd low(fd);
+  return Fd(::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+}
+
 Fd open_file(const std::filesystem::path& path, int flags, unsigned mode) noexcept {
-  return Fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
+  return move_up(::open(path.c_str(), flags | O_CLOEXEC, mode));
 }
 
 std::optional<FileInfo> file_info(int fd) noexcept {

@@ -36,7 +36,12 @@ class Fd {
 /// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status and perhaps the remedy of errno.
 [[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
 
-/// Opens a file with O_CLOEXEC; `flags` and `mode` as for open(2). An Fd that is not open on failure, with errno set.
+/// Takes a descriptor, which gets another number if it has that of a standard stream: a process without standard error
+/// must not print into our files. Not open on failure, with errno set.
+[[nodiscard]] Fd move_up(int fd) noexcept;
+
+/// Opens a file with O_CLOEXEC, never as a standard stream; `flags` and `mode` as for open(2). An Fd that is not open
+/// on failure, with errno set.
 [[nodiscard]] Fd open_file(const std::filesystem::path& path, int flags, unsigned mode = 0) noexcept;
 
 struct FileInfo {

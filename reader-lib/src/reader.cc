@@ -299,7 +299,7 @@ Epoch Reader::wait(Epoch epoch, nanoseconds timeout) const noexcept {
 }
 
 Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeout) const {
-  const auto end = Clock::now() + timeout;
+  const auto began = Clock::now();
   Epoch known = epoch;
   for (;;) {
     const Changes news = changes(known);
@@ -311,7 +311,7 @@ Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeou
       if (!entry || entry->changed_epoch > epoch) return Status::kOk;
     }
     known = news.epoch;
-    const auto left = end - Clock::now();
+    const auto left = timeout - (Clock::now() - began);
     if (left <= nanoseconds::zero()) return Status::kTimeout;
     wait(known, left);
   }
@@ -345,8 +345,10 @@ Snapshot Reader::snapshot() const {
 
 Changes Reader::changes(Epoch since) const {
   impl_->look_around();
-  const bool is_new_instance = std::exchange(impl_->changes_attachment, impl_->reattach_count) != impl_->reattach_count;
-  return collect_changes(impl_->files, is_new_instance ? std::nullopt : std::optional(since));
+  const bool is_new_instance = impl_->changes_attachment != impl_->reattach_count;
+  Changes news = collect_changes(impl_->files, is_new_instance ? std::nullopt : std::optional(since));
+  impl_->changes_attachment = impl_->reattach_count;  // not if that threw
+  return news;
 }
 
 }  // namespace shmstate

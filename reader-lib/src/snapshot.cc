@@ -54,7 +54,7 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
 
 Snapshot::Iterator Snapshot::begin() const {
   Iterator first;
-  first.snapshot_ = this;
+  first.impl_ = impl_.get();
   first.segments_left_ = impl_->view().page_count();
   first.bytes_left_ = first.segments_left_ * layout::kPageBytes;
   first.group_ = layout::kSegmentGroups;  // the end of no segment: the next one is that of directory entry 0
@@ -64,7 +64,7 @@ Snapshot::Iterator Snapshot::begin() const {
 
 // The entries of the next group that has any: within a segment by groups, then on to the next segment.
 void Snapshot::Iterator::look_up_more() {
-  const Impl& impl = *snapshot_->impl_;
+  const Impl& impl = *impl_;
   const BufferView view = impl.view();
   at_ = 0;
   entry_count_ = 0;
@@ -72,7 +72,7 @@ void Snapshot::Iterator::look_up_more() {
     if (group_ < layout::kSegmentGroups) {
       look_up_group(view);
     } else if (!next_segment(view)) {
-      snapshot_ = nullptr;
+      impl_ = nullptr;
       break;
     }
   }
@@ -81,7 +81,7 @@ void Snapshot::Iterator::look_up_more() {
 
 void Snapshot::Iterator::look_up_group(const BufferView& view) {
   static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
-  const Impl& impl = *snapshot_->impl_;
+  const Impl& impl = *impl_;
   const layout::Segment& segment = view.segment(page_);
   const std::uint32_t group = group_++;
   const layout::Slot* const ahead = segment.slots + (group + kGroupsAhead) * layout::kGroupSlots;
@@ -107,7 +107,7 @@ void Snapshot::Iterator::look_up_group(const BufferView& view) {
 // Segments are visited at the first directory entry that names them, which is the one whose index has no more bits than
 // the segment is deep.
 bool Snapshot::Iterator::next_segment(const BufferView& view) {
-  const Impl& impl = *snapshot_->impl_;
+  const Impl& impl = *impl_;
   const std::uint64_t pages = view.page_count();
   const BufferView::Directory directory = view.directory(pages);
   if (directory.words == nullptr) impl.fail_damaged();

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <thread>
+#include <utility>
 
 #include "core/os.h"
 
@@ -21,7 +22,7 @@ constexpr auto kStopInterval = std::chrono::milliseconds(100);
 class Notifier {
  public:
   Notifier(const std::string& instance, const ReaderOptions& options, Epoch known)
-      : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), reader_(instance, options), known_(known) {
+      : event_(os::move_up(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))), reader_(instance, options), known_(known) {
     if (!event_.is_open()) os::throw_errno("eventfd", errno);
     thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
   }
@@ -73,6 +74,7 @@ struct Watch::Impl {
     std::stable_sort(batch.changes.begin(), batch.changes.end(),
                      [](const Change& a, const Change& b) { return a.epoch < b.epoch; });
     batch.epoch = known = snapshot.epoch();
+    batch.conflated = std::exchange(has_gap, false);
     has_begun = true;
     return batch;
   }
@@ -82,6 +84,7 @@ struct Watch::Impl {
   std::string prefix;
   Epoch known = 0;
   bool has_begun = false;
+  bool has_gap = false;  // since `known`, until the complete state closed it
   std::unique_ptr<Notifier> notifier;
 };
 
@@ -97,18 +100,16 @@ WatchBatch Watch::next(nanoseconds timeout) {
     static_cast<void>(impl_->reader.changes(0));  // so that a later call knows to which instance `known` belongs
     return impl_->complete_state();
   }
-  const auto end = std::chrono::steady_clock::now() + timeout;
+  const auto began = std::chrono::steady_clock::now();
   for (;;) {
+    if (impl_->has_gap) return impl_->complete_state();
     Changes news = impl_->reader.changes(impl_->known);
-    if (news.gap) {
-      WatchBatch batch = impl_->complete_state();
-      batch.conflated = true;
-      return batch;
-    }
+    impl_->has_gap = news.gap;
+    if (news.gap) continue;
     std::erase_if(news.changes, [this](const Change& change) { return !change.key.starts_with(impl_->prefix); });
     const bool conflated = news.epoch > impl_->known + 1;
     impl_->known = news.epoch;
-    const auto left = end - std::chrono::steady_clock::now();
+    const auto left = timeout - (std::chrono::steady_clock::now() - began);
     if (!news.changes.empty() || left <= nanoseconds::zero()) {
       return {.changes = std::move(news.changes), .epoch = news.epoch, .complete = false, .conflated = conflated};
     }

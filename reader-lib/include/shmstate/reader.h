@@ -118,6 +118,8 @@ class Snapshot;
 /// A reader outlives mergers: while none runs it reads the last snapshot, and a restarted one is simply continued with.
 /// When the instance itself was removed and made anew, the reader goes over to the new one by itself (see `status`);
 /// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin anew.
+///
+/// A reader that was moved from may only be destroyed or assigned to; so may a snapshot.
 class SHMSTATE_API Reader {
  public:
   /// Attaches to an instance, by name or by the path of its directory. Works while the merger is down: the last
@@ -135,7 +137,9 @@ class SHMSTATE_API Reader {
     return read(key, value) == Status::kOk ? std::optional<T>(std::move(value)) : std::nullopt;
   }
 
-  /// Point reads that tell why: kOk, kNotFound, kWrongType, kKeyEmpty, kKeyTooLong, kDamaged.
+  /// Point reads that tell why: kOk, kNotFound, kWrongType, kKeyEmpty, kKeyTooLong, kDamaged. One that publishes
+  /// overtook eight times pins the buffer, and may then also fail with kSystem (no lock to be had) or kExpired. On an
+  /// error `value` is unchanged, but for a std::string or Value, which is then unspecified.
   [[nodiscard]] Status read(std::string_view key, std::int64_t& value) const noexcept;
   [[nodiscard]] Status read(std::string_view key, double& value) const noexcept;
   [[nodiscard]] Status read(std::string_view key, std::string& value) const;
@@ -168,11 +172,11 @@ class SHMSTATE_API Reader {
   [[nodiscard]] Status read(std::string_view key, EntryInfo& info) const noexcept;
 
   /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
-  /// Returns the epoch.
-  Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) const;
+  /// Returns the epoch. Throws `Error` (kDamaged, kSystem, kExpired).
+  Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values) const;
 
   /// Pins the current snapshot. It costs a system call, and one more when it is dropped; while it is held, the merger
-  /// cannot reuse that buffer, so hold it briefly. Throws `Error` when the instance is damaged.
+  /// cannot reuse that buffer, so hold it briefly. Throws `Error` (kDamaged, kSystem).
   [[nodiscard]] Snapshot snapshot() const;
 
   /// The epoch of the current snapshot.
@@ -180,25 +184,26 @@ class SHMSTATE_API Reader {
   /// Sleeps until the epoch is newer than `epoch`, for at most `timeout`; returns the epoch then current.
   Epoch wait(Epoch epoch, std::chrono::nanoseconds timeout) const noexcept;
 
-  /// Sleeps until a key changed, or was erased, after `epoch`; kOk or kTimeout.
+  /// Sleeps until a key changed, or was erased, after `epoch`; kOk or kTimeout. Throws as `changes` does.
   [[nodiscard]] Status wait_change(std::string_view key, Epoch epoch, std::chrono::nanoseconds timeout) const;
   /// Sleeps until `predicate(value)` holds for the key's value, which is empty while the key is missing; kOk or
   /// kTimeout.
   template <typename Predicate>
   [[nodiscard]] Status wait_until(std::string_view key, Predicate&& predicate, std::chrono::nanoseconds timeout) const {
-    const auto end = std::chrono::steady_clock::now() + timeout;
+    const auto began = std::chrono::steady_clock::now();
     for (;;) {
       const Epoch before = epoch();
       const std::optional<Value> value = get<Value>(key);
       if (predicate(value)) return Status::kOk;
       if (epoch() < before) continue;  // the value is from an instance that was made anew
-      const auto left = end - std::chrono::steady_clock::now();
+      const auto left = timeout - (std::chrono::steady_clock::now() - began);
       if (left <= std::chrono::nanoseconds::zero()) return Status::kTimeout;
       wait(before, left);
     }
   }
 
-  /// The keys that changed after epoch `since`, in their latest state. Costs what changed. Throws `Error`.
+  /// The keys that changed after epoch `since`, in their latest state. Costs what changed. Throws `Error`
+  /// (kDamaged, kSystem, kExpired).
   [[nodiscard]] Changes changes(Epoch since) const;
 
   /// How old the current snapshot is: the time since the merger last knew that it held everything pushed. Grows while
@@ -226,17 +231,23 @@ class SHMSTATE_API Snapshot {
   ~Snapshot();
 
   [[nodiscard]] Epoch epoch() const noexcept;
-  /// The number of entries.
+  /// The number of entries. Throws `Error` (kExpired).
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] bool expired() const noexcept;
 
   /// The entry of a key, without copying. Throws `Error` (kExpired, kDamaged).
   [[nodiscard]] std::optional<EntryView> find(std::string_view key) const;
+  /// Its value as std::int64_t, double, std::string, std::string_view (into the snapshot), or Value for whatever it is;
+  /// nothing when the key is missing or has another type. Throws as `find` does.
   template <typename T>
   [[nodiscard]] std::optional<T> get(std::string_view key) const;
 
+ private:
+  struct Impl;
+
+ public:
   /// Goes over all entries in no particular order; a few are looked up at once. Incrementing throws `Error` (kExpired,
-  /// kDamaged).
+  /// kDamaged). Lives as long as the snapshot, also when that is moved.
   class Iterator {
    public:
     using iterator_category = std::input_iterator_tag;
@@ -254,7 +265,7 @@ class SHMSTATE_API Snapshot {
     }
     void operator++(int) { ++*this; }
     [[nodiscard]] friend bool operator==(const Iterator& a, std::default_sentinel_t) noexcept {
-      return a.snapshot_ == nullptr;
+      return a.impl_ == nullptr;
     }
 
    private:
@@ -263,7 +274,7 @@ class SHMSTATE_API Snapshot {
     SHMSTATE_LOCAL void look_up_group(const BufferView& view);
     [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const BufferView& view);
 
-    const Snapshot* snapshot_ = nullptr;
+    const Impl* impl_ = nullptr;
     std::uint32_t at_ = 0;  // in `entries_`
     std::uint32_t entry_count_ = 0;
     std::uint32_t directory_index_ = 0;  // the next place to look at
@@ -273,7 +284,7 @@ class SHMSTATE_API Snapshot {
     std::uint64_t bytes_left_ = 0;
     std::array<EntryView, 15> entries_;  // of a group
   };
-  [[nodiscard]] Iterator begin() const;
+  [[nodiscard]] Iterator begin() const;  ///< throws as incrementing does
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 
   /// Calls `visit(entry)` for each entry whose key begins with `prefix`, and for which `predicate(entry)` holds. Looks
@@ -292,7 +303,6 @@ class SHMSTATE_API Snapshot {
 
  private:
   friend class Reader;
-  struct Impl;
   SHMSTATE_LOCAL explicit Snapshot(std::shared_ptr<Attachment> files);
   std::unique_ptr<Impl> impl_;
 };
@@ -301,12 +311,14 @@ template <typename T>
 std::optional<T> Snapshot::get(std::string_view key) const {
   const std::optional<EntryView> entry = find(key);
   if (!entry) return std::nullopt;
-  if constexpr (std::is_same_v<T, Value>) return entry->value.to_value();
-  if constexpr (std::is_same_v<T, std::int64_t>) {
+  if constexpr (std::is_same_v<T, Value>) {
+    return entry->value.to_value();
+  } else if constexpr (std::is_same_v<T, std::int64_t>) {
     if (entry->value.type() == Type::kInt64) return entry->value.int64();
   } else if constexpr (std::is_same_v<T, double>) {
     if (entry->value.type() == Type::kFloat64) return entry->value.float64();
-  } else if constexpr (std::is_same_v<T, std::string_view> || std::is_same_v<T, std::string>) {
+  } else {
+    static_assert(std::is_same_v<T, std::string_view> || std::is_same_v<T, std::string>, "not a type of values");
     if (entry->value.type() == Type::kBytes) return T(entry->value.bytes());
   }
   return std::nullopt;
