@@ -284,6 +284,22 @@ TEST_F(Resources, NoRoomForAnyPartOfAnInstance) {
   EXPECT_GT(pages, 6) << "of control, feed and doorbell";
 }
 
+// A merger that finds what another one left half-made on a full file system says so again: it was killed by SIGBUS,
+// reading a page of `control` for which there was no room.
+TEST_F(Resources, ASecondStartOnAFullFileSystemSaysWhyInsteadOfDying) {
+  const SmallFilesystem small(directory_ / "mount", "size=1m");
+  const std::string instance = small / "plant";
+  small.fill(0);
+  for (int start = 0; start < 3; ++start) {
+    Program merger = launch_merger(instance, {"--memory-limit", "4m"});
+    EXPECT_EQ(merger.wait(), 1) << merger.output();
+    EXPECT_TRUE(has_said(merger, "control: cannot commit")) << merger.output();
+    EXPECT_TRUE(has_said(merger, "No space left on device; make the file system larger")) << merger.output();
+  }
+  small.make_room();
+  const Program merger = start_merger(instance, {"--memory-limit", "4m", "--feed-bytes", "64k"});
+}
+
 // On a /dev/shm of 64 MiB, as containers have it, an instance with default options starts and serves; when it is full,
 // the merger names the limit, another writer can still attach, and erasing makes room. What was accepted adds up.
 TEST_F(Resources, TheSmallFileSystemOfAContainer) {

@@ -242,15 +242,20 @@ bool InstanceOwner::can_resume() {
     throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
                                       ": control is truncated; remove the directory to begin with an empty state");
   }
-  control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
-  const std::uint64_t magic = header().identity.magic.load(std::memory_order_acquire);
+  // Not through a mapping: when its creator died, or found no memory, pages may be missing for which there is no room.
+  layout::Identity identity;
+  if (::pread(control_.get(), &identity, sizeof identity, 0) != static_cast<ssize_t>(sizeof identity)) {
+    os::throw_errno("cannot read " + (path_ / "control").string(), errno);
+  }
+  const std::uint64_t magic = identity.magic.load(std::memory_order_relaxed);
   if (magic != layout::kControlMagic) {
     if (magic == 0) return false;  // its creator died on the way
     throw Error(Status::kDamaged, "shmstate: " + (path_ / "control").string() +
                                       " is not a shmstate file; choose another directory or remove it");
   }
-  if (header().identity.boot_id != os::boot_id()) return false;  // nothing in it survived that boot
-  geometry_ = check_identity(header().identity, info->bytes, path_);
+  if (identity.boot_id != os::boot_id()) return false;  // nothing in it survived that boot
+  geometry_ = check_identity(identity, info->bytes, path_);
+  control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
   snapshot_ = open_or_throw(path_ / "snapshot", O_RDWR | O_NOFOLLOW, 0);
   const std::optional<os::FileInfo> snapshot_info = os::file_info(snapshot_.get());
   if (!snapshot_info || snapshot_info->bytes < geometry_.snapshot_bytes) {
@@ -263,7 +268,6 @@ bool InstanceOwner::can_resume() {
 }
 
 void InstanceOwner::create(const InstanceOptions& options) {
-  control_mapping_ = Mapping();
   geometry_ = plan(options, path_);
   const fs::path control_path = path_ / "control";
   const fs::path snapshot_path = path_ / "snapshot";
