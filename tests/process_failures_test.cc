@@ -15,6 +15,7 @@
 #include <iterator>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -98,6 +99,21 @@ TEST_F(Failures, AProcessWithoutStandardStreamsOpensNoFileAsOne) {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) must(::fcntl(fd, F_GETFD) < 0, "standard stream is open");
   });
   EXPECT_EQ(writing.verdict(), "");
+}
+
+// Only what truncated files cause is survived, or explained.
+TEST_F(Failures, ABusErrorThatIsSentEndsTheMerger) {
+  Program merger = start_merger(instance_);
+  merger.signal(SIGBUS);
+  EXPECT_EQ(merger.wait(), 128 + SIGBUS);
+}
+
+// An instance that appears while somebody waits for it without an end.
+TEST_F(Failures, WaitingForAnInstanceMayTakeForEver) {
+  Child waiting([&] { const Reader reader(instance_, {.attach_timeout = std::chrono::nanoseconds::max()}); });
+  std::this_thread::sleep_for(50ms);
+  const Program merger = start_merger(instance_);
+  EXPECT_EQ(waiting.verdict(), "");
 }
 
 TEST_F(Failures, AMergerWithoutStandardStreamsDoesNotLogIntoItsFiles) {

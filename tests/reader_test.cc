@@ -231,6 +231,19 @@ TEST_F(ReaderTest, ASnapshotStaysAsItWasWhatever) {
   EXPECT_GT(reader_.epoch(), epoch) << "readers of the newest state are not held up by it";
 }
 
+TEST_F(ReaderTest, AnIteratorOutlivesTheMoveOfItsSnapshot) {
+  Writer writer = instance_.writer();
+  for (int i = 0; i < 100; ++i) writer.set("key" + std::to_string(i), i);
+  instance_.pump();
+  std::optional<Snapshot> first = reader_.snapshot();
+  Snapshot::Iterator entry = first->begin();
+  const Snapshot second = *std::move(first);
+  first.reset();
+  int count = 0;
+  for (; entry != std::default_sentinel; ++entry) ++count;
+  EXPECT_EQ(count, 106);
+}
+
 TEST_F(ReaderTest, ASnapshotOutlivesItsReader) {
   std::optional<Reader> reader = instance_.reader();
   const Snapshot snapshot = reader->snapshot();
