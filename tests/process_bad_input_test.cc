@@ -278,7 +278,11 @@ TEST_F(BadInput, ControlTruncatedWithinItsHeaderIsNotThrownAway) {
   leave_instance();
   const Parts parts{instance_, "truncated", "remove the directory"};
   damage_and_undo(
-      control(), [&] { fs::resize_file(control(), 100); }, [&] { merger_must_refuse(instance_, parts); });
+      control(), [&] { fs::resize_file(control(), 100); },
+      [&] {
+        everybody_must_throw(instance_, Status::kDamaged, parts);
+        merger_must_refuse(instance_, parts);
+      });
 }
 
 // A snapshot file that lacks its end is damaged.
@@ -289,6 +293,7 @@ TEST_F(BadInput, TruncatedSnapshot) {
       snapshot(), [&] { fs::resize_file(snapshot(), fs::file_size(snapshot()) / 2); },
       [&] {
         must_throw(Status::kDamaged, parts, [&] { open_reader(instance_); });
+        must_throw(Status::kDamaged, parts, [&] { static_cast<void>(inspect(instance_)); });
         merger_must_refuse(instance_, parts);
       });
 }

@@ -108,6 +108,18 @@ TEST_F(Failures, ABusErrorThatIsSentEndsTheMerger) {
   EXPECT_EQ(merger.wait(), 128 + SIGBUS);
 }
 
+TEST_F(Failures, AReaderByARelativePathSurvivesAChangeOfDirectory) {
+  const Program merger = start_merger(instance_);
+  Child moving([&] {
+    const fs::path instance = instance_;
+    fs::current_path(instance.parent_path());
+    const Reader reader("./" + instance.filename().string());
+    fs::current_path("/");
+    must(reader.path() == instance_, reader.path());
+  });
+  EXPECT_EQ(moving.verdict(), "");
+}
+
 // An instance that appears while somebody waits for it without an end.
 TEST_F(Failures, WaitingForAnInstanceMayTakeForEver) {
   Child waiting([&] { const Reader reader(instance_, {.attach_timeout = std::chrono::nanoseconds::max()}); });

@@ -31,6 +31,16 @@ bool fits(std::uint64_t offset, std::uint64_t count, std::uint64_t bytes, std::u
   return offset <= limit && count <= (limit - offset) / bytes;
 }
 
+// Where a name was given, the packaged service is what is most likely meant.
+std::string remedy_of_absence(const fs::path& instance) {
+  if (instance.parent_path() != personal_root()) {
+    return "; start its merger: shmstate-merger --instance " + instance.string();
+  }
+  const std::string name = instance.filename().string();
+  return ", and neither does /run/shmstate/" + name + "; start its merger: systemctl start shmstate-merger@" + name +
+         ", or of your own: shmstate-merger --instance " + name;
+}
+
 std::string version_text(std::uint32_t major, std::uint32_t minor) {
   return std::to_string(major) + "." + std::to_string(minor);
 }
@@ -53,7 +63,7 @@ std::optional<Error> distrust(const fs::path& root) {
 
 fs::path instance_path(std::string_view name) {
   if (name.find('/') != std::string_view::npos) {
-    fs::path path = fs::path(name).lexically_normal();
+    fs::path path = fs::absolute(name).lexically_normal();  // whoever changes directory stays attached
     return path.filename().empty() ? path.parent_path() : path;
   }
   if (name.empty() || name.front() == '.' || name.size() > 200) {
@@ -143,8 +153,7 @@ bool Control::try_open(std::optional<Error>& why) {
   fd_ = os::open_file(control_path_, O_RDONLY);
   if (!fd_.is_open()) {
     if (errno == ENOENT || errno == ENOTDIR) {
-      why.emplace(Status::kNoInstance, "shmstate: " + quoted(path_) + ": does not exist; start its merger: " +
-                                           "shmstate-merger --instance " + path_.string());
+      why.emplace(Status::kNoInstance, "shmstate: " + quoted(path_) + ": does not exist" + remedy_of_absence(path_));
       return false;
     }
     if (errno == EACCES || errno == EPERM) {
@@ -160,7 +169,8 @@ bool Control::try_open(std::optional<Error>& why) {
                 "shmstate: " + quoted(path_) + ": its creation has not finished; start its merger, which begins again");
     return false;
   };
-  if (!info || info->bytes < sizeof(layout::ControlHeader)) return not_ready();
+  if (!info || info->bytes == 0) return not_ready();
+  if (info->bytes < sizeof(layout::ControlHeader)) throw_damaged(path_, "control is truncated");
   const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
   Mapping mapping(fd_, Access::kReadOnly, 0, bytes, control_path_.string());

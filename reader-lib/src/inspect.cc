@@ -93,6 +93,11 @@ std::vector<StatisticInfo> statistics_of(const Control& control) {
   return statistics;
 }
 
+[[noreturn]] void throw_damaged(const Control& control, const std::string& reason) {
+  throw Error(Status::kDamaged,
+              "shmstate: " + quoted(control.path()) + ": " + reason + "; remove the directory and restart the merger");
+}
+
 // What only the snapshot file tells. Without permission to read it, the rest is still worth showing.
 void look_at_snapshot(const Control& control, Version current, InstanceInfo& info) {
   const Geometry& g = control.geometry();
@@ -101,7 +106,8 @@ void look_at_snapshot(const Control& control, Version current, InstanceInfo& inf
   if (!file) return;
   info.committed_bytes = file->committed_bytes - std::min(file->committed_bytes, g.buffer_offset);
   for (std::uint32_t b = 0; b < g.buffer_count; ++b) info.buffers[b].pinned = os::is_locked(fd.get(), kPinByte + b);
-  if (file->bytes < g.snapshot_bytes || current.buffer >= g.buffer_count) return;
+  if (file->bytes < g.snapshot_bytes) throw_damaged(control, "snapshot is truncated");
+  if (current.buffer >= g.buffer_count) return;
   const Mapping header(fd, Access::kReadOnly, g.buffer_offset + current.buffer * g.buffer_stride, layout::kPageBytes,
                        "snapshot");
   FaultGuard guard;
@@ -128,17 +134,15 @@ InstanceInfo inspect(std::string_view instance, const InspectOptions& options) {
   info.epoch = current.epoch;
   info.limit_bytes = g.buffer_count * g.buffer_stride;
   for (std::uint32_t b = 0; b < g.buffer_count; ++b) {
-    info.buffers.push_back({.epoch = control.publication().stamps[b].load(std::memory_order_relaxed),
-                            .current = b == current.buffer,
-                            .pinned = false});
+    info.buffers.push_back(
+        {.epoch = control.publication().stamps[b].load(std::memory_order_relaxed) & ~layout::kClaimed,
+         .current = b == current.buffer,
+         .pinned = false});
   }
   look_at_snapshot(control, current, info);
   info.rings = rings_of(control);
   info.statistics = statistics_of(control);
-  if (control.is_lost()) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) +
-                                      ": its files were truncated; remove the directory and restart the merger");
-  }
+  if (control.is_lost()) throw_damaged(control, "its files were truncated");
   return info;
 }
 
