@@ -278,7 +278,7 @@ bool MergeEngine::claim_newest(Pins pins) {
 
 std::optional<std::uint32_t> MergeEngine::newest_buffer_except(std::uint32_t excluded) const noexcept {
   const auto epoch_of = [this](std::uint32_t buffer) {
-    return owner_.publication().stamps[buffer].load(std::memory_order_relaxed);
+    return owner_.publication().stamps[buffer].load(std::memory_order_relaxed) & ~layout::kClaimed;
   };
   std::optional<std::uint32_t> newest;
   for (std::uint32_t b = 0; b < owner_.geometry().buffer_count; ++b) {
