@@ -10,16 +10,20 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <string>
 #include <system_error>
+#include <thread>
 
 #include "core/instance.h"
 #include "core/os.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/findings.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/pin_holders.h"
 #include "shmstatectl/rates.h"
 #include "shmstatectl/text.h"
 
@@ -245,17 +249,40 @@ void check_rings(const InstanceInfo& info, Findings& findings) {
   findings.push_back({Severity::kOk, "rings", fmt::format("{} known", info.rings.size())});
 }
 
+bool is_every_back_buffer_pinned(const InstanceInfo& info) {
+  return std::all_of(info.buffers.begin(), info.buffers.end(),
+                     [](const BufferInfo& buffer) { return buffer.current || buffer.pinned; });
+}
+
+// A pin that is short is no reason to complain, so they are looked at twice.
+void check_pins(const InstanceInfo& info, Findings& findings) {
+  constexpr auto kLongForAPin = std::chrono::milliseconds(200);
+  if (!is_every_back_buffer_pinned(info)) return;
+  std::this_thread::sleep_for(kLongForAPin);
+  const InstanceInfo later = look_at(info.path);
+  if (!is_every_back_buffer_pinned(later)) return;
+  std::string who;
+  for (const PinHolder& holder : pin_holders(later)) {
+    who += fmt::format("{}pid {} ({})", who.empty() ? ": " : ", ", holder.pid, holder.program);
+  }
+  findings.push_back({Severity::kWarning, "pins",
+                      "readers pin every buffer that could be written, so nothing is published" + who,
+                      "let them hold snapshots for a shorter time, or give the merger a --pin-time-max, or a new "
+                      "instance with more --buffers"});
+}
+
 void check_statistics(const InstanceInfo& info, Findings& findings) {
-  const auto warn = [&](std::string_view name, const std::string& remedy) {
+  const auto tell = [&](Severity severity, std::string_view name, const std::string& remedy) {
     for (const StatisticInfo& statistic : info.statistics) {
       if (statistic.name != name || statistic.value == 0) continue;
-      findings.push_back({Severity::kWarning, "statistics",
+      findings.push_back({severity, "statistics",
                           fmt::format("{} {}: {}", statistic.name, statistic.value, statistic.meaning), remedy});
     }
   };
-  warn("rings_refused", "end writers, or give the merger more rings and a restart with a new instance");
-  warn("commit_failures", "erase keys, or give the instance more memory");
-  warn("pins_expired", "let readers hold snapshots for a shorter time, or configure a longer maximum pin time");
+  tell(Severity::kWarning, "rings_refused", "end writers, or make the instance anew with a larger --max-rings");
+  tell(Severity::kWarning, "commit_failures", "erase keys, or give the instance more memory");
+  tell(Severity::kNote, "pins_expired",
+       "let readers hold snapshots for a shorter time, or configure a longer maximum pin time");
 }
 
 void check_contents(const fs::path& instance, Findings& findings) {
@@ -267,6 +294,7 @@ void check_contents(const fs::path& instance, Findings& findings) {
     check_merger(info, findings);
     check_space(info, findings);
     check_rings(info, findings);
+    check_pins(info, findings);
     check_statistics(info, findings);
   } catch (const Error& error) {  // its message has the remedy
     findings.push_back({Severity::kError, "layout", error.what(), {}, exit_code_of(error.status())});

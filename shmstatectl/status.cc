@@ -17,7 +17,7 @@ InstanceInfo look_twice(const std::string& instance, std::chrono::nanoseconds ap
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   InstanceInfo info = look_at(instance);
-  if (apart > std::chrono::nanoseconds::zero() && !info.rings.empty() && info.merger_running) {
+  if (apart > std::chrono::nanoseconds::zero() && info.merger_running) {
     std::this_thread::sleep_for(apart);
     InstanceInfo later = look_at(instance);
     extras.rates = rates_between(info, later, Clock::now() - begin);

@@ -158,8 +158,10 @@ class CtlProcess : public testing::Test {
     fs::remove_all(root_);
   }
 
-  void start_merger(const std::string& instance = "plant") {
-    merger_.emplace(Arguments{SHMSTATE_MERGER, "-i", (root_ / instance).string(), "--memory-limit", "64m"});
+  void start_merger(const std::string& instance = "plant", const Arguments& options = {}) {
+    Arguments arguments{SHMSTATE_MERGER, "-i", (root_ / instance).string(), "--memory-limit", "64m"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    merger_.emplace(arguments);
     const auto serves = [&] { return ctl({"-i", instance, "set", "ready", "1"}).code == 0; };
     ASSERT_TRUE(eventually([&] { return merger_->has_ended() || serves(); }));
     ASSERT_FALSE(merger_->has_ended()) << merger_->err();
@@ -654,6 +656,24 @@ TEST_F(CtlProcess, StatusNamesPinHoldersAndRates) {
   }));
   EXPECT_THAT(pinned_by, HasSubstr("\"pid\":" + std::to_string(::getpid())));
   EXPECT_THAT(out({"status"}), HasSubstr("by pid " + std::to_string(::getpid()) + " ("));
+}
+
+TEST_F(CtlProcess, StatusShowsRatesAlsoWithoutRings) {
+  EXPECT_TRUE(json({"status", "--json", "--interval", "1ms"}).contains("rates"));
+}
+
+// Who keeps the merger from publishing is found while it lasts.
+TEST_F(CtlProcess, DoctorFindsPinsThatHoldUpPublishing) {
+  stop_merger();
+  start_merger("plant", {"--pin-time-max", "0s"});
+  const auto pins = [] { return ctl({"doctor"}).out.find("pid " + std::to_string(::getpid())) != std::string::npos; };
+  const Reader reader(instance().string());
+  std::optional<Snapshot> snapshot = reader.snapshot();
+  Writer writer(instance().string());
+  writer.set("a", 1);
+  EXPECT_TRUE(eventually(pins));
+  snapshot.reset();
+  EXPECT_FALSE(pins());
 }
 
 // A counter that this shmstatectl has never heard of is shown under the name and meaning that the instance gives it.
