@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The completion of bash offers commands, options of the command and names of instances, and nothing else.
+# The completion of bash offers commands, options of the command and names of instances, and nothing else. Names are
+# quoted.
 # Usage: ctl_completion_test.sh SHMSTATECTL COMPLETION
 set -euo pipefail
 
@@ -39,6 +40,34 @@ expect "plane plant" shmstatectl -i pla
 expect "plane" shmstatectl get --instance plane
 expect "int" shmstatectl set --type i
 expect "" shmstatectl get key
-expect "" shmstatectl set --ttl 5
+
+# A directory's name was expanded as the shell does, and what it said was executed.
+export executed=$root/executed
+for name in 'evil$(touch $executed)' 'two words'; do
+  mkdir "$root/$name"
+  touch "$root/$name/control"
+done
+expect 'evil\$\(touch\ \$executed\)' shmstatectl -i evil
+expect 'two\ words' shmstatectl -i two
+if [[ -e $executed ]]; then
+  echo "the name of a directory was executed" >&2
+  status=1
+fi
+
+# Somebody else's directory was taken for this user's own.
+if ((EUID == 0)); then
+  user=64999 # nobody's
+  foreign=/dev/shm/shmstate-$user
+  trap 'rm -rf "$root" "$foreign"' EXIT
+  mkdir -p "$foreign/foreign"
+  touch "$foreign/foreign/control"
+  complete='COMP_WORDS=(shmstatectl -i f) COMP_CWORD=2; _shmstatectl; echo "${COMPREPLY[*]}"'
+  offered=$(env -u SHMSTATE_ROOT setpriv --reuid=$user --clear-groups bash -c "$(<"$2")"$'\n'"$complete")
+  if [[ $offered == *foreign* ]]; then
+    echo "an instance in a directory of root is offered to user $user" >&2
+    status=1
+  fi
+fi
+
 expect "$root/plant" shmstatectl load "$root/plant"
 exit $status
