@@ -10,7 +10,9 @@ namespace shmstate {
 
 class EventLog {
  public:
-  void operator()(const MergeEvent& event);
+  void tell(const MergeEvent& event);
+  /// Tells how many events were not told since the last call.
+  void tell_suppressed();
 
  private:
   static constexpr std::uint32_t kReportsPerSecond = 10;

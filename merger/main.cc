@@ -1,5 +1,6 @@
 // shmstate-merger: serves one instance until a signal ends it.
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <csignal>
@@ -30,6 +31,14 @@ void handle_signals() {
   sigemptyset(&action.sa_mask);
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaction(number, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+}
+
+// Each ring takes a descriptor: as many as the hard limit allows, whatever a shell begins with.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 std::optional<Configuration> read_again(int argc, char** argv) {
@@ -83,6 +92,7 @@ int main(int argc, char** argv) {
     if (const auto status = shmstate::read_configuration(argc, argv, configuration)) return *status;
     shmstate::set_up_log("shmstate-merger", "[%Y-%m-%d %H:%M:%S.%e] [%n] [%^%l%$] %v", configuration.log_level);
     handle_signals();
+    raise_descriptor_limit();
     return serve(argc, argv, configuration);
   } catch (const shmstate::Error& error) {
     shmstate::print_error(error.what());

@@ -9,7 +9,6 @@
 
 #include "core/doorbell.h"
 #include "core/os.h"
-#include "event_log.h"
 
 namespace shmstate {
 namespace {
@@ -19,13 +18,15 @@ using std::chrono::nanoseconds;
 constexpr auto kStallNap = std::chrono::microseconds(20);         // between looks at readers' pins
 constexpr auto kUnfencedSleepMax = std::chrono::milliseconds(1);  // where the kernel has no membarrier
 constexpr auto kDrainTimeMax = std::chrono::seconds(5);
+constexpr std::uint64_t kReportIntervalNs = 1'000'000'000;  // as long as the log's limit counts
 
 }  // namespace
 
 Service::Service(const ServiceOptions& options)
     : options_(options),
       owner_(options.instance, options.files),
-      engine_(owner_, options.merge, EventLog(), os::now_ns()),
+      engine_(
+          owner_, options.merge, [this](const MergeEvent& event) { event_log_.tell(event); }, os::now_ns()),
       reported_ns_(os::now_ns()) {
   ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
   spdlog::info("{} {} at epoch {}: {} entries, {} rings", owner_.is_resumed() ? "resumed" : "created",
@@ -63,14 +64,19 @@ void Service::reconfigure(const ServiceOptions& options) {
 void Service::finish() {
   manager_.stopping();
   drain();
+  event_log_.tell_suppressed();
   spdlog::info("stopped at epoch {}: {} mutations applied", engine_.epoch(), engine_.applied_count());
   if (options_.remove_at_exit) remove_files();
 }
 
 // The watchdog is fed here and nowhere else: a loop that no longer gets around is one that hangs.
 void Service::report(std::uint64_t now_ns) {
-  next_report_ns_ = now_ns + manager_.interval_ns();
-  manager_.alive(status(now_ns));
+  event_log_.tell_suppressed();
+  if (now_ns >= next_sign_of_life_ns_) {
+    next_sign_of_life_ns_ = now_ns + manager_.interval_ns();
+    manager_.alive(status(now_ns));
+  }
+  next_report_ns_ = std::min(next_sign_of_life_ns_, now_ns + kReportIntervalNs);
 }
 
 std::string Service::status(std::uint64_t now_ns) {

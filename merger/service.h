@@ -9,6 +9,7 @@
 
 #include "core/instance_owner.h"
 #include "core/merge_engine.h"
+#include "event_log.h"
 #include "service_manager.h"
 
 namespace shmstate {
@@ -42,10 +43,12 @@ class Service {
 
   ServiceOptions options_;
   InstanceOwner owner_;
+  EventLog event_log_;
   MergeEngine engine_;
   ServiceManager manager_;
   std::uint64_t reported_ns_;
   std::uint64_t next_report_ns_ = 0;
+  std::uint64_t next_sign_of_life_ns_ = 0;
   std::uint64_t reported_count_ = 0;  // mutations applied until then
 };
 

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <iterator>
 #include <string>
@@ -100,6 +101,19 @@ class Resources : public testing::Test {
 
 // ---- descriptors
 
+// The limit that a shell begins with, often 1024, was all that a merger had, though it was allowed more.
+TEST_F(Resources, AMergerDidNotTakeTheDescriptorsThatItIsAllowed) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low{.rlim_cur = 256, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  const Program merger = start_merger(instance_);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit limit{};
+  ASSERT_EQ(::prlimit(merger.pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  EXPECT_EQ(limit.rlim_cur, before.rlim_max);
+}
+
 // A merger without descriptors serves the rings that it has, names and counts the others, and serves them when there
 // are descriptors again. What was pushed before, meanwhile and afterwards adds up.
 TEST_F(Resources, AMergerOutOfDescriptorsServesTheOthersAndTheRestLater) {
@@ -172,6 +186,18 @@ TEST_F(Resources, AReaderOrWriterOutOfDescriptorsSaysSo) {
     }
   });
   EXPECT_EQ(attaching.verdict(), "");
+}
+
+// ---- lines of the log
+
+// How many events the log left out was told only when another one followed.
+TEST_F(Resources, TheNumberOfSuppressedEventsWasNotTold) {
+  const Program merger = start_merger(instance_);
+  for (int i = 10; i < 50; ++i) {
+    std::ofstream(rings_path(instance_) / ("00000000000000" + std::to_string(i))) << "not a ring";
+  }
+  const Writer makes_the_merger_look(instance_, small_ring("w"));
+  eventually("a report", [&] { return has_said(merger, "more events are not shown"); });
 }
 
 // ---- locks
