@@ -27,7 +27,6 @@ class ReportLimiter {
     return false;
   }
 
-  [[nodiscard]] std::uint64_t suppressed() const noexcept { return suppressed_; }
   /// The number of reports suppressed since the last call.
   [[nodiscard]] std::uint64_t take_suppressed() noexcept { return std::exchange(suppressed_, 0); }
 

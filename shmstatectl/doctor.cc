@@ -25,6 +25,7 @@
 #include "shmstatectl/instance.h"
 #include "shmstatectl/pin_holders.h"
 #include "shmstatectl/rates.h"
+#include "shmstatectl/silence.h"
 #include "shmstatectl/text.h"
 
 namespace shmstate::ctl {
@@ -207,7 +208,6 @@ void check_state(const fs::path& instance, Findings& findings) {
 }
 
 void check_merger(const InstanceInfo& info, Findings& findings) {
-  constexpr auto kSilenceNoticed = std::chrono::seconds(1);
   const std::string silence = format_duration(info.merger_silence);
   if (!info.merger_running) {
     findings.push_back({Severity::kError, "merger", "none is running, silent for " + silence,

@@ -5,15 +5,13 @@
 #include <vector>
 
 #include "shmstatectl/report.h"
+#include "shmstatectl/silence.h"
 #include "shmstatectl/text.h"
 #include "shmstatectl/usage.h"
 
 namespace shmstate::ctl {
 
 namespace {
-
-// An idle merger gives ten heartbeats a second: one that is this late is stopped or badly behind.
-constexpr auto kSilenceNoticed = std::chrono::seconds(1);
 
 std::string list_in_quotes(const std::vector<std::string>& names) {
   std::string list;

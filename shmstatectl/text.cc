@@ -8,6 +8,8 @@
 #include <cmath>
 #include <system_error>
 
+#include "text/escape.h"
+
 namespace shmstate::ctl {
 
 namespace {
@@ -30,14 +32,6 @@ std::size_t announced_bytes(unsigned char lead) noexcept {
   if (lead >= 0xE0 && lead < 0xF0) return 3;
   if (lead >= 0xF0 && lead < 0xF5) return 4;
   return 0;
-}
-
-char32_t decode(std::string_view sequence) noexcept {
-  const auto lead = static_cast<unsigned char>(sequence[0]);
-  if (sequence.size() == 1) return lead;
-  char32_t code = lead & (0x7Fu >> sequence.size());
-  for (const char c : sequence.substr(1)) code = (code << 6) | (static_cast<unsigned char>(c) & 0x3Fu);
-  return code;
 }
 
 bool is_continuation(char c) noexcept { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
@@ -64,33 +58,13 @@ std::string escaped_byte(char byte) {
   }
 }
 
-// Takes the escape that `text` begins with, behind its backslash.
-std::optional<char> take_escape(std::string_view& text) {
-  if (text.empty()) return std::nullopt;
-  const char kind = text.front();
-  text.remove_prefix(1);
-  switch (kind) {
-    case '\\': return '\\';
-    case 'n': return '\n';
-    case 't': return '\t';
-    case 'r': return '\r';
-    case 'x': break;
-    default: return std::nullopt;
-  }
-  std::uint8_t byte = 0;
-  if (text.size() < 2 || std::from_chars(text.data(), text.data() + 2, byte, 16).ptr != text.data() + 2)
-    return std::nullopt;
-  text.remove_prefix(2);
-  return static_cast<char>(byte);
-}
-
 std::string without_harm(std::string_view bytes, bool also_backslashes) {
   std::string text;
   text.reserve(bytes.size());
   while (!bytes.empty()) {
     const std::size_t size = utf8_sequence_bytes(bytes);
     const std::string_view sequence = bytes.substr(0, std::max<std::size_t>(size, 1));
-    const bool keep = size != 0 && is_harmless(decode(sequence)) && !(also_backslashes && sequence == "\\");
+    const bool keep = size != 0 && is_harmless(code_point(sequence)) && !(also_backslashes && sequence == "\\");
     if (keep) {
       text += sequence;
     } else {
@@ -123,7 +97,15 @@ std::size_t utf8_sequence_bytes(std::string_view bytes) noexcept {
   if (size == 0 || size > bytes.size()) return 0;
   const std::string_view sequence = bytes.substr(0, size);
   if (!std::all_of(sequence.begin() + 1, sequence.end(), is_continuation)) return 0;
-  return is_overlong_or_no_character(decode(sequence), size) ? 0 : size;
+  return is_overlong_or_no_character(code_point(sequence), size) ? 0 : size;
+}
+
+char32_t code_point(std::string_view sequence) noexcept {
+  const auto lead = static_cast<unsigned char>(sequence[0]);
+  if (sequence.size() == 1) return lead;
+  char32_t code = lead & (0x7Fu >> sequence.size());
+  for (const char c : sequence.substr(1)) code = (code << 6) | (static_cast<unsigned char>(c) & 0x3Fu);
+  return code;
 }
 
 bool is_utf8(std::string_view bytes) noexcept {

@@ -13,6 +13,8 @@ namespace shmstate::ctl {
 
 /// The size of the UTF-8 sequence that `bytes` begins with (1 to 4), or 0 when it begins with none.
 [[nodiscard]] std::size_t utf8_sequence_bytes(std::string_view bytes) noexcept;
+/// The character that such a sequence means.
+[[nodiscard]] char32_t code_point(std::string_view sequence) noexcept;
 [[nodiscard]] bool is_utf8(std::string_view bytes) noexcept;
 
 /// `bytes` with everything escaped that a terminal could act upon: control characters, characters that turn the

@@ -8,13 +8,13 @@
 #include <iterator>
 #include <tuple>
 
+#include "shmstatectl/silence.h"
 #include "shmstatectl/text.h"
 
 namespace shmstate::ctl {
 
 namespace {
 
-constexpr auto kSilenceNoticed = std::chrono::seconds(1);
 constexpr auto kAnewShown = std::chrono::seconds(60);
 constexpr std::size_t kAlarmedRingsMax = 2;
 constexpr std::size_t kPageRings = 10;
@@ -22,13 +22,6 @@ constexpr std::size_t kBothRowsMin = 8;  // for rings and keys
 constexpr std::size_t kMemoryBarColumns = 16;
 
 // ---- fitting text into columns
-
-char32_t code_point(std::string_view sequence) {
-  constexpr unsigned char kLeadMask[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
-  char32_t point = static_cast<unsigned char>(sequence[0]) & kLeadMask[sequence.size()];
-  for (const char c : sequence.substr(1)) point = point << 6 | (static_cast<unsigned char>(c) & 0x3f);
-  return point;
-}
 
 // Two for the wide characters of East Asia, none for accents that are put on the character before.
 std::size_t columns_of(std::string_view sequence) {

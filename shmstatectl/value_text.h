@@ -9,11 +9,11 @@
 
 namespace shmstate::ctl {
 
-/// The value that `text` means, of type `forced`, or else of the type that it looks like: an integer is digits without
-/// needless zeros, a float has a point or an exponent, anything else is text. Throws `UsageError` for a number that
-/// does not fit its type, and for what is no number where one is forced.
+/// The value that `text` means, of type `forced`, or else of the type that it looks like, by the rules of
+/// text/number_text.h. Throws `UsageError` for a number that does not fit its type, and for what is no number where one
+/// is forced.
 [[nodiscard]] Value parse_value(std::string_view text, std::optional<Type> forced);
-/// As `parse_value`, but only numbers are accepted.
+/// The number that `text` means, in any notation; of type `forced`, if any. Throws `UsageError`.
 [[nodiscard]] Value parse_number(std::string_view text, std::optional<Type> forced);
 
 /// A number in the shortest form that `parse_value` reads back as the same; bytes as they are.

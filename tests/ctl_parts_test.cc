@@ -186,6 +186,16 @@ TEST(CtlValue, TakesAForcedType) {
   EXPECT_TRUE(std::isinf(std::get<double>(parse_value("inf", Type::kFloat64))));
 }
 
+// Where a number must stand, every notation that the writer-agent takes is taken here, too.
+TEST(CtlValue, ForcedTypesRefusedNotationsThatTheAgentTakes) {
+  EXPECT_EQ(parse_value("0x10", Type::kInt64), Value(std::int64_t{16}));
+  EXPECT_EQ(parse_value("+5", Type::kInt64), Value(std::int64_t{5}));
+  EXPECT_EQ(parse_value("+1.5", Type::kFloat64), Value(1.5));
+  EXPECT_EQ(parse_number("-0x10", {}), Value(std::int64_t{-16}));
+  EXPECT_EQ(parse_number("007", {}), Value(std::int64_t{7}));
+  EXPECT_EQ(parse_number("7", Type::kFloat64), Value(7.0));
+}
+
 // A number that would be changed by storing it is refused, not stored.
 TEST(CtlValue, RefusesWhatDoesNotFit) {
   EXPECT_THROW((void)parse_value("9223372036854775808", {}), UsageError);

@@ -3,7 +3,8 @@
 #include <array>
 #include <optional>
 
-#include "writer-agent/number_text.h"
+#include "text/escape.h"
+#include "text/number_text.h"
 
 namespace shmstate::agent {
 namespace {
@@ -44,13 +45,6 @@ const CommandSpec* find_command(std::string_view name) {
 }
 
 constexpr bool is_blank(char c) { return c == ' ' || c == '\t'; }
-
-constexpr int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
 
 /// A bounded place for an operand that contains escapes, and the error when it does not fit.
 struct OperandSpace {
@@ -137,26 +131,10 @@ class Cursor {
 
   std::optional<char> take_escape() {
     skip_one();
-    if (at_ == end_) return std::nullopt;
-    switch (*at_++) {
-      case 'n': return '\n';
-      case 't': return '\t';
-      case 'r': return '\r';
-      case '0': return '\0';
-      case '\\': return '\\';
-      case '"': return '"';
-      case 'x': return take_hex_byte();
-      default: return std::nullopt;
-    }
-  }
-
-  std::optional<char> take_hex_byte() {
-    if (end_ - at_ < 2) return std::nullopt;
-    const int high = hex_digit(at_[0]);
-    const int low = hex_digit(at_[1]);
-    if (high < 0 || low < 0) return std::nullopt;
-    at_ += 2;
-    return static_cast<char>(high * 16 + low);
+    std::string_view rest(at_, static_cast<std::size_t>(end_ - at_));
+    const std::optional<char> byte = shmstate::take_escape(rest);
+    at_ = rest.data();
+    return byte;
   }
 
   const char* at_;

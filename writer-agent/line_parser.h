@@ -16,10 +16,6 @@ namespace shmstate::agent {
 
 enum class Verb : std::uint8_t { kNothing, kSet, kAdd, kErase, kBegin, kCommit, kAbort, kFlush };
 
-[[nodiscard]] constexpr bool is_mutation(Verb verb) noexcept {
-  return verb == Verb::kSet || verb == Verb::kAdd || verb == Verb::kErase;
-}
-
 struct Command {
   Verb verb = Verb::kNothing;
   std::string_view key;

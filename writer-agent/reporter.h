@@ -13,7 +13,6 @@ class Reporter {
   void bad_line(std::string_view source, std::uint64_t line_number, std::string_view problem);
   void problem(std::string_view source, std::string_view problem);
 
-  [[nodiscard]] bool has_suppressed() const noexcept { return limiter_.suppressed() > 0; }
   /// Tells how many reports were not written since the last call.
   void report_suppressed();
 

@@ -6,7 +6,7 @@
 
 #include "shmstate/value.h"
 
-namespace shmstate::agent {
+namespace shmstate {
 
 enum class NumberKind : std::uint8_t {
   kNone,  ///< not a number: text
@@ -32,4 +32,4 @@ struct NumberText {
 /// As `read_number`, but only floats, and a decimal integer is one.
 [[nodiscard]] NumberText read_float(std::string_view text) noexcept;
 
-}  // namespace shmstate::agent
+}  // namespace shmstate

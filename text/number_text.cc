@@ -1,4 +1,4 @@
-#include "writer-agent/number_text.h"
+#include "text/number_text.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 #include <limits>
 #include <system_error>
 
-namespace shmstate::agent {
+namespace shmstate {
 namespace {
 
 constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -89,4 +89,4 @@ NumberText read_float(std::string_view text) noexcept {
   return parse_float_word(negative, magnitude);
 }
 
-}  // namespace shmstate::agent
+}  // namespace shmstate

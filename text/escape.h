@@ -1,0 +1,13 @@
+// Bytes in text: what a backslash begins.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+namespace shmstate {
+
+/// Takes the escape that `text` begins with, behind its backslash: n, t, r, 0, a backslash, a double quote, or x and
+/// exactly two hexadecimal digits. Nothing when it is none of these.
+[[nodiscard]] std::optional<char> take_escape(std::string_view& text) noexcept;
+
+}  // namespace shmstate
