@@ -152,6 +152,7 @@ void declare(CLI::App& app, Options& options) {
   add_watch(app, options);
   add_dump(app, options);
   add_load(app, options);
+  add_command(app, options, "instances", run_instances, "List the instances that there are, and who serves them");
   add_command(app, options, "doctor", run_doctor, "Look for what keeps the instance from working; name the remedies");
   app.footer("A key or value that begins with - goes after --, for example: shmstatectl set -- KEY -x\n\n" +
              std::string(kExitCodesHelp));

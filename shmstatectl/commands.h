@@ -16,6 +16,7 @@ namespace shmstate::ctl {
 [[nodiscard]] ExitCode run_watch(const Options& options);
 [[nodiscard]] ExitCode run_dump(const Options& options);
 [[nodiscard]] ExitCode run_load(const Options& options);
+[[nodiscard]] ExitCode run_instances(const Options& options);
 [[nodiscard]] ExitCode run_doctor(const Options& options);
 
 }  // namespace shmstate::ctl

@@ -33,6 +33,7 @@ expect "set" shmstatectl --json se
 expect "--timeout --ttl --type" shmstatectl set --t
 expect "--raw" shmstatectl get --r
 expect "top" shmstatectl to
+expect "instances" shmstatectl ins
 expect "--interval" shmstatectl watch --int
 expect "--interval" shmstatectl top --int
 expect "--instance" shmstatectl list --inst

@@ -49,6 +49,7 @@ ExitCode run_list(const Options& options) { return record("list", options); }
 ExitCode run_watch(const Options& options) { return record("watch", options); }
 ExitCode run_dump(const Options& options) { return record("dump", options); }
 ExitCode run_load(const Options& options) { return record("load", options); }
+ExitCode run_instances(const Options& options) { return record("instances", options); }
 ExitCode run_doctor(const Options& options) { return record("doctor", options); }
 
 namespace {

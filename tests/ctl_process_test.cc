@@ -856,6 +856,36 @@ TEST_F(CtlProcess, TopNeedsATerminalAndAnInstance) {
   EXPECT_THAT(unknown.screen(), HasSubstr("set TERM"));
 }
 
+// All instances are listed with who serves them, also those that cannot be looked at; nothing is an error.
+TEST_F(CtlProcess, InstancesAreListedWithTheirState) {
+  out({"set", "k", "1"});
+  EXPECT_THAT(out({"instances"}), testing::ContainsRegex("plant +running +[0-9]+ +1 +[a-z0-9_]+\n"));
+  merger_->signal(SIGSTOP);
+  EXPECT_TRUE(eventually([] { return out({"instances"}).find("silent for ") != std::string::npos; }));
+  merger_->signal(SIGCONT);
+  stop_merger();
+  fs::create_directory(root_ / "torn\n");
+  std::ofstream(root_ / "torn\n" / "control") << "";
+
+  const Result result = ctl({"instances"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_THAT(result.out, HasSubstr("not running for "));
+  EXPECT_THAT(result.out, testing::ContainsRegex("torn\\\\n +- "));
+  EXPECT_THAT(result.err, HasSubstr("its creation has not finished"));
+  const Json instances = json({"instances", "--json"})["instances"];
+  ASSERT_EQ(instances.size(), 2U);
+  EXPECT_EQ(instances[0]["instance"], instance().string());
+  EXPECT_EQ(instances[0]["name"], "plant");
+  EXPECT_EQ(instances[0]["merger"]["running"], false);
+  EXPECT_EQ(instances[0]["entry_count"], 1);
+  EXPECT_THAT(instances[1]["problem"], HasSubstr("its creation has not finished"));
+
+  fs::remove_all(instance());
+  fs::remove_all(root_ / "torn\n");
+  EXPECT_EQ(out({"instances"}), "no instances\n");
+  EXPECT_EQ(json({"instances", "--json"})["instances"], Json::array());
+}
+
 // The only instance need not be named; among several the choice is asked for, by name.
 TEST_F(CtlProcess, AsksWhichInstanceWhenThereAreSeveral) {
   out({"set", "k", "first"});
