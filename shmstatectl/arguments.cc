@@ -14,6 +14,9 @@ std::vector<std::string> mark_literals(const std::vector<std::string>& arguments
       after_dashes = true;
     } else if (after_dashes || argument.starts_with('[')) {
       marked.push_back(kMark + argument);
+    } else if (argument.starts_with("--") && argument.find('=') == argument.size() - 1) {
+      marked.push_back(argument.substr(0, argument.size() - 1));
+      marked.emplace_back();
     } else {
       marked.push_back(argument);
     }

@@ -23,14 +23,14 @@ CLI::Option* add_text(CLI::App& app, const std::string& name, T& target, const s
   return app.add_option(name, target, description)->transform([](const std::string& text) { return unmarked(text); });
 }
 
-void add_duration(CLI::App& app, const std::string& name, std::chrono::nanoseconds& target,
-                  const std::string& description) {
+CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::nanoseconds& target,
+                          const std::string& description) {
   const auto assign = [&target, name](const std::string& text) {
     const auto duration = parse_duration(text);
     if (!duration) throw CLI::ValidationError(name, in_quotes(text) + " is no duration; write for example 250ms or 2s");
     target = *duration;
   };
-  app.add_option_function<std::string>(name, assign, description)->type_name("DURATION");
+  return app.add_option_function<std::string>(name, assign, description)->type_name("DURATION");
 }
 
 void add_limit(CLI::App& app, const std::string& name, Options& options, const std::string& description) {
@@ -86,7 +86,10 @@ void add_set(CLI::App& app, Options& options) {
   add_text(command, "VALUE", options.value, "An integer, a float or text; - reads bytes from standard input")
       ->required();
   add_type(command, options, kTypeNames);
-  add_duration(command, "--ttl", options.time_to_live, "Erase the key after this time");
+  add_duration(command, "--ttl", options.time_to_live, "Erase the key after this time")
+      ->check([](const std::string& text) {
+        return std::string(parse_duration(text) == std::chrono::nanoseconds::zero() ? "0 is no time to live" : "");
+      });
   add_timeout(command, options);
 }
 
@@ -139,6 +142,9 @@ void declare(CLI::App& app, Options& options) {
     return fmt::format("shmstate: {}; see shmstatectl --help\n", printable(error.what()));
   });
   add_text(app, "-i,--instance", options.instance, "The instance: its name or its directory; default: the only one")
+      ->check([](const std::string& name) {  // of a variable that is not set: not "the only one", which may be another
+        return std::string(name.empty() ? "the name is empty" : "");
+      })
       ->envname("SHMSTATE_INSTANCE")
       ->type_name("NAME");
   app.add_flag("--json", options.json, "Print JSON");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <limits>
 
 #include "shmstatectl/text.h"
 #include "shmstatectl/usage.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr std::string_view kVersion = "version=";
 constexpr std::string_view kTimeToLive = "ttl_ns=";
 constexpr std::string_view kEphemeral = "ephemeral";
+constexpr std::string_view kEnd = "# end ";
 
 std::string_view take_field(std::string_view& line) {
   const std::size_t end = std::min(line.find('\t'), line.size());
@@ -36,6 +38,12 @@ std::uint64_t parse_number_after(std::string_view name, std::string_view field) 
   throw UsageError(fmt::format("{} has no number behind {}", in_quotes(field), name));
 }
 
+std::chrono::nanoseconds parse_time_to_live(std::string_view field) {
+  const std::uint64_t ns = parse_number_after(kTimeToLive, field);
+  if (ns <= std::uint64_t{std::numeric_limits<std::int64_t>::max()}) return std::chrono::nanoseconds(ns);
+  throw UsageError(fmt::format("{} is longer than any time to live", in_quotes(field)));
+}
+
 Value parse_typed(std::string_view type, std::string_view field) {
   for (const Type known : {Type::kInt64, Type::kFloat64}) {
     if (type == type_name(known)) return parse_value(field, known);
@@ -48,7 +56,7 @@ void take_metadata(std::string_view field, Entry& entry) {
   if (field.starts_with(kVersion)) {
     entry.version = parse_number_after(kVersion, field);
   } else if (field.starts_with(kTimeToLive)) {
-    entry.time_to_live = std::chrono::nanoseconds(parse_number_after(kTimeToLive, field));
+    entry.time_to_live = parse_time_to_live(field);
   } else if (field == kEphemeral) {
     entry.ephemeral = true;
   } else {
@@ -67,7 +75,9 @@ std::string dump_line(const EntryView& entry) {
   return line += '\n';
 }
 
-std::string dump_end(std::uint64_t entry_count) { return fmt::format("# end {}", entry_count); }
+std::string dump_end(std::uint64_t entry_count) { return fmt::format("{}{}", kEnd, entry_count); }
+
+bool is_dump_end(std::string_view line) { return line.starts_with(kEnd) && line.find('\t') == std::string_view::npos; }
 
 Entry parse_dump_line(std::string_view line) {
   Entry entry;

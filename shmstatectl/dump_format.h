@@ -19,6 +19,8 @@ inline constexpr std::size_t kDumpLineBytesMax = 4 * (kKeyBytesMax + kValueBytes
 [[nodiscard]] std::string dump_line(const EntryView& entry);
 /// "# end N", without a line end: what tells a complete dump from one that was cut off.
 [[nodiscard]] std::string dump_end(std::uint64_t entry_count);
+/// Whether a line is an end line, of any count. A key may begin like one, but its line has tabs.
+[[nodiscard]] bool is_dump_end(std::string_view line);
 
 /// The entry of a line. Throws `UsageError` with the reason when it is none.
 [[nodiscard]] Entry parse_dump_line(std::string_view line);

@@ -127,7 +127,7 @@ class Loading {
       std::string_view line;
       if (!next(line)) throw UsageError("the dump is cut off here: its end line is missing");
       if (line == dump_end(seen_count_)) return false;
-      if (line.starts_with("# end ")) throw UsageError("the end line counts other entries than there were");
+      if (is_dump_end(line)) throw UsageError("the end line counts other entries than there were");
       take_entry(parse_dump_line(line));
       return true;
     } catch (const UsageError& error) {

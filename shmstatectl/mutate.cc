@@ -17,10 +17,11 @@ namespace shmstate::ctl {
 
 namespace {
 
-// What became of a mutation that was pushed.
+// What became of a mutation.
 struct Outcome {
   Status status = Status::kOk;
-  Status reason = Status::kOk;  // when rejected: why
+  Status reason = Status::kOk;  // when rejected, or not pushed: why
+  bool is_pushed = true;
   bool merger_running = true;
 };
 
@@ -60,6 +61,11 @@ Value value_to_set(const Options& options) {
   return options.value == "-" ? value_from_stdin(options.type) : parse_value(options.value, options.type);
 }
 
+Outcome not_pushed(Status pushed, const Writer& writer) {
+  const Status reason = pushed == Status::kTimeout ? Status::kRingFull : pushed;
+  return {reason, reason, false, look_at(writer.path()).merger_running};
+}
+
 Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
   Outcome outcome;
   outcome.status = writer.flush(timeout);
@@ -70,6 +76,8 @@ Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
 
 std::string_view push_remedy(Status status) {
   switch (status) {
+    case Status::kKeyEmpty:
+    case Status::kKeyTooLong: return "choose another KEY";
     case Status::kValueTooBig:
     case Status::kMutationTooBig: return "choose a smaller value, or several keys";
     case Status::kNoMemory: return "the file system of the instance is full: erase keys, or give it more room";
@@ -79,6 +87,8 @@ std::string_view push_remedy(Status status) {
 }
 
 std::string outcome_text(const Outcome& outcome, std::chrono::nanoseconds timeout) {
+  if (!outcome.is_pushed)
+    return fmt::format("not pushed: {}; {}", describe(outcome.reason), push_remedy(outcome.reason));
   switch (outcome.status) {
     case Status::kTimeout:
       if (!outcome.merger_running)
@@ -99,7 +109,7 @@ Json json_of(const Outcome& outcome, const Options& options, const std::string& 
   Json json = {{"instance", json_of_bytes(path)},
                {"key", json_of_bytes(options.key)},
                {"merged", outcome.status == Status::kOk},
-               {"status", describe(outcome.status)},
+               {"status", outcome.is_pushed ? describe(outcome.status) : "not pushed"},
                {"merger", {{"running", outcome.merger_running}}}};
   if (outcome.reason != Status::kOk) json["reason"] = describe(outcome.reason);
   return json;
@@ -111,15 +121,10 @@ std::string subject_of(const Options& options, const Writer& writer) {
 
 template <typename Push>
 ExitCode push_and_wait(const Options& options, const Push& push) {
-  check_key(options.key);
   Writer writer = open_writer(resolve_instance(options.instance), options);
   const Status pushed = push(writer);
-  if (pushed != Status::kOk) {
-    const std::string subject = subject_of(options, writer);
-    const Status reason = pushed == Status::kTimeout ? Status::kRingFull : pushed;
-    throw Error(reason, fmt::format("{}not pushed: {}; {}", subject, describe(reason), push_remedy(reason)));
-  }
-  const Outcome outcome = wait_until_merged(writer, options.timeout);
+  const Outcome outcome =
+      pushed == Status::kOk ? wait_until_merged(writer, options.timeout) : not_pushed(pushed, writer);
   if (options.json) fmt::print("{}", json_document(json_of(outcome, options, writer.path())));
   if (outcome.status != Status::kOk) report(subject_of(options, writer) + outcome_text(outcome, options.timeout));
   return exit_code_of(outcome.status);

@@ -45,7 +45,9 @@ std::optional<Rates> rates_between(const InstanceInfo& before, const InstanceInf
   rates.publishes_per_s = increase("publishes") / seconds;
   rates.rejections_per_s = increase("mutations_rejected") / seconds;
   if (const double publishes = increase("publishes"); publishes > 0) {
-    rates.turn_mean = std::chrono::nanoseconds(static_cast<std::int64_t>(increase("turn_duration_total") / publishes));
+    constexpr double kLongest = 1e18;  // ns: a damaged counter may tell more than fits
+    const double mean = std::min(increase("turn_duration_total") / publishes, kLongest);
+    rates.turn_mean = std::chrono::nanoseconds(static_cast<std::int64_t>(mean));
   }
   rates.ring_mutations_per_s = ring_rates(before, after, seconds);
   return rates;

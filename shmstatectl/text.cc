@@ -43,8 +43,8 @@ bool is_overlong_or_no_character(char32_t code, std::size_t bytes) noexcept {
 
 bool is_harmless(char32_t code) noexcept {
   if (code < 0x20 || (code >= 0x7F && code < 0xA0)) return false;
-  const bool breaks_lines_or_turns_text =
-      (code >= 0x200E && code <= 0x200F) || (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+  const bool breaks_lines_or_turns_text = code == 0x061C || (code >= 0x200E && code <= 0x200F) ||
+                                          (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
   return !breaks_lines_or_turns_text;
 }
 
@@ -182,7 +182,9 @@ std::optional<nanoseconds> parse_duration(std::string_view text) {
                                         [name](const Unit& candidate) { return candidate.name == name; });
   constexpr double kLongest = 1e18;  // ns, some thirty years; more would not fit
   if (unit == kDurationUnits.end() || number * unit->ns > kLongest) return std::nullopt;
-  return nanoseconds(std::llround(number * unit->ns));
+  const nanoseconds duration(std::llround(number * unit->ns));
+  const bool is_lost = number > 0 && duration == nanoseconds::zero();  // and zero often means never
+  return is_lost ? std::nullopt : std::optional(duration);
 }
 
 std::optional<std::uint64_t> parse_count(std::string_view text) {

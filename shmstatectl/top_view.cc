@@ -257,7 +257,8 @@ std::vector<const RingInfo*> TopView::sorted_rings() const {
   for (const RingInfo& ring : look_.info->rings) rings.push_back(&ring);
   const auto amount = [this](const RingInfo& ring) {
     switch (order_) {
-      case Order::kBacklog: return static_cast<double>(backlog_bytes(ring)) / static_cast<double>(ring.ring_bytes + 1);
+      case Order::kBacklog:
+        return static_cast<double>(backlog_bytes(ring)) / (static_cast<double>(ring.ring_bytes) + 1);
       case Order::kRate: return ring_rate(ring);
       case Order::kRejected: return static_cast<double>(ring.rejected_count);
       case Order::kName: break;

@@ -63,13 +63,22 @@ class Session {
   }
 
   void report_merger() {
-    const bool running = reader_.merger_running();
+    const bool running = reader_.status().merger_running;
     if (running == merger_running_) return;
     merger_running_ = running;
     if (running) {
       report(fmt::format("instance {}: a merger is running again", in_quotes(reader_.path())));
     } else {
+      report_absence();
+    }
+  }
+
+  // A merger with --remove-at-exit takes the instance with it; what the next one makes is watched.
+  void report_absence() const {
+    try {
       report_silent_merger(look_at(reader_.path()));
+    } catch (const Error& error) {
+      report(error.what());
     }
   }
 

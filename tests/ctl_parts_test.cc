@@ -158,6 +158,28 @@ TEST(CtlCommandLine, RefusesNonsense) {
   }
 }
 
+// A name that is given, but empty, comes from a variable that is not set: it does not mean "whatever there is".
+TEST(CtlCommandLine, AnEmptyInstanceWasTakenForTheOnlyOneThereIs) {
+  for (const Keys& arguments : {Keys{"-i", "", "del", "k"}, Keys{"del", "k", "-i", ""},
+                                Keys{"--instance=", "get", "del", "k"}, Keys{"--instance", "", "del", "k"}}) {
+    EXPECT_EQ(parse(arguments), 2) << ::testing::PrintToString(arguments);
+    EXPECT_EQ(ran, "");
+  }
+  ASSERT_EQ(setenv("SHMSTATE_INSTANCE", "", 1), 0);
+  EXPECT_EQ(parse({"del", "k"}), 0);
+  unsetenv("SHMSTATE_INSTANCE");
+}
+
+// A time to live of nothing, or of less than a nanosecond, is not the same as none.
+TEST(CtlCommandLine, AShortestTimeToLiveMeantForEver) {
+  for (const char* duration : {"0", "0s", "0.1ns", "1e-300"}) {
+    EXPECT_EQ(parse({"set", "--ttl", duration, "k", "1"}), 2) << duration;
+    EXPECT_EQ(ran, "");
+  }
+  EXPECT_EQ(parse({"set", "--ttl", "1ns", "--timeout", "0", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.time_to_live, 1ns);
+}
+
 // --help names every exit code.
 TEST(CtlCommandLine, HelpNamesTheExitCodes) {
   ::testing::internal::CaptureStdout();
@@ -223,6 +245,7 @@ TEST(CtlText, EscapesWhatATerminalActsUpon) {
   EXPECT_EQ(escaped("\xC2\x9B[31m"), "\\xc2\\x9b[31m");  // a control character in two bytes
   EXPECT_EQ(escaped("\x9B"), "\\x9b");                   // and in one, outside UTF-8
   EXPECT_EQ(escaped("\xE2\x80\xAE-\xE2\x80\xAC"), "\\xe2\\x80\\xae-\\xe2\\x80\\xac");  // turns the text around
+  EXPECT_EQ(escaped("\xD8\x9C"), "\\xd8\\x9c");  // the Arabic letter mark turns it, too
   EXPECT_EQ(escaped("C:\\n"), "C:\\\\n");
   EXPECT_EQ(printable("C:\\n\n"), "C:\\n\\n");
   for (int byte = 0; byte < 256; ++byte) {
@@ -263,7 +286,7 @@ TEST(CtlText, ParsesDurations) {
   EXPECT_EQ(parse_duration("2"), 2s);
   EXPECT_EQ(parse_duration("0"), 0ns);
   EXPECT_EQ(parse_duration("3min"), 3min);
-  for (const char* text : {"", "s", "-1s", "1 year", "1e30", "nan", "inf", "1s2"})
+  for (const char* text : {"", "s", "-1s", "1 year", "1e30", "nan", "inf", "1s2", "0.1ns"})
     EXPECT_EQ(parse_duration(text), std::nullopt) << text;
 }
 
@@ -405,6 +428,13 @@ TEST(CtlRates, NeedTwoLooksAtTheSameMerger) {
   EXPECT_FALSE(rates_between(before, anew, 2s));
 }
 
+// Counters of a damaged instance may tell of more than fits a duration.
+TEST(CtlRates, TheMeanOfDamagedCountersDidNotFitADuration) {
+  const std::optional<Rates> rates = rates_between(look(0, 0, 0, 0), look(0, 1, ~std::uint64_t{0}, 0), 2s);
+  ASSERT_TRUE(rates);
+  EXPECT_GT(*rates->turn_mean, 1h);
+}
+
 constexpr std::chrono::steady_clock::time_point kStart{};
 
 // Hot keys are those of the window, as changes per second of the time that it covers, whatever came before.
@@ -537,6 +567,18 @@ TEST(CtlTop, SortsAndScrolls) {
   EXPECT_FALSE(top_key('?'));
 }
 
+// A damaged control may tell of rings of any size: they are sorted all the same.
+TEST(CtlTop, TheLargestRingSizeMadeTheOrderUndefined) {
+  TopView view(1s);
+  InstanceInfo info = busy_instance(1'000);
+  info.rings[1].ring_bytes = ~std::uint64_t{0};
+  info.rings[1].pushed_bytes = info.rings[1].applied_bytes = 0;
+  for (int i = 0; i < 30; ++i) info.rings.push_back(info.rings[static_cast<std::size_t>(i % 2)]);
+  view.take({.at = kStart, .info = info});
+  const std::string text = text_of(view.lines({60, 80}));
+  EXPECT_LT(text.rfind("pump"), text.find("idle")) << text;
+}
+
 // What is wrong is said as an alarm: no merger, no instance any more, one made anew, a quarantined ring.
 TEST(CtlTop, SaysWhatIsWrong) {
   TopView view = busy_view();
@@ -654,8 +696,18 @@ TEST(CtlDump, RefusesOtherLines) {
   for (const char* line :
        {"", "k", "k\tint64", "k\tint64\tx", "k\tint64\t1.5", "k\tfloat64\t", "k\tnone\t1", "\tint64\t1", "k\tbytes\t\\",
         "k\tbytes\t\\q", "k\tbytes\t\\x4", "k\tbytes\t\\x4g", "k\tint64\t1\tversion=", "k\tint64\t1\tversion=-1",
-        "k\tint64\t1\tcolour=red", "k\tint64\t99999999999999999999"})
+        "k\tint64\t1\tttl_ns=9223372036854775808", "k\tint64\t1\tcolour=red", "k\tint64\t99999999999999999999"})
     EXPECT_THROW((void)parse_dump_line(line), UsageError) << line;
+}
+
+// A key may begin as an end line does: its line has tabs, an end line has none.
+TEST(CtlDump, AKeyThatBeginsAsAnEndLineWasTakenForOne) {
+  const EntryView entry{.key = "# end 1", .value = std::int64_t{1}};
+  std::string line = dump_line(entry);
+  line.pop_back();
+  EXPECT_FALSE(is_dump_end(line));
+  EXPECT_EQ(parse_dump_line(line).key, entry.key);
+  EXPECT_TRUE(is_dump_end(dump_end(7)));
 }
 
 // The bar is empty at the beginning, full at the end, and never longer than that.

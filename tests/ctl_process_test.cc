@@ -253,6 +253,23 @@ TEST_F(CtlProcess, CarriesAnyBytes) {
   EXPECT_EQ(out({"get", "--raw", "number"}), "17");
 }
 
+// Who asks for JSON gets a document also of what was not pushed, with the reason.
+TEST_F(CtlProcess, NoDocumentToldWhyNothingWasPushed) {
+  const auto expect = [](const char* reason, const Result& result) {
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("not pushed: "));
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json["merged"], false);
+    EXPECT_EQ(json["status"], "not pushed");
+    EXPECT_EQ(json["reason"], reason);
+    EXPECT_EQ(json["merger"]["running"], true);
+  };
+  expect("key is empty", ctl({"--json", "set", "", "1"}));
+  expect("key is empty", ctl({"--json", "add", "", "1"}));
+  expect("key is longer than 4096 bytes", ctl({"--json", "del", std::string(4097, 'k')}));
+  expect("value is bigger than 1 MiB", ctl({"--json", "set", "k", "-"}, std::string((1 << 20) + 1, 'x')));
+}
+
 // Each kind of failure has its exit code, and a message that begins with the program's name for itself.
 TEST_F(CtlProcess, FailuresHaveTheirExitCodes) {
   out({"set", "text", "hello"});
@@ -462,6 +479,22 @@ TEST_F(CtlProcess, WatchSurvivesARestartOfTheMerger) {
   EXPECT_EQ(watch.wait(), 0);
 }
 
+// A watch outlives the instance, too, which goes with a merger that removes it, and follows the one made anew.
+TEST_F(CtlProcess, AWatchEndedWhenTheMergerRemovedItsInstance) {
+  stop_merger();
+  start_merger("plant", {"--remove-at-exit"});
+  Process watch(command({"-i", "plant", "watch", "w/", "--interval", "0"}));
+  prime(watch);
+  stop_merger();
+  EXPECT_TRUE(eventually([&] { return watch.err().find("does not exist") != std::string::npos; })) << watch.err();
+  start_merger();
+  EXPECT_TRUE(eventually([&] { return watch.err().find("a merger is running again") != std::string::npos; }));
+  out({"-i", "plant", "set", "w/after", "1"});
+  EXPECT_TRUE(eventually_prints(watch, " set w/after 1\n")) << watch.out();
+  watch.signal(SIGTERM);
+  EXPECT_EQ(watch.wait(), 0) << watch.err();
+}
+
 // What identifies the state of an instance: everything that a dump shall carry, but remaining times only as "some".
 std::map<std::string, std::string> state_of(const fs::path& instance) {
   const Reader reader(instance.string());
@@ -527,6 +560,15 @@ TEST_F(CtlProcess, LoadRefusesWhatIsNoDump) {
   EXPECT_EQ(out({"get", "k"}), "1\n");
   EXPECT_EQ(ctl({"load", "/nonexistent"}).code, 2);
   EXPECT_EQ(ctl({"dump", "--json"}).code, 2);
+}
+
+// Any key survives, also one that looks as the end of a dump does.
+TEST_F(CtlProcess, AKeyThatLooksLikeTheEndOfADumpMadeItUnloadable) {
+  for (const char* key : {"# end 1", "# end 2", "# shmstate dump 1"}) out({"set", key, "1"});
+  const std::string dump = out({"dump"});
+  for (const char* key : {"# end 1", "# end 2", "# shmstate dump 1"}) out({"del", key});
+  EXPECT_EQ(out({"load"}, dump), "");
+  EXPECT_EQ(out({"list", "--keys"}), "# end 1\n# end 2\n# shmstate dump 1\n");
 }
 
 // Without a merger nothing is loaded behind anybody's back: the exit code says that it is not merged.
