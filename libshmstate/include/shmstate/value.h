@@ -31,13 +31,17 @@ enum class Type : std::uint8_t { kNone = 0, kInt64 = 1, kFloat64 = 2, kBytes = 3
 /// An owning value. Text is bytes.
 using Value = std::variant<std::int64_t, double, std::string>;
 
+/// Any integer of up to 64 bits; to some compilers, wider ones are integers, too.
+template <typename T>
+concept Integer = std::integral<T> && sizeof(T) <= sizeof(std::int64_t);
+
 /// A value that somebody else owns: 24 bytes, passed by value. Views of bytes live as long as what they point into.
 class ValueView {
  public:
   constexpr ValueView() noexcept = default;
 
-  /// Any integer; one above the largest int64 has type `kNone`, and writing it is `Status::kOutOfRange`.
-  template <std::integral T>
+  /// An integer above the largest int64 has type `kNone`, and writing it is `Status::kOutOfRange`.
+  template <Integer T>
   constexpr ValueView(T value) noexcept : number_{.int64 = static_cast<std::int64_t>(value)}, type_(Type::kInt64) {
     if constexpr (std::is_unsigned_v<T> && sizeof(T) >= sizeof(std::int64_t)) {
       if (value > static_cast<T>(std::numeric_limits<std::int64_t>::max())) type_ = Type::kNone;
