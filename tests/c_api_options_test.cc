@@ -58,7 +58,7 @@ struct Later {
 // The structs are part of the ABI: no member moves, and none is added where an older one ended in padding.
 TEST(CApi, StructsHaveTheirSizes) {
   EXPECT_EQ(sizeof(shmstate_value), 40U);
-  EXPECT_EQ(sizeof(shmstate_writer_options), 72U);
+  EXPECT_EQ(sizeof(shmstate_writer_options), 80U);
   EXPECT_EQ(sizeof(shmstate_set_options), 32U);
   EXPECT_EQ(sizeof(shmstate_writer_counters), 80U);
   EXPECT_EQ(sizeof(shmstate_reader_options), 40U);
@@ -141,7 +141,8 @@ TEST(CApi, StructsAreFilledAsFarAsBothKnowThem) {
   EXPECT_EQ(entry.known.struct_bytes, sizeof entry);
 }
 
-// A size that nobody has set, or that cannot be one, is refused; the rest of the struct is not looked at.
+// A size that nobody has set, or that cannot be one, is refused; of the rest only where a reason can be written is
+// looked at.
 TEST(CApi, ImpossibleSizesAreRefused) {
   TestInstance instance;
   const WriterHandle writer = open_writer(instance.path());
@@ -170,6 +171,63 @@ TEST(CApi, ImpossibleSizesAreRefused) {
     EXPECT_EQ(shmstate_snapshot_get(snapshot.get(), "k", 1, &entry), SHMSTATE_INVALID_ARGUMENT);
     EXPECT_EQ(shmstate_snapshot_next(snapshot.get(), &entry), SHMSTATE_INVALID_ARGUMENT);
   }
+}
+
+// A size within a member, with which half of its value would be taken, is refused.
+TEST(CApi, SizesThatCutAMemberAreRefused) {
+  TestInstance instance;
+  const WriterHandle writer = open_writer(instance.path());
+  auto options = sized<shmstate_set_options>();
+  options.ttl_ns = std::int64_t{1} << 32;
+  for (options.struct_bytes = 8; options.struct_bytes <= sizeof options; ++options.struct_bytes) {
+    EXPECT_EQ(shmstate_writer_set_int64(writer.get(), "k", 1, 1, &options),
+              options.struct_bytes % 8 == 0 ? SHMSTATE_OK : SHMSTATE_INVALID_ARGUMENT)
+        << options.struct_bytes;
+  }
+}
+
+/// What is written when opening is refused for these arguments; `added` is a member of a later version.
+template <typename Options, typename Handle>
+std::string refusal(int (*open)(const char*, const Options*, Handle**), const char* instance, std::size_t struct_bytes,
+                    std::uint64_t added, Handle** handle) {
+  std::array<char, 200> text{};
+  Later<Options> options{};
+  options.known.struct_bytes = struct_bytes;
+  options.known.error_text = text.data();
+  options.known.error_bytes = text.size();
+  options.added = added;
+  EXPECT_EQ(open(instance, &options.known, handle), SHMSTATE_INVALID_ARGUMENT);
+  return text.data();
+}
+
+template <typename Options, typename Handle>
+void check_refusals(int (*open)(const char*, const Options*, Handle**)) {
+  const TestInstance instance;
+  const std::string path = instance.path();
+  Handle* handle = nullptr;
+  EXPECT_NE(refusal(open, path.c_str(), 5000, 0, &handle).find("5000"), std::string::npos);
+  EXPECT_NE(refusal(open, path.c_str(), sizeof(Options) + 4, 0, &handle).find("struct_bytes"), std::string::npos);
+  EXPECT_NE(refusal(open, path.c_str(), sizeof(Later<Options>), 1, &handle).find("option"), std::string::npos);
+  EXPECT_NE(refusal(open, nullptr, sizeof(Options), 0, &handle).find("instance"), std::string::npos);
+  EXPECT_NE(refusal(open, path.c_str(), sizeof(Options), 0, static_cast<Handle**>(nullptr)).find("handle"),
+            std::string::npos);
+}
+
+// An invalid argument, too, is named in the caller's buffer, as far as the struct reaches that.
+TEST(CApi, OpeningWithAnInvalidArgumentSaysWhy) {
+  check_refusals(shmstate_writer_open);
+  check_refusals(shmstate_reader_open);
+}
+
+// A writer that wants to survive a truncated ring does, in C as in C++.
+TEST(CApi, AWriterCanSurviveATruncatedRing) {
+  TestInstance instance;
+  auto options = sized<shmstate_writer_options>();
+  options.survive_truncation = 1;
+  const WriterHandle writer = open_writer(instance.path(), &options);
+  std::filesystem::resize_file(rings_path(instance.path()) / ring_name(shmstate_writer_get_ring_id(writer.get())), 0);
+  EXPECT_EQ(shmstate_writer_set_int64(writer.get(), "k", 1, 1, nullptr), SHMSTATE_OK);
+  EXPECT_EQ(shmstate_writer_flush(writer.get(), 0), SHMSTATE_RING_QUARANTINED);
 }
 
 // What cannot be opened says why, in the caller's buffer, however small that is; nothing is thrown.

@@ -9,6 +9,8 @@
 #include <exception>
 #include <limits>
 #include <new>
+#include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -23,10 +25,11 @@ inline constexpr std::size_t kStructBytesMax = 4096;  // a larger size is one th
 [[nodiscard]] constexpr int code(Status status) noexcept { return -static_cast<int>(status); }
 inline constexpr int kInvalid = code(Status::kInvalidArgument);
 
+/// Every `sizeof` is a multiple of the alignment; a size that is none would end within a member.
 template <typename T>
 [[nodiscard]] bool has_size(const T* given) noexcept {
   return given != nullptr && given->struct_bytes >= sizeof(given->struct_bytes) &&
-         given->struct_bytes <= kStructBytesMax;
+         given->struct_bytes <= kStructBytesMax && given->struct_bytes % alignof(T) == 0;
 }
 
 /// Copies the members of the caller's struct that both sides know. False when its size cannot be one, or when it asks
@@ -107,6 +110,35 @@ template <typename Action>
     copy_text(error.what(), error_text, error_bytes);
   }
   return code(status);
+}
+
+/// The caller's buffer for texts. Whatever is wrong with the options: as long as they reach that far, it counts.
+template <typename Options>
+[[nodiscard]] std::span<char> error_buffer(const Options* options) noexcept {
+  constexpr std::size_t kEnd = offsetof(Options, error_bytes) + sizeof(options->error_bytes);
+  if (options == nullptr || options->struct_bytes < kEnd || options->error_text == nullptr) return {};
+  return {options->error_text, options->error_bytes};
+}
+
+/// Sets `*handle` to what `open(options)` returns, which may throw, or to nullptr.
+template <typename Options, typename Handle, typename Open>
+[[nodiscard]] int open_handle(const char* instance, const Options* options, Handle** handle, Open&& open) noexcept {
+  if (handle != nullptr) *handle = nullptr;
+  const auto refuse = [](const std::string& why) { throw Error(Status::kInvalidArgument, "shmstate: " + why); };
+  const auto checked_open = [&] {
+    if (instance == nullptr) refuse("the instance is NULL; give its name or the path of its directory");
+    if (handle == nullptr) refuse("there is no place for the handle: NULL");
+    Options known{};
+    if (options != nullptr && !has_size(options)) {
+      refuse("struct_bytes is " + std::to_string(options->struct_bytes) +
+             ", which no version of the options has; set it to sizeof options");
+    }
+    if (!take_struct(options, known)) refuse("an option is set that this version of the library does not know");
+    *handle = open(known);
+    return SHMSTATE_OK;
+  };
+  const std::span<char> text = error_buffer(options);
+  return guarded(checked_open, text.data(), text.size());
 }
 
 }  // namespace shmstate::c_api

@@ -30,7 +30,7 @@ bool to_when_full(std::int32_t given, WhenFull& when_full) noexcept {
   }
 }
 
-/// May throw std::bad_alloc.
+/// Throws `Error`; may throw std::bad_alloc.
 WriterOptions to_options(const shmstate_writer_options& given) {
   WriterOptions options;
   if (!to_when_full(given.when_full, options.when_full)) {
@@ -38,10 +38,12 @@ WriterOptions to_options(const shmstate_writer_options& given) {
                           "shmstate: when_full is none of SHMSTATE_BLOCK, SHMSTATE_FAIL and "
                           "SHMSTATE_CONFLATE");
   }
+  if (given.reserved != 0) throw shmstate::Error(Status::kInvalidArgument, "shmstate: reserved is not 0");
   if (given.name != nullptr) options.name = given.name;
   if (given.ring_bytes != 0) options.ring_bytes = given.ring_bytes;
   if (given.conflate_bytes_max != 0) options.conflate_bytes_max = given.conflate_bytes_max;
   options.shared = given.shared != 0;
+  options.survive_truncation = given.survive_truncation != 0;
   options.full_timeout = timeout_or(given.full_timeout_ns, options.full_timeout);
   options.attach_timeout = timeout_or(given.attach_timeout_ns, options.attach_timeout);
   return options;
@@ -81,15 +83,9 @@ int min(shmstate_writer* writer, const char* key, std::size_t key_bytes, ValueVi
 
 int shmstate_writer_open(const char* instance, const shmstate_writer_options* options,
                          shmstate_writer** writer) noexcept {
-  if (writer == nullptr) return kInvalid;
-  *writer = nullptr;
-  shmstate_writer_options known{};
-  if (instance == nullptr || !take_struct(options, known)) return kInvalid;
-  const auto open = [&] {
-    *writer = new shmstate_writer{.writer = Writer(instance, to_options(known))};
-    return SHMSTATE_OK;
-  };
-  return guarded(open, known.error_text, known.error_bytes);
+  return open_handle(instance, options, writer, [&](const shmstate_writer_options& known) {
+    return new shmstate_writer{.writer = Writer(instance, to_options(known))};
+  });
 }
 
 void shmstate_writer_close(shmstate_writer* writer) noexcept { delete writer; }

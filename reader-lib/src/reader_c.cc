@@ -71,19 +71,13 @@ int get(shmstate_reader* reader, const char* key, std::size_t key_bytes, T* valu
 
 int shmstate_reader_open(const char* instance, const shmstate_reader_options* options,
                          shmstate_reader** reader) noexcept {
-  if (reader == nullptr) return kInvalid;
-  *reader = nullptr;
-  shmstate_reader_options known{};
-  if (instance == nullptr || !take_struct(options, known)) return kInvalid;
-  const auto open = [&] {
+  return open_handle(instance, options, reader, [&](const shmstate_reader_options& known) {
     shmstate::ReaderOptions wanted;
     wanted.attach_timeout = timeout_or(known.attach_timeout_ns, wanted.attach_timeout);
     wanted.prefault = known.prefault != 0;
     wanted.survive_truncation = known.survive_truncation != 0;
-    *reader = new shmstate_reader{.reader = Reader(instance, wanted)};
-    return SHMSTATE_OK;
-  };
-  return guarded(open, known.error_text, known.error_bytes);
+    return new shmstate_reader{.reader = Reader(instance, wanted)};
+  });
 }
 
 void shmstate_reader_close(shmstate_reader* reader) noexcept { delete reader; }

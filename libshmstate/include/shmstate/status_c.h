@@ -9,7 +9,7 @@
  * - Structs begin with their size, which the caller sets: `shmstate_set_options options = {.struct_bytes = sizeof
  * options}`. So a program and a library of different versions understand each other: what the caller's struct has no
  * room for is the default, or is not handed out; what the library does not know must be zero, or is made zero. A size
- * that cannot be one is SHMSTATE_INVALID_ARGUMENT.
+ * that cannot be one, such as one that is no multiple of 8, is SHMSTATE_INVALID_ARGUMENT.
  * - Times are nanoseconds. A negative timeout is the same as 0. */
 #ifndef SHMSTATE_STATUS_C_H
 #define SHMSTATE_STATUS_C_H
@@ -65,7 +65,8 @@ SHMSTATE_API const char* shmstate_strerror(int status) SHMSTATE_NOEXCEPT;
 
 enum { SHMSTATE_NONE = 0, SHMSTATE_INT64 = 1, SHMSTATE_FLOAT64 = 2, SHMSTATE_BYTES = 3 };
 
-/* A value that the handle owns which gave it out. `type` says which member counts; the others are zero. */
+/* A value that the handle owns which gave it out. `type` says which member counts; the others are zero. It lies within
+ * other structs and has no size of its own, so it stays as it is for ever. */
 typedef struct shmstate_value {
   int32_t type;
   int32_t reserved;

@@ -28,15 +28,17 @@ enum {
 /* Zero is the default of every member. */
 typedef struct shmstate_writer_options {
   size_t struct_bytes;
-  const char* name;          /* shown in the status, ends with a NUL; by default the program's name */
-  size_t ring_bytes;         /* 64 KiB to 1 GiB, rounded up to a power of two; by default 4 MiB */
-  int32_t when_full;         /* by default SHMSTATE_BLOCK */
-  int32_t shared;            /* not 0: push through the one ring that all writers of this user share */
-  int64_t full_timeout_ns;   /* by default 1 s; negative: none */
-  size_t conflate_bytes_max; /* for SHMSTATE_CONFLATE; by default 64 MiB */
-  int64_t attach_timeout_ns; /* how long an instance may take to appear; by default 2 s; negative: none */
-  char* error_text;          /* the caller's: filled with path, reason and remedy when opening fails; may be NULL */
-  size_t error_bytes;        /* its size; a longer text is cut, and always ends with a NUL */
+  const char* name;           /* shown in the status, ends with a NUL; by default the program's name */
+  size_t ring_bytes;          /* 64 KiB to 1 GiB, rounded up to a power of two; by default 4 MiB */
+  int32_t when_full;          /* by default SHMSTATE_BLOCK */
+  int32_t shared;             /* not 0: push through the one ring that all writers of this user share */
+  int64_t full_timeout_ns;    /* by default 1 s; negative: none */
+  size_t conflate_bytes_max;  /* for SHMSTATE_CONFLATE; by default 64 MiB */
+  int64_t attach_timeout_ns;  /* how long an instance may take to appear; by default 2 s; negative: none */
+  char* error_text;           /* the caller's: filled with path, reason and remedy when opening fails; may be NULL */
+  size_t error_bytes;         /* its size; a longer text is cut, and always ends with a NUL */
+  int32_t survive_truncation; /* not 0: see WriterOptions in writer.h; installs a handler for SIGBUS */
+  int32_t reserved;           /* 0 */
 } shmstate_writer_options;
 
 /* Attaches to an instance, by name or by the path of its directory, and creates a ring in it; works while the merger is
