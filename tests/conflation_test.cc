@@ -91,8 +91,9 @@ struct Group {
 
 Group take_front(Conflation& conflation) {
   Group group;
-  const std::span<const std::byte> records = conflation.front();
-  group.bytes.assign(records.begin(), records.end());
+  group.bytes.resize(conflation.front_bytes());
+  conflation.encode_front(group.bytes.data());
+  const std::size_t count = conflation.front_count();
   for (std::size_t position = 0; position < group.bytes.size();) {
     RecordView record;
     if (!parse_record(group.bytes.data() + position, group.bytes.size() - position, record)) {
@@ -104,7 +105,7 @@ Group take_front(Conflation& conflation) {
     EXPECT_EQ(continues, position < group.bytes.size()) << "a group is exactly one batch";
     group.mutations.push_back(record.mutation());
   }
-  EXPECT_EQ(group.mutations.size(), conflation.front_count());
+  EXPECT_EQ(group.mutations.size(), count);
   conflation.pop_front();
   return group;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 #include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "core/combine.h"
 
@@ -12,7 +14,7 @@ namespace {
 constexpr std::size_t kEntryOverhead = 256;  // about what the containers take for a key
 
 // False when a sum overflows: then the merger shall say so.
-bool fold_number(Value& number, const Mutation& mutation) {
+bool fold_number(Value& number, const Mutation& mutation) noexcept {
   if (double* const held = std::get_if<double>(&number)) {
     *held = combine(mutation.operation, *held, mutation.value.float64());
     return true;
@@ -43,29 +45,36 @@ Conflation::Step::Step(const Mutation& mutation)
       value(mutation.value.to_value()),
       has_value(mutation.value.type() != Type::kNone) {}
 
-Mutation Conflation::Step::mutation(std::string_view key) const {
+Mutation Conflation::Step::mutation(std::string_view key) const noexcept {
   Mutation mutation{
       .operation = operation, .key = key, .value = {}, .flags = flags, .ttl_ns = ttl_ns, .version = version};
   if (has_value) mutation.value = ValueView(value);
   return mutation;
 }
 
+// All that an addition needs and that allocating may fail for.
+struct Conflation::Prepared {
+  Steps steps;                  // of each mutation
+  std::vector<Entry*> entries;  // of each mutation; that of a new key is in `made`
+  Entries made;
+  std::list<Entry*> made_entries;
+  std::uint64_t id = 0;  // of the group that all of them join
+  Group* group = nullptr;
+};
+
 bool Conflation::add(std::span<const Mutation> batch) {
   if (!has_room(batch)) return false;
 
-  std::uint64_t id = 0;
-  Group& group = join_groups(batch, id);
-  for (const Mutation& mutation : batch) {
-    const auto [entry, is_new] = entries_.try_emplace(std::string(mutation.key));
-    const std::size_t before = is_new ? 0 : bytes_of(*entry);
-    if (is_new) {
-      entry->second.group = id;
-      group.entries.push_back(&*entry);
-      bytes_ += entry->first.size() + kEntryOverhead;
-    }
-    fold(entry->second.steps, mutation);
-    const std::size_t after = bytes_of(*entry);
-    group.bytes += after - before;
+  Prepared prepared = prepare(batch);
+  join_groups(prepared);
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    Entry& entry = *prepared.entries[i];
+    const std::size_t before = bytes_of(entry);
+    Steps step;
+    step.splice(step.begin(), prepared.steps, prepared.steps.begin());
+    fold(entry.second.steps, batch[i], step);
+    const std::size_t after = bytes_of(entry);
+    prepared.group->bytes += after - before;
     bytes_ += after - before;
   }
   return true;
@@ -89,34 +98,54 @@ bool Conflation::has_room(std::span<const Mutation> batch) const {
   return bytes_ + grown - replaced <= bytes_max_ && joined + grown - replaced <= group_bytes_max_;
 }
 
-// The groups of all keys in the batch become one, at the place of the oldest.
-Conflation::Group& Conflation::join_groups(std::span<const Mutation> batch, std::uint64_t& id) {
-  id = next_group_;
+// The group comes last: only that is seen from outside, as soon as it is made.
+Conflation::Prepared Conflation::prepare(std::span<const Mutation> batch) {
+  Prepared prepared;
+  prepared.id = next_group_;
   for (const Mutation& mutation : batch) {
-    const auto found = entries_.find(std::string(mutation.key));
-    if (found != entries_.end()) id = std::min(id, found->second.group);
-  }
-  if (id == next_group_) ++next_group_;
-  Group& joined = groups_[id];
-  for (const Mutation& mutation : batch) {
-    const auto found = entries_.find(std::string(mutation.key));
-    if (found == entries_.end() || found->second.group == id) continue;
-    const auto other = groups_.find(found->second.group);
-    for (Entry* const entry : other->second.entries) {
-      entry->second.group = id;
-      joined.entries.push_back(entry);
+    prepared.steps.emplace_back(mutation);
+    std::string key(mutation.key);
+    if (const auto found = entries_.find(key); found != entries_.end()) {
+      prepared.entries.push_back(&*found);
+      prepared.id = std::min(prepared.id, found->second.group);
+      continue;
     }
+    const auto [entry, is_new] = prepared.made.try_emplace(std::move(key));
+    prepared.entries.push_back(&*entry);
+    if (is_new) prepared.made_entries.push_back(&*entry);
+  }
+  const std::size_t entry_count = entries_.size() + prepared.made.size();
+  if (entry_count >= entries_.bucket_count()) entries_.reserve(2 * entry_count);
+  prepared.group = &groups_[prepared.id];
+  return prepared;
+}
+
+// The groups of all keys in the batch become one, at the place of the oldest.
+void Conflation::join_groups(Prepared& prepared) noexcept {
+  Group& joined = *prepared.group;
+  if (prepared.id == next_group_) ++next_group_;
+  for (Entry* const entry : prepared.made_entries) {
+    entry->second.group = prepared.id;
+    bytes_ += entry->first.size() + kEntryOverhead;
+  }
+  joined.entries.splice(joined.entries.end(), prepared.made_entries);
+  entries_.merge(prepared.made);
+  for (const Entry* const entry : prepared.entries) {
+    if (entry->second.group == prepared.id) continue;
+    const auto other = groups_.find(entry->second.group);
+    for (Entry* const moved : other->second.entries) moved->second.group = prepared.id;
+    joined.entries.splice(joined.entries.end(), other->second.entries);
     joined.bytes += other->second.bytes;
     groups_.erase(other);
   }
-  return joined;
 }
 
 // The steps must have the effect of all mutations one after the other, whatever the entry is when they are merged.
-void Conflation::fold(std::vector<Step>& steps, const Mutation& mutation) {
+// Takes `step`, which is the mutation, if it is needed.
+void Conflation::fold(Steps& steps, const Mutation& mutation, Steps& step) noexcept {
   if (is_set_or_erase(mutation) && is_versioned(mutation.flags)) {  // of two versions in a row the higher one counts
     if (!steps.empty() && is_versioned(steps.back().flags)) {
-      if (mutation.version > steps.back().version) steps.back() = Step(mutation);
+      if (mutation.version > steps.back().version) steps.back() = std::move(step.front());
       return;
     }
   } else if (replaces_everything(mutation)) {
@@ -130,34 +159,35 @@ void Conflation::fold(std::vector<Step>& steps, const Mutation& mutation) {
       if (fold_number(last.value, mutation)) return;
     }
   }
-  steps.emplace_back(mutation);
+  steps.splice(steps.end(), step);
 }
 
-std::size_t Conflation::bytes_of(const Entry& entry) {
+std::size_t Conflation::bytes_of(const Entry& entry) noexcept {
   std::size_t bytes = 0;
   for (const Step& step : entry.second.steps) bytes += record_bytes(step.mutation(entry.first));
   return bytes;
 }
 
-std::span<const std::byte> Conflation::front() {
+std::size_t Conflation::front_count() const noexcept {
+  std::size_t count = 0;
+  for (const Entry* const entry : groups_.begin()->second.entries) count += entry->second.steps.size();
+  return count;
+}
+
+void Conflation::encode_front(std::byte* at) const noexcept {
   const Group& group = groups_.begin()->second;
-  encoded_.resize(group.bytes);
-  front_count_ = 0;
-  std::size_t position = 0;
+  const std::byte* const end = at + group.bytes;
   for (const Entry* const entry : group.entries) {
     for (const Step& step : entry->second.steps) {
       const Mutation mutation = step.mutation(entry->first);
       const std::size_t bytes = record_bytes(mutation);
-      const bool is_last = position + bytes == group.bytes;
-      encode_record(encoded_.data() + position, mutation, is_last ? 0 : kBatchContinues);
-      position += bytes;
-      ++front_count_;
+      encode_record(at, mutation, at + bytes == end ? 0 : kBatchContinues);
+      at += bytes;
     }
   }
-  return encoded_;
 }
 
-void Conflation::pop_front() {
+void Conflation::pop_front() noexcept {
   const auto group = groups_.begin();
   for (const Entry* const entry : group->second.entries) {
     bytes_ -= bytes_of(*entry) + entry->first.size() + kEntryOverhead;

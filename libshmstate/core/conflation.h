@@ -7,11 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <span>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 #include "core/record.h"
 
@@ -24,18 +24,21 @@ class Conflation {
       : bytes_max_(bytes_max), group_bytes_max_(group_bytes_max) {}
 
   [[nodiscard]] bool empty() const noexcept { return groups_.empty(); }
-  /// Takes checked mutations that belong together. Returns false, and nothing changed, when there is no room.
+  /// Takes checked mutations that belong together. Returns false, and nothing changed, when there is no room. Throws
+  /// std::bad_alloc, and nothing changed.
   [[nodiscard]] bool add(std::span<const Mutation> batch);
 
-  /// The oldest group as records of one batch, valid until the next call. Precondition: not empty.
-  [[nodiscard]] std::span<const std::byte> front();
-  [[nodiscard]] std::size_t front_count() const noexcept { return front_count_; }
-  void pop_front();
+  /// The oldest group, which is pushed as one batch of records. Precondition: not empty. Nothing here allocates, so
+  /// what is kept can be pushed when memory has run out, too.
+  [[nodiscard]] std::size_t front_bytes() const noexcept { return groups_.begin()->second.bytes; }
+  [[nodiscard]] std::size_t front_count() const noexcept;
+  void encode_front(std::byte* at) const noexcept;
+  void pop_front() noexcept;
 
  private:
   struct Step {
     explicit Step(const Mutation& mutation);
-    [[nodiscard]] Mutation mutation(std::string_view key) const;
+    [[nodiscard]] Mutation mutation(std::string_view key) const noexcept;
 
     Operation operation;
     std::uint8_t flags;
@@ -44,29 +47,32 @@ class Conflation {
     Value value;
     bool has_value;
   };
+  // Lists: what was made beforehand is put into them without allocating.
+  using Steps = std::list<Step>;
   struct Pending {
-    std::vector<Step> steps;
+    Steps steps;
     std::uint64_t group = 0;
   };
-  using Entry = std::unordered_map<std::string, Pending>::value_type;
+  using Entries = std::unordered_map<std::string, Pending>;
+  using Entry = Entries::value_type;
   struct Group {
-    std::vector<Entry*> entries;
+    std::list<Entry*> entries;
     std::size_t bytes = 0;  // as records
   };
+  struct Prepared;
 
   [[nodiscard]] bool has_room(std::span<const Mutation> batch) const;
-  static void fold(std::vector<Step>& steps, const Mutation& mutation);
-  [[nodiscard]] static std::size_t bytes_of(const Entry& entry);
-  [[nodiscard]] Group& join_groups(std::span<const Mutation> batch, std::uint64_t& id);
+  [[nodiscard]] Prepared prepare(std::span<const Mutation> batch);
+  void join_groups(Prepared& prepared) noexcept;
+  static void fold(Steps& steps, const Mutation& mutation, Steps& step) noexcept;
+  [[nodiscard]] static std::size_t bytes_of(const Entry& entry) noexcept;
 
   std::size_t bytes_max_;
   std::size_t group_bytes_max_;
   std::size_t bytes_ = 0;
   std::uint64_t next_group_ = 1;
-  std::unordered_map<std::string, Pending> entries_;
+  Entries entries_;
   std::map<std::uint64_t, Group> groups_;  // in the order of their oldest mutation
-  std::vector<std::byte> encoded_;
-  std::size_t front_count_ = 0;
 };
 
 }  // namespace shmstate

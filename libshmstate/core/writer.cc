@@ -65,6 +65,11 @@ RingFile open_ring(const Control& control, const WriterOptions& options) {
   return ring;
 }
 
+Status status_of_commit(int error_number) noexcept {
+  const bool has_run_out = error_number == ENOSPC || error_number == ENOMEM || error_number == EDQUOT;
+  return has_run_out ? Status::kNoMemory : Status::kSystem;
+}
+
 Mutation make(Operation operation, std::string_view key, ValueView value) noexcept {
   Mutation mutation;
   mutation.operation = operation;
@@ -310,7 +315,7 @@ Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
     const std::uint64_t missing = producer.tail() + bytes - committed_end;
     const std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
     const int error_number = os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step);
-    if (error_number != 0) return error_number == ENOSPC ? Status::kNoMemory : Status::kSystem;
+    if (error_number != 0) return status_of_commit(error_number);
     committed_end += step;
     crash_point(CrashPoint::kRingMemoryCommitted);
   }
@@ -377,9 +382,8 @@ Status Writer::Impl::conflate(std::span<const Mutation> mutations) noexcept {
 // As much as there is room for, oldest first.
 void Writer::Impl::push_conflated() noexcept {
   while (!conflation.empty()) {
-    const std::span<const std::byte> records = conflation.front();
-    const Status status = write(records.size(), conflation.front_count(),
-                                [&](std::byte* at) { std::memcpy(at, records.data(), records.size()); });
+    const Status status =
+        write(conflation.front_bytes(), conflation.front_count(), [&](std::byte* at) { conflation.encode_front(at); });
     if (status != Status::kOk) return;
     conflation.pop_front();
   }
