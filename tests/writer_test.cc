@@ -202,6 +202,16 @@ TEST_F(WriterTest, ARejectionIsReportedByTheNextFlushAndNotAgain) {
   EXPECT_EQ(writer_.flush(0ns), Status::kRejected);
 }
 
+TEST_F(WriterTest, ARejectionIsNotForgottenWhenAPushFailedToo) {
+  writer_.set("text", "x");
+  writer_.add("text", 1);
+  writer_.set("", 1);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(0ns), Status::kKeyEmpty);
+  EXPECT_EQ(writer_.flush(0ns), Status::kRejected);
+  EXPECT_EQ(writer_.flush(0ns), Status::kOk);
+}
+
 TEST_F(WriterTest, RejectionsAreThoseOfTheWriterThatCausedThem) {
   Writer other = instance_.writer();
   writer_.set("text", "x");
@@ -309,6 +319,79 @@ TEST_F(WriterTest, CountersOfTheMergerSurviveItsRestart) {
   writer_.set("k", 1);
   instance_.pump();
   EXPECT_EQ(writer_.counters().applied, 11U);
+}
+
+TEST_F(WriterTest, AFlushTakesATimeoutOfAnySize) {
+  writer_.set("k", 1);
+  EXPECT_EQ(writer_.flush(std::chrono::nanoseconds::min()), Status::kTimeout);
+  instance_.pump();
+  EXPECT_EQ(writer_.flush(std::chrono::nanoseconds::max()), Status::kOk);
+}
+
+// ---- shared rings
+
+/// Holds the lock of a shared ring, as a pusher does that was stopped.
+class StoppedPusher {
+ public:
+  explicit StoppedPusher(RingFile ring) : ring_(std::move(ring)) {
+    EXPECT_TRUE(os::try_lock(ring_.fd(), kPusherByte, true));
+  }
+  void go_on() { os::unlock(ring_.fd(), kPusherByte); }
+
+ private:
+  RingFile ring_;
+};
+
+WriterOptions shared_ring(WhenFull when_full, std::chrono::nanoseconds full_timeout) {
+  WriterOptions options = ring_of(kSmallRing, when_full);
+  options.shared = true;
+  options.full_timeout = full_timeout;
+  return options;
+}
+
+TEST_F(WriterTest, ASharedRingWithAStoppedPusherFailsAtOnceWhenToldSo) {
+  Writer failing = instance_.writer(shared_ring(WhenFull::kFail, 1h));
+  StoppedPusher pusher(instance_.open_ring(failing));
+  EXPECT_EQ(failing.set("k", 1), Status::kRingFull);
+  pusher.go_on();
+  EXPECT_EQ(failing.set("k", 2), Status::kOk);
+}
+
+TEST_F(WriterTest, ASharedRingWithAStoppedPusherIsConflatedWhenToldSo) {
+  Writer conflating = instance_.writer(shared_ring(WhenFull::kConflate, 1h));
+  StoppedPusher pusher(instance_.open_ring(conflating));
+  for (int i = 1; i <= 10; ++i) EXPECT_EQ(conflating.add("sum", i), Status::kOk);
+  Batch batch = conflating.batch();
+  batch.set("a", 1);
+  batch.set("b", 2);
+  EXPECT_EQ(batch.commit(), Status::kOk);
+  EXPECT_EQ(conflating.counters().conflated, 12U);
+  EXPECT_EQ(conflating.flush(1ms), Status::kTimeout);
+  pusher.go_on();
+  EXPECT_EQ(conflating.flush(0ns), Status::kTimeout) << "pushed, and not yet merged";
+  instance_.pump();
+  EXPECT_EQ(conflating.flush(0ns), Status::kOk);
+  EXPECT_EQ(read_int64("sum"), 55);
+  EXPECT_EQ(read_int64("b"), 2);
+}
+
+TEST_F(WriterTest, AFullSharedRingIsConflatedWhenToldSo) {
+  Writer conflating = instance_.writer(shared_ring(WhenFull::kConflate, 1h));
+  std::int64_t count = 0;
+  for (; conflating.counters().conflated < 10; ++count) ASSERT_EQ(conflating.add("sum", 1), Status::kOk);
+  const EngineThread merging(instance_);
+  EXPECT_EQ(conflating.flush(1h), Status::kOk);
+  EXPECT_EQ(read_int64("sum"), count);
+}
+
+TEST_F(WriterTest, ASharedRingBlocksForATimeoutThatNoClockReaches) {
+  Writer blocking = instance_.writer(shared_ring(WhenFull::kBlock, std::chrono::nanoseconds::max()));
+  StoppedPusher pusher(instance_.open_ring(blocking));
+  std::jthread later([&] {
+    std::this_thread::sleep_for(20ms);
+    pusher.go_on();
+  });
+  EXPECT_EQ(blocking.set("k", 1), Status::kOk);
 }
 
 // ---- mutations
@@ -482,6 +565,26 @@ TEST_F(WriterTest, AnAssignedWriterLeavesItsOldRingToTheMerger) {
   EXPECT_EQ(read_int64("old"), 1);
   EXPECT_EQ(read_int64("new"), 1);
   EXPECT_FALSE(instance_.has_ring_file(id));
+}
+
+TEST_F(WriterTest, AnAssignedWriterPushesWhatItHadConflated) {
+  WriterOptions options = ring_of(kSmallRing, WhenFull::kConflate);
+  options.full_timeout = 1h;
+  Writer conflating = instance_.writer(options);
+  std::int64_t count = 0;
+  for (; conflating.counters().conflated < 10; ++count) ASSERT_EQ(conflating.add("sum", 1), Status::kOk);
+  {
+    const EngineThread merging(instance_);
+    conflating = instance_.writer();
+  }
+  instance_.pass_rounds();
+  EXPECT_EQ(read_int64("sum"), count);
+}
+
+TEST_F(WriterTest, AWriterThatIsAssignedToItselfGoesOn) {
+  Writer& same = writer_;
+  writer_ = std::move(same);
+  EXPECT_EQ(writer_.set("k", 1), Status::kOk);
 }
 
 TEST_F(WriterTest, ABatchSurvivesMovingItAndItsWriter) {

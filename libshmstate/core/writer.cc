@@ -65,6 +65,12 @@ RingFile open_ring(const Control& control, const WriterOptions& options) {
   return ring;
 }
 
+/// What is left of a timeout of any size; adding it to a point in time could overflow.
+nanoseconds left_of(nanoseconds timeout, Clock::time_point began) noexcept {
+  const auto elapsed = Clock::now() - began;
+  return timeout > elapsed ? timeout - elapsed : nanoseconds::zero();
+}
+
 Status status_of_commit(int error_number) noexcept {
   const bool has_run_out = error_number == ENOSPC || error_number == ENOMEM || error_number == EDQUOT;
   return has_run_out ? Status::kNoMemory : Status::kSystem;
@@ -182,7 +188,7 @@ struct SHMSTATE_LOCAL Writer::Impl {
   }
   [[nodiscard]] Status make_room(std::uint64_t bytes) noexcept;
   [[nodiscard]] Status commit_memory(std::uint64_t bytes) noexcept;
-  [[nodiscard]] Status lock_shared(Clock::time_point deadline) const noexcept;
+  [[nodiscard]] Status lock_shared(Clock::time_point began) const noexcept;
   [[nodiscard]] Status verdict() const noexcept;
   [[nodiscard]] Status full_status() const noexcept;
 
@@ -252,18 +258,21 @@ Status Writer::Impl::push(Operation operation, Key& key, ValueView value) noexce
   return push(mutation);
 }
 
-// OFD locks have no timeout, and a stopped holder must not stop us for longer than the caller allows: so we poll.
-Status Writer::Impl::lock_shared(Clock::time_point deadline) const noexcept {
+// OFD locks have no timeout, and a stopped holder must not stop us for longer than the caller allows: so we poll. Who
+// does not want to wait lets others finish their push, but does not sleep.
+Status Writer::Impl::lock_shared(Clock::time_point began) const noexcept {
+  constexpr int kTriesAtOnce = 10;
   nanoseconds pause = std::chrono::microseconds(1);
-  for (int tries = 0; !os::try_lock(ring.fd(), kPusherByte, true); ++tries) {
+  for (int tries = 1; !os::try_lock(ring.fd(), kPusherByte, true); ++tries) {
     if (errno != EAGAIN) return Status::kSystem;
-    if (Clock::now() >= deadline) return Status::kTimeout;
-    if (tries < 10) {
+    if (tries < kTriesAtOnce) {
       std::this_thread::yield();
-    } else {
-      std::this_thread::sleep_for(pause);
-      pause = std::min<nanoseconds>(pause * 2, kLockPollMax);
+      continue;
     }
+    if (options.when_full != WhenFull::kBlock) return full_status();
+    if (left_of(options.full_timeout, began) == nanoseconds::zero()) return Status::kTimeout;
+    std::this_thread::sleep_for(pause);
+    pause = std::min<nanoseconds>(pause * 2, kLockPollMax);
   }
   return Status::kOk;
 }
@@ -271,9 +280,9 @@ Status Writer::Impl::lock_shared(Clock::time_point deadline) const noexcept {
 template <typename Fill>
 Status Writer::Impl::write_shared(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
   if (bytes > ring.data_bytes()) return Status::kMutationTooBig;
-  const auto deadline = Clock::now() + options.full_timeout;
+  const auto began = Clock::now();
   for (;;) {
-    if (const Status status = lock_shared(deadline); status != Status::kOk) return status;
+    if (const Status status = lock_shared(began); status != Status::kOk) return status;
     crash_point(CrashPoint::kSharedRingLocked);
     producer.take_over();
     committed_end = producer.tail() >= ring.data_bytes() ? kAllCommitted : std::max(committed_end, producer.tail());
@@ -283,7 +292,7 @@ Status Writer::Impl::write_shared(std::uint64_t bytes, std::uint64_t count, Fill
     os::unlock(ring.fd(), kPusherByte);
     if (status != Status::kRingFull) return status;
     if (options.when_full != WhenFull::kBlock) return full_status();
-    status = wait_for_head(deadline - Clock::now(), [&](std::uint64_t) {  // others wait, too: the lock decides
+    status = wait_for_head(left_of(options.full_timeout, began), [&](std::uint64_t) {  // the lock decides who is next
       producer.take_over();
       return producer.has_room(bytes);
     });
@@ -459,7 +468,11 @@ Status Writer::Impl::conflate_batch() noexcept {
 Writer::Writer(std::string_view instance, WriterOptions options)
     : impl_(std::make_unique<Impl>(instance, std::move(options))) {}
 Writer::Writer(Writer&&) noexcept = default;
-Writer& Writer::operator=(Writer&&) noexcept = default;
+Writer& Writer::operator=(Writer&& other) noexcept {
+  Writer taken(std::move(other));
+  impl_.swap(taken.impl_);  // what was here goes with `taken`, as any writer goes
+  return *this;
+}
 Writer::~Writer() {
   if (impl_ && !impl_->conflation.empty()) static_cast<void>(impl_->flush_conflated(impl_->options.full_timeout));
 }
@@ -501,17 +514,16 @@ Status Writer::flush(nanoseconds timeout) noexcept {
   if (!impl_->conflation.empty()) {
     if (const Status pushed = impl_->flush_conflated(timeout); pushed != Status::kOk) return pushed;
   }
-  return flush(ticket(), std::max(nanoseconds::zero(), timeout - (Clock::now() - began)));
+  return flush(ticket(), left_of(timeout, began));
 }
 
 Status Writer::flush(Ticket ticket, nanoseconds timeout) noexcept {
   const Status waited = impl_->wait_for_head(timeout, [ticket](std::uint64_t head) { return head >= ticket; });
   if (waited != Status::kOk) return waited;
-  const std::uint64_t rejected_now = counters().rejected;
-  const bool has_new_rejections = std::exchange(impl_->rejected_reported, rejected_now) != rejected_now;
   const Status failure = std::exchange(impl_->first_failure, Status::kOk);
-  if (failure != Status::kOk) return failure;
-  return has_new_rejections ? Status::kRejected : Status::kOk;
+  if (failure != Status::kOk) return failure;  // a rejection is left for the next flush
+  const std::uint64_t rejected_now = counters().rejected;
+  return std::exchange(impl_->rejected_reported, rejected_now) == rejected_now ? Status::kOk : Status::kRejected;
 }
 
 WriterCounters Writer::counters() const noexcept {

@@ -2,7 +2,7 @@
 //
 //   shmstate::Writer writer{"plant"};
 //   writer.set("pump/7/rpm", 1480);
-//   writer.flush(100ms);                      // returns once readers can see it
+//   if (writer.flush(100ms) == shmstate::Status::kOk) ...   // readers can see it
 //
 // From C, this is writer_c.h.
 #pragma once
@@ -28,13 +28,15 @@ namespace shmstate {
 /// A position in one writer's stream of mutations: everything up to it, and nothing after it.
 using Ticket = std::uint64_t;
 
-/// What a push does when the merger has not made room yet.
+/// What a push does when the merger has not made room yet. A shared ring also counts as full while another process is
+/// in the middle of a push and does not go on.
 enum class WhenFull : std::uint8_t {
   kFail,   ///< return `Status::kRingFull` at once
   kBlock,  ///< wait for room, for at most `WriterOptions::full_timeout`, then `Status::kTimeout`
   /// Keep the latest of every key in private memory until there is room; never blocks, and never loses the final state.
   /// Sums add up, maxima and minima fold, batches stay whole. Beyond `WriterOptions::conflate_bytes_max`: kRingFull.
-  /// What is kept is pushed by later calls and by `flush`; the destructor tries for `full_timeout`.
+  /// What is kept is pushed by later calls and by `flush`. Destroying the writer, or assigning to it, waits for room
+  /// for at most `full_timeout`; what is kept then is lost.
   kConflate,
 };
 
@@ -42,7 +44,7 @@ struct WriterOptions {
   std::string name{};                             ///< shown in the status; the program's name when empty
   std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
   WhenFull when_full = WhenFull::kBlock;
-  std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for `WhenFull::kBlock`
+  std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for kBlock; for kConflate at the end
   std::size_t conflate_bytes_max = std::size_t{64} << 20;           ///< for `WhenFull::kConflate`
   /// Push through the one ring that all writers of this user share, behind a lock that the kernel frees when its holder
   /// dies: for short-lived processes, and for very many. Dearer: two system calls for a push or a batch. `ring_bytes`
@@ -80,7 +82,8 @@ struct WriterCounters {
 class Batch;
 
 /// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
-/// writer. After `fork`, only one of the two processes may go on using it.
+/// writer. After `fork`, only one of the two processes may go on using it. One that was moved from may only be
+/// destroyed or assigned to.
 ///
 /// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
 /// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
@@ -96,7 +99,7 @@ class SHMSTATE_API Writer {
 
   /// Sets a key, whatever its type was.
   /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kInvalidArgument, kMutationTooBig, kRingFull or
-  /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance. On error nothing was pushed.
+  /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance, kDamaged, kSystem. On error nothing was pushed.
   Status set(std::string_view key, ValueView value) noexcept;
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
   /// Erases a key, and what is remembered of its version; erasing a missing one has no effect. Errors: as `set`.
@@ -126,7 +129,7 @@ class SHMSTATE_API Writer {
   [[nodiscard]] Ticket ticket() const noexcept;
   /// Waits until readers can see everything pushed so far, or up to `ticket`.
   /// Returns kOk; kTimeout; kRejected when the merger refused a mutation since the last flush; the first error of a
-  /// push since the last flush; kRingRefused or kRingQuarantined when this ring will never be merged.
+  /// push since the last flush; kRingRefused, kRingQuarantined, kNoInstance or kDamaged when this ring is not merged.
   [[nodiscard]] Status flush(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
 
@@ -144,7 +147,8 @@ class SHMSTATE_API Writer {
 };
 
 /// Mutations that become visible together or not at all. Dropping a batch without `commit` discards it. The first
-/// error sticks and is what `commit` returns: then nothing was pushed.
+/// error sticks and is what `commit` returns: then nothing was pushed. It must not outlive its writer, which may be
+/// moved, but neither destroyed nor assigned to.
 class SHMSTATE_API Batch {
  public:
   Batch(Batch&&) noexcept;

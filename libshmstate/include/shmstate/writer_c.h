@@ -18,7 +18,8 @@ extern "C" {
 
 typedef struct shmstate_writer shmstate_writer;
 
-/* What a push does when the merger has not made room yet. */
+/* What a push does when the merger has not made room yet. A shared ring also counts as full while another process is in
+ * the middle of a push and does not go on. */
 enum {
   SHMSTATE_BLOCK = 0,   /* wait for room, for at most full_timeout_ns, then SHMSTATE_TIMEOUT */
   SHMSTATE_FAIL = 1,    /* SHMSTATE_RING_FULL at once */
@@ -32,7 +33,7 @@ typedef struct shmstate_writer_options {
   size_t ring_bytes;          /* 64 KiB to 1 GiB, rounded up to a power of two; by default 4 MiB */
   int32_t when_full;          /* by default SHMSTATE_BLOCK */
   int32_t shared;             /* not 0: push through the one ring that all writers of this user share */
-  int64_t full_timeout_ns;    /* by default 1 s; negative: none */
+  int64_t full_timeout_ns;    /* how long to wait for room, at the end, too; by default 1 s; negative: none */
   size_t conflate_bytes_max;  /* for SHMSTATE_CONFLATE; by default 64 MiB */
   int64_t attach_timeout_ns;  /* how long an instance may take to appear; by default 2 s; negative: none */
   char* error_text;           /* the caller's: filled with path, reason and remedy when opening fails; may be NULL */
@@ -45,7 +46,8 @@ typedef struct shmstate_writer_options {
  * down. Sets `*writer` to a handle for shmstate_writer_close, or to NULL on error. */
 SHMSTATE_API int shmstate_writer_open(const char* instance, const shmstate_writer_options* options,
                                       shmstate_writer** writer) SHMSTATE_NOEXCEPT;
-/* Leaves what was pushed to the merger; discards an open batch. Ephemeral keys of this writer are erased. */
+/* Leaves what was pushed to the merger; discards an open batch. Ephemeral keys of this writer are erased. With
+ * SHMSTATE_CONFLATE, it waits for room for what is kept, for at most full_timeout_ns; what is kept then is lost. */
 SHMSTATE_API void shmstate_writer_close(shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 
 /* What a set says besides the value. */
@@ -60,8 +62,8 @@ typedef struct shmstate_set_options {
 /* Mutations: a copy into shared memory, and no system call unless the merger sleeps. On error nothing was pushed. The
  * status may be ignored: failures are counted, and shmstate_writer_flush reports them. While a batch is open they
  * belong to it. Key and value are copied. Errors: KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_BIG, INVALID_ARGUMENT,
- * MUTATION_TOO_BIG, RING_FULL or TIMEOUT, NO_MEMORY, RING_REFUSED, RING_QUARANTINED, NO_INSTANCE; OUT_OF_RANGE for the
- * maximum or minimum with a NaN. */
+ * MUTATION_TOO_BIG, RING_FULL or TIMEOUT, NO_MEMORY, RING_REFUSED, RING_QUARANTINED, NO_INSTANCE, DAMAGED, SYSTEM;
+ * OUT_OF_RANGE for the maximum or minimum with a NaN. */
 SHMSTATE_API int shmstate_writer_set_int64(shmstate_writer* writer, const char* key, size_t key_bytes, int64_t value,
                                            const shmstate_set_options* options) SHMSTATE_NOEXCEPT;
 SHMSTATE_API int shmstate_writer_set_float64(shmstate_writer* writer, const char* key, size_t key_bytes, double value,
@@ -97,7 +99,7 @@ SHMSTATE_API void shmstate_batch_abort(shmstate_writer* writer) SHMSTATE_NOEXCEP
 SHMSTATE_API uint64_t shmstate_writer_get_ticket(const shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* Waits until readers can see everything pushed so far; an open batch is not.
  * TIMEOUT; REJECTED when the merger refused a mutation since the last flush; the first error of a push since the last
- * flush; RING_REFUSED, RING_QUARANTINED, NO_INSTANCE when this ring will never be merged. */
+ * flush; RING_REFUSED, RING_QUARANTINED, NO_INSTANCE or DAMAGED when this ring is not merged. */
 SHMSTATE_API int shmstate_writer_flush(shmstate_writer* writer, int64_t timeout_ns) SHMSTATE_NOEXCEPT;
 /* The same for everything up to `ticket`. */
 SHMSTATE_API int shmstate_writer_flush_ticket(shmstate_writer* writer, uint64_t ticket,
