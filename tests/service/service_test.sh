@@ -307,13 +307,22 @@ case_upgrade() {
   pkill -u reader
 }
 
-# Removing the package ends everything that runs, and purging it leaves nothing.
+# Removing the package ends everything that runs, and purging it leaves nothing, also while a reader keeps the memory
+# busy.
 case_purge() {
+  local reader
   systemctl start $kAgent.socket $kAgent.service
   dpkg --remove shmstate >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
   expect_equal "$(pgrep -c shmstate || true)" 0 "processes after removing"
   if mountpoint -q /run/shmstate; then fail "the memory is still mounted"; fi
+  dpkg -i "$next_packages"/shmstate_*.deb >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
+  systemctl start $kMerger
+  setpriv --reuid=reader --regid=reader --init-groups -- sh -c 'cd /run/shmstate/plant && exec sleep infinity' &
+  reader=$!
+  eventually "the reader does not keep the memory busy" bash -c "[[ \$(readlink /proc/$reader/cwd) == /run/shmstate/plant ]]"
   dpkg --purge shmstate libshmstate-dev libshmstate0 libshmstate-reader0 >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
+  if mountpoint -q /run/shmstate; then fail "the memory is still mounted, for a reader"; fi
+  kill "$reader"
   refuses getent passwd shmstate shmstate-agent
   refuses getent group shmstate-readers shmstate-writers
   for user in reader writer stranger; do userdel "$user"; done
