@@ -16,7 +16,6 @@
 namespace shmstate {
 namespace {
 
-constexpr int kExitUsage = 2;
 constexpr auto kForNewInstances = "For new instances; an existing one keeps what it was made with";
 constexpr auto kAtStart = "For new instances, and for existing ones at the next start";
 constexpr auto kWhileRunning = "While it runs: changed in the configuration file, applied at SIGHUP";

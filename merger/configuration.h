@@ -10,6 +10,8 @@
 
 namespace shmstate {
 
+inline constexpr int kExitUsage = 2;
+
 /// An option that does not change while the merger runs.
 struct FixedOption {
   std::string value;

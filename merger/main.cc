@@ -16,8 +16,10 @@
 namespace {
 
 using shmstate::Configuration;
+using shmstate::Status;
 
 constexpr int kExitAlreadyRunning = 3;
+constexpr int kExitUnusableState = 4;
 constexpr unsigned kStop = 1;
 constexpr unsigned kReload = 2;
 
@@ -39,6 +41,17 @@ void raise_descriptor_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// What may pass is told apart from what another start would only repeat: the units try the former for ever.
+int exit_code(Status status) {
+  switch (status) {
+    case Status::kInvalidArgument: return shmstate::kExitUsage;
+    case Status::kAlreadyRunning: return kExitAlreadyRunning;
+    case Status::kVersionMismatch:
+    case Status::kDamaged: return kExitUnusableState;
+    default: return EXIT_FAILURE;
+  }
 }
 
 std::optional<Configuration> read_again(int argc, char** argv) {
@@ -96,7 +109,7 @@ int main(int argc, char** argv) {
     return serve(argc, argv, configuration);
   } catch (const shmstate::Error& error) {
     shmstate::print_error(error.what());
-    return error.status() == shmstate::Status::kAlreadyRunning ? kExitAlreadyRunning : EXIT_FAILURE;
+    return exit_code(error.status());
   } catch (const std::exception& error) {
     shmstate::print_error(std::string("shmstate: ") + error.what());
     return EXIT_FAILURE;

@@ -264,8 +264,9 @@ TEST_F(Failures, AMergerRefusesAnInstanceWithoutItsSnapshot) {
   stop(merger);
   fs::remove(fs::path(instance_) / "snapshot");
   Program refused = launch_merger(instance_);
-  EXPECT_EQ(refused.wait(), 1);
-  EXPECT_NE(refused.output().find("cannot open " + instance_ + "/snapshot"), std::string::npos) << refused.output();
+  EXPECT_EQ(refused.wait(), 4);
+  EXPECT_NE(refused.output().find(instance_ + "): snapshot is missing; remove the directory"), std::string::npos)
+      << refused.output();
   fs::remove_all(instance_);
   const Program next = start_merger(instance_);
 }

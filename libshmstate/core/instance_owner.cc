@@ -256,6 +256,10 @@ bool InstanceOwner::can_resume() {
   if (identity.boot_id != os::boot_id()) return false;  // nothing in it survived that boot
   geometry_ = check_identity(identity, info->bytes, path_);
   control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
+  if (!os::file_info(path_ / "snapshot")) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
+                                      ": snapshot is missing; remove the directory to begin with an empty state");
+  }
   snapshot_ = open_or_throw(path_ / "snapshot", O_RDWR | O_NOFOLLOW, 0);
   const std::optional<os::FileInfo> snapshot_info = os::file_info(snapshot_.get());
   if (!snapshot_info || snapshot_info->bytes < geometry_.snapshot_bytes) {

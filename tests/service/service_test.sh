@@ -280,6 +280,39 @@ case_example() {
   rm -r /etc/shmstate/example.conf /run/shmstate/example
 }
 
+# A mistake, and a state that cannot be used, stop a merger at once; it is not started again and again.
+case_mistakes() {
+  local unit=shmstate-merger@mistaken.service
+  echo 'max-rings = 0' >/etc/shmstate/mistaken.conf
+  refuses systemctl start $unit
+  expect_equal "$(property $unit ExecMainStatus)" 2 "the exit code of a mistake"
+  expect_equal "$(property $unit ActiveState)" failed "the unit after a mistake"
+  rm /etc/shmstate/mistaken.conf
+  systemctl start $unit
+  systemctl stop $unit
+  truncate -s 4096 /run/shmstate/mistaken/control
+  refuses systemctl start $unit
+  expect_equal "$(property $unit ExecMainStatus)" 4 "the exit code of a damaged state"
+  expect_equal "$(property $unit ActiveState)" failed "the unit with a damaged state"
+  expect_equal "$(property $unit NRestarts)" 0 "restarts"
+  systemctl reset-failed $unit
+  rm -r /run/shmstate/mistaken
+}
+
+# What may pass is tried for ever, about once a second, and works when it has passed.
+case_retry() {
+  local unit=shmstate-merger@late.service
+  mkdir -m 0700 /run/shmstate/late
+  systemctl start --no-block $unit
+  eventually "the merger is not tried again" bash -c "((\$(systemctl show -P NRestarts $unit) >= 2))"
+  sleep 5
+  (($(property $unit NRestarts) <= 8)) || fail "the merger is tried again too often: $(property $unit NRestarts) times"
+  chown shmstate: /run/shmstate/late
+  eventually "the merger does not serve" systemctl -q is-active $unit
+  systemctl stop $unit
+  rm -r /run/shmstate/late
+}
+
 # A stopped merger leaves the state to readers, and a started one goes on with it.
 case_stop() {
   as writer shmstatectl -i plant set before-stop 1
