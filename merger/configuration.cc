@@ -2,12 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <bit>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
+#include <istream>
+#include <memory>
+#include <sstream>
+#include <string_view>
+#include <system_error>
+#include <vector>
 
 #include "core/instance.h"
 #include "core/os.h"
@@ -29,6 +39,7 @@ struct RawOptions {
   std::string mode;
   std::string readers_group;
   std::string writers_group;
+  bool only_check = false;
   std::uint64_t feed_bytes = std::uint64_t{4} << 20;
   std::uint64_t publish_interval_ns = 1'000'000;
   std::uint64_t pin_time_max_ns = 5'000'000'000;
@@ -36,10 +47,69 @@ struct RawOptions {
   std::uint64_t tombstone_time_ns = 60'000'000'000;
 };
 
+/// The configuration file: its options are taken line by line, so that a mistake is told with its place.
+class ConfigurationFile final : public CLI::ConfigBase {
+ public:
+  explicit ConfigurationFile(const CLI::App& app) : app_(app) {}
+
+  [[nodiscard]] std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::vector<CLI::ConfigItem> all;
+    std::string line;
+    for (int number = 1; std::getline(input, line); ++number) {
+      std::istringstream one_line(line);
+      for (CLI::ConfigItem& item : ConfigBase::from_config(one_line)) {
+        take(item, number);
+        all.push_back(std::move(item));
+      }
+    }
+    return all;
+  }
+
+  /// The line that gives an option, as in "/etc/shmstate/plant.conf:2".
+  [[nodiscard]] std::optional<std::string> place_of(const CLI::Option& option) const {
+    const auto found = lines_.find(option.get_name());
+    if (found == lines_.end()) return std::nullopt;
+    return place(found->second);
+  }
+
+ private:
+  [[nodiscard]] std::string place(int line) const {
+    return fmt::format("{}:{}", app_.get_config_ptr()->as<std::string>(), line);
+  }
+  void take(const CLI::ConfigItem& item, int line) const {
+    const auto refuse = [&](const std::string& why) { throw CLI::ConfigError(place(line) + ": " + why); };
+    if (item.name == "++") refuse("there are no sections");
+    const CLI::Option* const option = app_.get_option_no_throw("--" + item.fullname());
+    if (option == nullptr) return refuse("unknown option \"" + item.fullname() + '"');
+    if (!option->get_configurable()) refuse('"' + item.name + "\" cannot be given in a file");
+    if (const auto [first, is_new] = lines_.emplace(option->get_name(), line); !is_new) {
+      refuse('"' + item.name + "\" is given twice, in line " + std::to_string(first->second) + ", too");
+    }
+  }
+
+  const CLI::App& app_;
+  mutable std::map<std::string, int> lines_;  // by option: CLI11 only reads
+};
+
+std::string refuse_negative(const std::string& value) { return value.starts_with('-') ? "must not be negative" : ""; }
+
+// The last transformation that is added is the first one that CLI11 makes.
+const CLI::Validator kNotNegative(refuse_negative, "", "");
+
+std::string refuse_odd_feed(const std::string& bytes) {
+  const std::uint64_t size = std::stoull(bytes, nullptr, 0);
+  return std::has_single_bit(size) && size >= 1024 ? "" : "must be a power of two of at least 1k";
+}
+
+std::string refuse_little_memory(const std::string& bytes) {
+  return std::stoull(bytes, nullptr, 0) >= std::uint64_t{4} << 20 ? "" : "must be at least 2 MiB for each buffer";
+}
+
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::uint64_t& duration_ns,
                           const std::string& default_text, const std::string& meaning) {
   return app.add_option(name, duration_ns, meaning)
       ->transform(CLI::AsNumberWithUnit(kDurations, CLI::AsNumberWithUnit::UNIT_REQUIRED, "DURATION"))
+      ->transform(kNotNegative)
       ->default_str(default_text)
       ->group(kWhileRunning);
 }
@@ -53,6 +123,8 @@ void add_general(CLI::App& app, RawOptions& raw, const char* default_file) {
       "--config", default_file,
       "File with these options, as in \"memory-limit = 512m\"; $SHMSTATE_CONFIG names one that may be missing");
   app.allow_config_extras(CLI::config_extras_mode::error);
+  app.add_flag("--check", raw.only_check, "Only check the options and the file: 0 when they make sense, 2 when not")
+      ->configurable(false);
   app.set_version_flag("--version", std::string("shmstate-merger ") + SHMSTATE_VERSION);
 }
 
@@ -60,20 +132,26 @@ void add_fixed(CLI::App& app, RawOptions& raw, InstanceOptions& files) {
   const auto size = CLI::AsSizeValue(false);
   app.add_option("--buffers", files.buffer_count, "Replicas of the state, 2 to 8")
       ->envname("SHMSTATE_BUFFERS")
+      ->check(CLI::Range(layout::kBuffersMin, layout::kBuffersMax))
       ->capture_default_str()
       ->group(kForNewInstances);
   app.add_option("--memory-limit", files.memory_limit_bytes,
                  "Memory of all buffers together, e.g. 512m; default: three quarters of the file system, at most 8g")
       ->envname("SHMSTATE_MEMORY_LIMIT")
       ->transform(size)
+      ->transform(kNotNegative)
+      ->check(refuse_little_memory, "")
       ->group(kForNewInstances);
   app.add_option("--max-rings", files.ring_count_max, "Rings served at once, 1 to 4096")
       ->envname("SHMSTATE_MAX_RINGS")
+      ->check(CLI::Range(1U, layout::kRingsMax))
       ->capture_default_str()
       ->group(kForNewInstances);
   app.add_option("--feed-bytes", raw.feed_bytes, "Size of the change feed, a power of two")
       ->envname("SHMSTATE_FEED_BYTES")
       ->transform(size)
+      ->transform(kNotNegative)
+      ->check(refuse_odd_feed, "")
       ->capture_default_str()
       ->group(kForNewInstances);
 }
@@ -108,11 +186,13 @@ void add_changeable(CLI::App& app, RawOptions& raw, Configuration& configuration
       ->envname("SHMSTATE_TOMBSTONE_TIME");
   app.add_option("--max-entries", configuration.service.merge.entries_max, "Entries and tombstones of the instance")
       ->envname("SHMSTATE_MAX_ENTRIES")
+      ->transform(kNotNegative)
       ->default_str("unlimited")
       ->group(kWhileRunning);
   app.add_option("--max-ring-bytes", configuration.service.merge.ring_bytes_max, "Larger rings are refused")
       ->envname("SHMSTATE_MAX_RING_BYTES")
       ->transform(CLI::AsSizeValue(false))
+      ->transform(kNotNegative)
       ->default_str("1g")
       ->group(kWhileRunning);
   app.add_flag("--remove-at-exit", configuration.service.remove_at_exit,
@@ -137,21 +217,38 @@ void apply(const RawOptions& raw, ServiceOptions& service) {
   service.spin_time = std::chrono::nanoseconds(raw.spin_time_ns);
 }
 
-std::map<std::string, FixedOption> fixed_options(const CLI::App& app) {
-  std::map<std::string, FixedOption> fixed;
+std::map<std::string, std::string> options_at_start(const CLI::App& app) {
+  std::map<std::string, std::string> found;
   for (const CLI::Option* const option : app.get_options()) {
-    const bool is_for_new = option->get_group() == kForNewInstances;
-    if (!is_for_new && option->get_group() != kAtStart) continue;
-    fixed[option->get_name()] = {option->empty() ? option->get_default_str() : option->as<std::string>(),
-                                 is_for_new ? "make a new instance" : "restart the merger"};
+    if (option->get_group() != kAtStart) continue;
+    found[option->get_name()] = option->empty() ? option->get_default_str() : option->as<std::string>();
   }
-  return fixed;
+  return found;
 }
 
-/// CLI11 takes no notice of a default file that it cannot read.
-bool is_unreadable(const char* path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored) && !std::ifstream(path).is_open();
+/// CLI11 takes no notice of a default file that it cannot read. Returns why not; empty if it can be read, or is
+/// missing.
+std::string why_unreadable(const char* path) {
+  const os::Fd file = os::open_file(path, O_RDONLY);
+  char first = 0;
+  if (file.is_open() && ::read(file.get(), &first, sizeof first) >= 0) return "";
+  return errno == ENOENT || errno == ENOTDIR ? "" : std::generic_category().message(errno);
+}
+
+bool is_on_command_line(const std::string& option, int argc, char** argv) {
+  return std::any_of(argv + 1, argv + argc, [&](std::string_view word) { return word.starts_with(option); });
+}
+
+/// Where the value was given that a message of CLI11 is about; empty for one on the command line.
+std::string place_of(std::string_view message, const CLI::App& app, const ConfigurationFile& file, int argc,
+                     char** argv) {
+  for (const CLI::Option* const option : app.get_options()) {
+    const std::string& name = option->get_name();
+    if (message.find(name) == std::string_view::npos || is_on_command_line(name, argc, argv)) continue;
+    if (const auto place = file.place_of(*option)) return *place + ": ";
+    if (std::getenv(option->get_envname().c_str()) != nullptr) return "$" + option->get_envname() + ": ";
+  }
+  return "";
 }
 
 }  // namespace
@@ -162,6 +259,8 @@ std::optional<int> read_configuration(int argc, char** argv, Configuration& conf
       "Ends on SIGTERM or SIGINT with everything published; a later start resumes the same state."};
   const char* const named_file = std::getenv("SHMSTATE_CONFIG");
   const char* const default_file = named_file != nullptr ? named_file : "";
+  const auto file = std::make_shared<ConfigurationFile>(app);
+  app.config_formatter(file);
   RawOptions raw;
   add_general(app, raw, default_file);
   add_fixed(app, raw, configuration.service.files);
@@ -172,15 +271,19 @@ std::optional<int> read_configuration(int argc, char** argv, Configuration& conf
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    print_error(fmt::format("shmstate: {}; see shmstate-merger --help", error.what()));
+    const std::string place = place_of(error.what(), app, *file, argc, argv);
+    print_error(fmt::format("shmstate: {}{}; see shmstate-merger --help", place, error.what()));
     return kExitUsage;
   }
-  if (is_unreadable(default_file)) {
-    print_error(fmt::format("shmstate: cannot read {}; the merger's user must be allowed to", default_file));
+  if (const std::string reason = why_unreadable(default_file); !reason.empty()) {
+    print_error(
+        fmt::format("shmstate: cannot read {}: {}; the merger's user must be allowed to", default_file, reason));
     return kExitUsage;
   }
   apply(raw, configuration.service);
-  configuration.fixed = fixed_options(app);
+  check_options(configuration.service.files);
+  if (raw.only_check) return EXIT_SUCCESS;
+  configuration.at_start = options_at_start(app);
   return std::nullopt;
 }
 

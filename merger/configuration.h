@@ -4,7 +4,6 @@
 #include <map>
 #include <optional>
 #include <string>
-#include <string_view>
 
 #include "service.h"
 
@@ -12,21 +11,15 @@ namespace shmstate {
 
 inline constexpr int kExitUsage = 2;
 
-/// An option that does not change while the merger runs.
-struct FixedOption {
-  std::string value;
-  std::string_view remedy;  // what does change it
-};
-
 struct Configuration {
   ServiceOptions service;
   std::string log_level = "info";
-  std::map<std::string, FixedOption> fixed;
+  std::map<std::string, std::string> at_start;  // options that only count when the merger starts
 };
 
 /// Reads all of it, also again: the file may have changed. Returns the exit status when there is nothing left to do:
-/// after --help and --version, and after an error, which has been printed. Throws `Error` for a group or a name of an
-/// instance that cannot be.
+/// after --help, --version and --check, and after an error, which has been printed. Throws `Error` (kInvalidArgument)
+/// for a group or a name of an instance that cannot be, and for options that make no sense together.
 [[nodiscard]] std::optional<int> read_configuration(int argc, char** argv, Configuration& configuration);
 
 }  // namespace shmstate

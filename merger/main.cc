@@ -64,11 +64,10 @@ std::optional<Configuration> read_again(int argc, char** argv) {
   return std::nullopt;
 }
 
-void tell_what_cannot_change(const Configuration& old, const Configuration& now) {
-  for (const auto& [name, option] : now.fixed) {
-    const std::string& held = old.fixed.at(name).value;
-    if (option.value == held) continue;
-    spdlog::warn("{} stays \"{}\"; for \"{}\", {}", name, held, option.value, option.remedy);
+void tell_what_needs_a_restart(const Configuration& old, const Configuration& now) {
+  for (const auto& [name, wanted] : now.at_start) {
+    const std::string& held = old.at_start.at(name);
+    if (wanted != held) spdlog::warn("{} stays \"{}\"; for \"{}\", restart the merger", name, held, wanted);
   }
 }
 
@@ -80,7 +79,7 @@ void reload(int argc, char** argv, const Configuration& old, shmstate::Service& 
   }
   shmstate::set_log_level(now->log_level);
   service.reconfigure(now->service);
-  tell_what_cannot_change(old, *now);
+  tell_what_needs_a_restart(old, *now);
   spdlog::info("configuration applied");
 }
 

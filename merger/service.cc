@@ -1,7 +1,10 @@
 #include "service.h"
 
+#include <grp.h>
+#include <linux/magic.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
+#include <sys/statfs.h>
 
 #include <algorithm>
 #include <thread>
@@ -20,6 +23,46 @@ constexpr auto kUnfencedSleepMax = std::chrono::milliseconds(1);  // where the k
 constexpr auto kDrainTimeMax = std::chrono::seconds(5);
 constexpr std::uint64_t kReportIntervalNs = 1'000'000'000;  // as long as the log's limit counts
 
+std::string group_text(std::uint32_t gid) {
+  const group* const found = ::getgrgid(gid);
+  return found != nullptr ? found->gr_name : std::to_string(gid);
+}
+
+std::string permissions_text(const Permissions& permissions) {
+  return fmt::format("mode {:04o}, readers' group {}, writers' group {}", permissions.directory_mode,
+                     group_text(permissions.readers_group), group_text(permissions.writers_group));
+}
+
+std::string size_text(std::uint64_t bytes) {
+  if (bytes % (1 << 30) == 0) return fmt::format("{}g", bytes >> 30);
+  if (bytes % (1 << 20) == 0) return fmt::format("{}m", bytes >> 20);
+  return bytes % (1 << 10) == 0 ? fmt::format("{}k", bytes >> 10) : std::to_string(bytes);
+}
+
+void tell_if_it_stays(std::string_view option, const std::string& made, const std::string& wanted) {
+  if (made != wanted) spdlog::warn("{} stays \"{}\"; for \"{}\", make a new instance", option, made, wanted);
+}
+
+// What the instance was made with, where something else is wanted now.
+void tell_what_stays(const Geometry& made, const InstanceOptions& wanted) {
+  tell_if_it_stays("--buffers", std::to_string(made.buffer_count), std::to_string(wanted.buffer_count));
+  tell_if_it_stays("--max-rings", std::to_string(made.ring_count_max), std::to_string(wanted.ring_count_max));
+  tell_if_it_stays("--feed-bytes", size_text(made.feed_record_count * sizeof(layout::FeedRecord)),
+                   size_text(wanted.feed_record_count * sizeof(layout::FeedRecord)));
+  const std::uint64_t limit = made.buffer_count * made.buffer_stride;
+  const std::uint64_t step = made.buffer_count * os::kHugePageBytes;  // it was rounded down to that
+  if (wanted.memory_limit_bytes != 0 && wanted.memory_limit_bytes / step != limit / step) {
+    tell_if_it_stays("--memory-limit", size_text(limit), size_text(wanted.memory_limit_bytes));
+  }
+}
+
+void warn_unless_in_memory(const std::filesystem::path& instance) {
+  struct statfs found {};
+  if (::statfs(instance.c_str(), &found) != 0 || found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC) return;
+  spdlog::warn("{} is not on a tmpfs: what is pushed is written to its disk; choose a directory on one",
+               instance.string());
+}
+
 }  // namespace
 
 Service::Service(const ServiceOptions& options)
@@ -29,8 +72,11 @@ Service::Service(const ServiceOptions& options)
           owner_, options.merge, [this](const MergeEvent& event) { event_log_.tell(event); }, os::now_ns()),
       reported_ns_(os::now_ns()) {
   ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
-  spdlog::info("{} {} at epoch {}: {} entries, {} rings", owner_.is_resumed() ? "resumed" : "created",
-               owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count());
+  spdlog::info("{} {} at epoch {}: {} entries, {} rings; {}", owner_.is_resumed() ? "resumed" : "created",
+               owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count(),
+               permissions_text(owner_.permissions()));
+  if (owner_.is_resumed()) tell_what_stays(owner_.geometry(), options.files);
+  warn_unless_in_memory(owner_.path());
   manager_.ready(status(reported_ns_));
 }
 
@@ -58,6 +104,7 @@ void Service::reconfigure(const ServiceOptions& options) {
   engine_.set_options(options.merge);
   options_.spin_time = options.spin_time;
   options_.remove_at_exit = options.remove_at_exit;
+  tell_what_stays(owner_.geometry(), options.files);
   manager_.ready(status(os::now_ns()));
 }
 

@@ -29,7 +29,8 @@ class Service {
 
   /// Serves until `request` is no longer zero. Returns false when the instance's directory was removed meanwhile.
   bool serve(const std::atomic<unsigned>& request);
-  /// Takes what can change while the service runs: all but the instance and its files.
+  /// Takes what can change while the service runs: all but the instance and its files. Warns of what these do not
+  /// follow.
   void reconfigure(const ServiceOptions& options);
   /// Drains and publishes everything.
   void finish();

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -17,6 +18,7 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/instance.h"
@@ -370,7 +372,8 @@ TEST_F(BadInput, InvalidOptionsOfTheMerger) {
       {{"--buffers", "9"}, "buffers"},
       {{"--buffers", "-2"}, "buffers"},
       {{"--buffers", "two"}, "buffers"},
-      {{"--memory-limit", "1m"}, "memory limit"},
+      {{"--memory-limit", "1m"}, "memory-limit"},
+      {{"--memory-limit", "4m", "--buffers", "4"}, "memory limit"},
       {{"--memory-limit", "much"}, "memory-limit"},
       {{"--memory-limit", "-64m"}, "memory-limit"},
       {{"--max-rings", "0"}, "rings"},
@@ -383,6 +386,8 @@ TEST_F(BadInput, InvalidOptionsOfTheMerger) {
       {{"--publish-interval", "-5ms"}, "publish-interval"},
       {{"--pin-time-max", "forever"}, "pin-time-max"},
       {{"--spin-time", "5parsecs"}, "spin-time"},
+      {{"--max-entries", "-1"}, "max-entries"},
+      {{"--max-ring-bytes", "-1k"}, "max-ring-bytes"},
       {{"--log-level", "loud"}, "log-level"},
       {{"--no-such-option"}, "no-such-option"},
   };
@@ -395,6 +400,115 @@ TEST_F(BadInput, InvalidOptionsOfTheMerger) {
   Program merger(SHMSTATE_MERGER, {});
   EXPECT_EQ(merger.wait(), 2);
   EXPECT_NE(merger.output().find("--instance is required"), std::string::npos) << merger.output();
+}
+
+// ---- the configuration file
+
+class ConfigurationFile : public BadInput {
+ protected:
+  [[nodiscard]] fs::path path() const { return directory_ / "plant.conf"; }
+  void write(const std::string& text) const { std::ofstream(path()) << text; }
+  [[nodiscard]] Program check(const std::vector<std::string>& options = {}) const {
+    std::vector<std::string> arguments{"--instance", instance_, "--config", path(), "--check"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return {SHMSTATE_MERGER, arguments};
+  }
+  /// The merger, with a variable of its environment.
+  [[nodiscard]] Program check_with(const std::string& variable, const ProgramSettings& settings = {}) const {
+    return {"/usr/bin/env", {variable, SHMSTATE_MERGER, "--check", "--instance", instance_}, settings};
+  }
+};
+
+// A mistake in the file was told without the file and the line, sometimes without the reason, or taken for a value.
+TEST_F(ConfigurationFile, AMistakeIsToldWithItsLineAndReason) {
+  const std::vector<std::pair<std::string, std::string>> mistakes{
+      {"buffers = 3\nmemory-limt = 512m\n", ":2: unknown option \"memory-limt\""},
+      {"\n[section]\nbuffers = 3\n", ":2: there are no sections"},
+      {"publish-interval = -1ms\n", ":1: --publish-interval: must not be negative"},
+      {"max-entries = -1\n", ":1: --max-entries: must not be negative"},
+      {"# rings\n\nmax-rings = 0\n", ":3: --max-rings: Value 0 not in range 1 to 4096"},
+      {"feed-bytes = 3m\n", ":1: --feed-bytes: must be a power of two"},
+      {"memory-limit = 1\n", ":1: --memory-limit: must be at least 2 MiB for each buffer"},
+      {"buffers = two\n", ":1: --buffers: Value two not in range 2 to 8"},
+      {"buffers = 2\nbuffers = 3\n", ":2: \"buffers\" is given twice, in line 1, too"},
+      {"instance = other\n", ":1: \"instance\" cannot be given in a file"},
+  };
+  for (const auto& [text, told] : mistakes) {
+    write(text);
+    Program merger(SHMSTATE_MERGER, {"--instance", instance_, "--config", path()});
+    EXPECT_EQ(merger.wait(), 2) << text;
+    must_contain(merger.output(), {path().string() + told});
+    EXPECT_FALSE(fs::exists(instance_)) << text;
+  }
+}
+
+// A mistake in the environment is told with the variable, one on the command line as it was given there.
+TEST_F(ConfigurationFile, AMistakeElsewhereIsNotBlamedOnTheFile) {
+  Program merger = check_with("SHMSTATE_BUFFERS=two");
+  EXPECT_EQ(merger.wait(), 2);
+  must_contain(merger.output(), {"shmstate: $SHMSTATE_BUFFERS: --buffers: Value two"});
+  write("buffers = 3\n");
+  Program other = check({"--buffers", "9"});
+  EXPECT_EQ(other.wait(), 2);
+  must_contain(other.output(), {"shmstate: --buffers: Value 9"});
+}
+
+// A file in a directory that the merger may not enter counted as none, and it served with defaults.
+TEST_F(ConfigurationFile, OneThatCannotBeReachedIsNotTakenForAMissingOne) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to become another user";
+  const fs::path closed = directory_ / "closed";
+  fs::create_directory(closed);
+  ASSERT_EQ(::chmod(closed.c_str(), 0700), 0);
+  const std::string variable = "SHMSTATE_CONFIG=" + (closed / "plant.conf").string();
+  Program stranger = check_with(variable, {.input = "", .user = User{.uid = kNobody, .gid = kNobody}});
+  EXPECT_EQ(stranger.wait(), 2) << stranger.output();
+  must_contain(stranger.output(), {"cannot read " + (closed / "plant.conf").string() + ": Permission denied"});
+  EXPECT_EQ(check_with(variable).wait(), 0) << "it is missing, which is allowed";
+  EXPECT_EQ(check_with("SHMSTATE_CONFIG=" + closed.string()).wait(), 2) << "it is a directory";
+}
+
+// --check reads everything, and touches nothing.
+TEST_F(ConfigurationFile, IsCheckedWithoutAStart) {
+  write("buffers = 3 # or more\nmax-rings = 17\npublish-interval = 2ms\nremove-at-exit = true\n");
+  Program good = check();
+  EXPECT_EQ(good.wait(), 0);
+  EXPECT_EQ(good.output(), "");
+  EXPECT_EQ(check({"--readers-group", "no-such-group"}).wait(), 2);
+  EXPECT_EQ(check({"--buffers", "4", "--memory-limit", "6m"}).wait(), 2);
+  EXPECT_FALSE(fs::exists(instance_));
+}
+
+// What an existing instance does not follow was told at a reload, and never at a start.
+TEST_F(ConfigurationFile, WhatAnInstanceDoesNotFollowIsToldAtItsStart) {
+  leave_instance();
+  const std::vector<std::string> as_made{"--memory-limit", "8m", "--feed-bytes", "64k"};
+  Program same = start_merger(instance_, as_made);
+  same.signal(SIGTERM);
+  EXPECT_EQ(same.wait(), 0);
+  EXPECT_EQ(same.output().find("stays"), std::string::npos) << same.output();
+  const Program other =
+      start_merger(instance_, {"--memory-limit", "1g", "--feed-bytes", "1m", "--buffers", "3", "--max-rings", "17"});
+  eventually("warnings", [&] { return other.output().find("--memory-limit stays") != std::string::npos; });
+  must_contain("shmstate: " + other.output(),
+               {R"(--memory-limit stays "8m"; for "1g", make a new instance)", R"(--feed-bytes stays "64k"; for "1m")",
+                R"(--buffers stays "2"; for "3")", R"(--max-rings stays "1024"; for "17")"});
+}
+
+// What the next start would refuse was "applied" by a reload; what stays was told without its value.
+TEST_F(ConfigurationFile, AReloadRefusesWhatAStartRefuses) {
+  write("spin-time = 100us\n");
+  const Program merger = start_merger(instance_, {"--config", path(), "--feed-bytes", "64k"});
+  write("max-rings = 0\n");
+  merger.signal(SIGHUP);
+  eventually("a refusal", [&] {
+    return merger.output().find("plant.conf:1: --max-rings: Value 0") != std::string::npos &&
+           merger.output().find("the configuration stays as it was") != std::string::npos;
+  });
+  write("max-rings = 17\n");
+  merger.signal(SIGHUP);
+  eventually("a warning", [&] {
+    return merger.output().find(R"(--max-rings stays "1024"; for "17", make a new instance)") != std::string::npos;
+  });
 }
 
 // ---- little memory

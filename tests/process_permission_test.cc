@@ -469,5 +469,33 @@ TEST_F(PermissionTest, AreRefusedWhenTheyCannotBeGiven) {
                  {"lets no group in", "--mode 0750"});
 }
 
+// A mode that keeps the groups out was given to the directory before it was refused, and stayed when the option was
+// gone.
+TEST_F(PermissionTest, AModeThatIsRefusedIsNotGivenToTheDirectory) {
+  const std::vector<std::string> groups{"--readers-group", std::to_string(kReaders), "--writers-group",
+                                        std::to_string(kWriters)};
+  std::vector<std::string> with_mode = groups;
+  with_mode.insert(with_mode.end(), {"--mode", "0700"});
+  EXPECT_EQ(launch_merger(instance_, with_mode, {.input = "", .user = kMerger}).wait(), 2);
+  EXPECT_FALSE(fs::exists(instance_));
+  const Program merger = start(groups);
+  expect_modes();
+  EXPECT_NE(merger.output().find("; mode 0750, readers' group 64001, writers' group 64002"), std::string::npos)
+      << merger.output();
+}
+
+// A directory that somebody made for its user alone is refused with what to do about it.
+TEST_F(PermissionTest, ADirectoryThatLetsNoGroupInIsRefusedWithARemedy) {
+  fs::create_directory(instance_);
+  ASSERT_EQ(::chown(instance_.c_str(), kMerger.uid, kMerger.gid), 0);
+  ASSERT_EQ(::chmod(instance_.c_str(), 0700), 0);
+  Program merger =
+      launch_merger(instance_, {"--readers-group", std::to_string(kReaders)}, {.input = "", .user = kMerger});
+  EXPECT_EQ(merger.wait(), 2);
+  EXPECT_NE(merger.output().find("lets no group in; start the merger with --mode 0750, or remove the directory"),
+            std::string::npos)
+      << merger.output();
+}
+
 }  // namespace
 }  // namespace shmstate::test

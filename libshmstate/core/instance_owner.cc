@@ -24,25 +24,8 @@ constexpr std::uint64_t kMemoryLimitDefaultMax = std::uint64_t{8} << 30;
 constexpr std::uint64_t kBufferAlignment = os::kHugePageBytes;
 constexpr unsigned kDirectoryMode = 0750;
 constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
+constexpr std::uint64_t kFeedRecordsMin = 64;
 constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
-
-void check_options(const InstanceOptions& options) {
-  const auto refuse = [](const std::string& what) { throw Error(Status::kInvalidArgument, "shmstate: " + what); };
-  if (options.buffer_count < layout::kBuffersMin || options.buffer_count > layout::kBuffersMax) {
-    refuse("the number of buffers must be 2 to 8, not " + std::to_string(options.buffer_count));
-  }
-  if (options.ring_count_max < 1 || options.ring_count_max > layout::kRingsMax) {
-    refuse("the maximum number of rings must be 1 to 4096, not " + std::to_string(options.ring_count_max));
-  }
-  if (!std::has_single_bit(options.feed_record_count) || options.feed_record_count < 64) {
-    refuse("the number of feed records must be a power of two of at least 64, not " +
-           std::to_string(options.feed_record_count));
-  }
-  if (options.memory_limit_bytes != 0 && options.memory_limit_bytes < options.buffer_count * kBufferBytesMin) {
-    refuse("the memory limit must be at least 2 MiB for each buffer, not " +
-           std::to_string(options.memory_limit_bytes) + " bytes");
-  }
-}
 
 // By default, what leaves a quarter of the file system to feed and rings: a full state keeps no writer away.
 std::uint64_t memory_limit(const InstanceOptions& options, const fs::path& path) {
@@ -152,6 +135,7 @@ void give_directory(const fs::path& path, unsigned mode, std::uint32_t gid) {
   give(open_or_throw(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0), path, mode, gid);
 }
 
+bool gives_groups(const InstanceOptions& options) { return options.readers_group || options.writers_group; }
 bool is_open_to_group(unsigned mode) { return (mode & 0050) == 0050; }
 
 // Read bits for group and others follow the directory's; the owner may write.
@@ -163,6 +147,27 @@ unsigned doorbell_mode(unsigned directory_mode) { return is_open_to_group(direct
 unsigned rings_mode(unsigned directory_mode) { return is_open_to_group(directory_mode) ? 03773 : 03700; }
 
 }  // namespace
+
+void check_options(const InstanceOptions& options) {
+  const auto refuse = [](const std::string& what) { throw Error(Status::kInvalidArgument, "shmstate: " + what); };
+  if (options.buffer_count < layout::kBuffersMin || options.buffer_count > layout::kBuffersMax) {
+    refuse("the number of buffers must be 2 to 8, not " + std::to_string(options.buffer_count));
+  }
+  if (options.ring_count_max < 1 || options.ring_count_max > layout::kRingsMax) {
+    refuse("the maximum number of rings must be 1 to 4096, not " + std::to_string(options.ring_count_max));
+  }
+  if (!std::has_single_bit(options.feed_record_count) || options.feed_record_count < kFeedRecordsMin) {
+    refuse("the size of the feed must be a power of two of at least 1024 bytes, not " +
+           std::to_string(options.feed_record_count * sizeof(layout::FeedRecord)));
+  }
+  if (options.memory_limit_bytes != 0 && options.memory_limit_bytes < options.buffer_count * kBufferBytesMin) {
+    refuse("the memory limit must be at least 2 MiB for each buffer, not " +
+           std::to_string(options.memory_limit_bytes) + " bytes");
+  }
+  if (options.directory_mode && gives_groups(options) && !is_open_to_group(*options.directory_mode)) {
+    refuse("mode 0700 lets no group in, but groups are given; choose --mode 0750, or name no groups");
+  }
+}
 
 InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : path_(std::move(path)) {
   check_options(options);
@@ -213,25 +218,28 @@ void InstanceOwner::give_directories(const InstanceOptions& options) {
   const os::Fd directory = open_or_throw(path_, O_RDONLY | O_DIRECTORY, 0);
   const std::optional<os::FileInfo> found = os::file_info(directory.get());
   if (!found) os::throw_errno("cannot look at " + path_.string(), errno);
-  mode_ = options.directory_mode.value_or(found->mode);
-  readers_gid_ = options.readers_group.value_or(found->gid);
-  if ((options.readers_group || options.writers_group) && !is_open_to_group(mode_)) {
-    throw Error(Status::kInvalidArgument,
-                "shmstate: " + quoted(path_) + ": its mode lets no group in; start the merger with --mode 0750");
+  const unsigned mode = options.directory_mode.value_or(found->mode);
+  permissions_ = {.directory_mode = mode, .readers_group = options.readers_group.value_or(found->gid)};
+  if (gives_groups(options) && !is_open_to_group(mode)) {
+    throw Error(Status::kInvalidArgument, "shmstate: " + quoted(path_) +
+                                              ": its mode lets no group in; start the merger with --mode 0750, or " +
+                                              "remove the directory");
   }
-  give(directory, path_, mode_, readers_gid_);
+  give(directory, path_, mode, permissions_.readers_group);
 
   const bool is_new = make_directory(gate_path(path_), 0700);
   const std::optional<os::FileInfo> gate = os::file_info(gate_path(path_));
   const std::uint32_t kept_group = is_new || !gate ? ::getegid() : gate->gid;
+  permissions_.writers_group = options.writers_group.value_or(kept_group);
   make_directory(rings_path(), 0700);
-  give_directory(rings_path(), rings_mode(mode_), ::getegid());
-  give_directory(gate_path(path_), gate_mode(mode_), options.writers_group.value_or(kept_group));
+  give_directory(rings_path(), rings_mode(mode), ::getegid());
+  give_directory(gate_path(path_), gate_mode(mode), permissions_.writers_group);
 }
 
 void InstanceOwner::open_control() {
   control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
-  give(control_, path_ / "control", file_mode(mode_), readers_gid_);  // at once: readers may be waiting for it
+  give(control_, path_ / "control", file_mode(permissions_.directory_mode),
+       permissions_.readers_group);  // at once: readers may be waiting for it
   if (!os::try_lock(control_.get(), kLifeByte, false)) os::throw_errno("cannot lock " + path_.string(), errno);
 }
 
@@ -341,8 +349,8 @@ void InstanceOwner::repair_doorbell() noexcept {
 }
 
 void InstanceOwner::give_files() {
-  give(snapshot_, path_ / "snapshot", file_mode(mode_), readers_gid_);
-  give(doorbell_, doorbell_path(path_), doorbell_mode(mode_), ::getegid());
+  give(snapshot_, path_ / "snapshot", file_mode(permissions_.directory_mode), permissions_.readers_group);
+  give(doorbell_, doorbell_path(path_), doorbell_mode(permissions_.directory_mode), ::getegid());
 }
 
 std::error_code InstanceOwner::remove_files() const noexcept {

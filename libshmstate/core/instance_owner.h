@@ -28,6 +28,16 @@ struct InstanceOptions {
   std::optional<std::uint32_t> writers_group{};  ///< may pass the gate inside it; its members must be readers, too
 };
 
+/// Throws `Error` (kInvalidArgument) for options that make no sense, alone or together.
+void check_options(const InstanceOptions& options);
+
+/// Who may do what with an instance.
+struct Permissions {
+  unsigned directory_mode = 0;
+  std::uint32_t readers_group = 0;
+  std::uint32_t writers_group = 0;
+};
+
 /// An instance that this process serves. Holding it holds the merger's lock.
 class InstanceOwner {
  public:
@@ -41,6 +51,7 @@ class InstanceOwner {
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::filesystem::path rings_path() const { return shmstate::rings_path(path_); }
   [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
+  [[nodiscard]] const Permissions& permissions() const noexcept { return permissions_; }
   /// Whether a snapshot was found that must be taken over.
   [[nodiscard]] bool is_resumed() const noexcept { return is_resumed_; }
 
@@ -100,8 +111,7 @@ class InstanceOwner {
   void give_files();
 
   std::filesystem::path path_;
-  unsigned mode_ = 0;              // of the directory; the files follow
-  std::uint32_t readers_gid_ = 0;  // likewise
+  Permissions permissions_;  // of the directory and the gate; the files follow
   os::Fd lock_;
   os::Fd control_;
   os::Fd snapshot_;
