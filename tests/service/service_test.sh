@@ -91,7 +91,7 @@ build_c_consumer() {
 
 files_of_system() {
   find /usr /etc /var/lib /run -xdev \( -path '/run/systemd/*' -o -path '/run/log/*' -o -path '/run/udev*' -o -path /run/user \
-    -o -path '/var/lib/dpkg/*' -o -path '/var/lib/systemd/*' \) -prune -o -print | grep -vE '^/etc/(passwd|group|g?shadow|subuid|subgid)-$|/ld.so.cache|/__pycache__' | sort
+    -o -path '/etc/systemd/system/*.wants' -empty -o -path '/var/lib/dpkg/*' -o -path '/var/lib/systemd/*' \) -prune -o -print | grep -vE '^/etc/(passwd|group|g?shadow|subuid|subgid)-$|/ld.so.cache|/__pycache__' | sort
 }
 
 # --- the cases, in this order
@@ -101,11 +101,22 @@ case_install() {
   rm -f /usr/sbin/policy-rc.d # containers forbid packages to start services
   files_of_system >/tmp/files-before
   dpkg -i "$packages"/*.deb >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
+  expect_equal "$(stat -c '%A %U' /etc/shmstate)" "drwxr-xr-x root" "the directory of configurations"
   expect_equal "$(id -nG shmstate)" "shmstate shmstate-readers shmstate-writers" "groups of the merger's user"
   expect_equal "$(systemctl list-units --no-legend 'shmstate*' | wc -l)" 0 "units that run after installing"
   useradd --groups shmstate-readers reader
   useradd --groups shmstate-readers,shmstate-writers writer
   useradd stranger
+}
+
+# Documents that are installed lead to each other.
+case_documents() {
+  local page link
+  for page in /usr/share/doc/shmstate/*.md; do
+    for link in $(grep -o '](\([^)#:]*\)' "$page" | sed 's/^](//'); do
+      [[ -e /usr/share/doc/shmstate/$link ]] || fail "$page leads to $link, which is not there"
+    done
+  done
 }
 
 # The units are as confined as they can be.
@@ -181,6 +192,14 @@ print(s.recv(100).decode().strip())'
   refuses as stranger python3 -c "$send" 2
   systemctl kill --signal=KILL $kAgent.service
   expect_equal "$(as writer python3 -c "$send" 3)" ok "the answer after the agent was killed"
+  systemctl stop $kMerger $kAgent.service
+  as writer python3 -c "$send" 4 >/dev/null 2>&1 &
+  local pid=$!
+  eventually "a connection does not start the agent" systemctl -q is-active $kAgent.service
+  expect_equal "$(property $kMerger ActiveState)" inactive "a merger that was stopped, after a connection"
+  systemctl start $kMerger
+  eventually "what was sent meanwhile is not merged" holds agent 4
+  wait "$pid" || true
   systemctl stop $kAgent.socket $kAgent.service
 }
 
@@ -249,7 +268,6 @@ case_full() {
 case_reload() {
   local pid
   pid=$(property $kMerger MainPID)
-  mkdir -p /etc/shmstate
   printf 'log-level = debug\nspin-time = 100us\nmax-rings = 17\n' >/etc/shmstate/plant.conf
   systemctl reload $kMerger
   eventually "the configuration was not applied" bash -c "journalctl -u $kMerger -o cat | grep >/dev/null 'configuration applied'"
@@ -269,7 +287,7 @@ case_reload() {
 # The example has every option, all of them are taken, and it shows the defaults.
 case_example() {
   local option
-  for option in $(shmstate-merger --help | sed -n 's/^ *\(-i,\)\?--\([a-z-]*\).*/\2/p' | grep -vE '^(instance|config|version)$'); do
+  for option in $(shmstate-merger --help | sed -n 's/^ *\(-i,\)\?--\([a-z-]*\).*/\2/p' | grep -vE '^(instance|config|check|version)$'); do
     grep -q "^#$option = " /usr/share/doc/shmstate/examples/instance.conf || fail "the example lacks $option"
   done
   sed 's/^#\([a-z]\)/\1/' /usr/share/doc/shmstate/examples/instance.conf >/etc/shmstate/example.conf
@@ -302,7 +320,7 @@ case_mistakes() {
 # What may pass is tried for ever, about once a second, and works when it has passed.
 case_retry() {
   local unit=shmstate-merger@late.service
-  mkdir -m 0700 /run/shmstate/late
+  mkdir -m 0750 /run/shmstate/late
   systemctl start --no-block $unit
   eventually "the merger is not tried again" bash -c "((\$(systemctl show -P NRestarts $unit) >= 2))"
   sleep 5
@@ -340,10 +358,11 @@ case_upgrade() {
   pkill -u reader
 }
 
-# Removing the package ends everything that runs, and purging it leaves nothing, also while a reader keeps the memory
-# busy.
+# Removing the package ends everything that runs, and purging it leaves nothing, also of units that are enabled, and while a
+# reader keeps the memory busy.
 case_purge() {
   local reader
+  systemctl enable -q $kMerger $kAgent.socket
   systemctl start $kAgent.socket $kAgent.service
   dpkg --remove shmstate >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
   expect_equal "$(pgrep -c shmstate || true)" 0 "processes after removing"
