@@ -20,10 +20,24 @@ function(add_documents directory SHMSTATE_PACKAGE)
     ${directory}/usr/share/lintian/overrides/${SHMSTATE_PACKAGE})
 endfunction()
 
+# In the source tree the documents lie in directories of their own; here they lie side by side.
+function(adapt_links documents)
+  file(GLOB pages ${documents}/*.md)
+  foreach(page ${pages})
+    file(READ ${page} text)
+    string(REGEX REPLACE "\\]\\((docs|\\.\\.)/" "](" text "${text}")
+    string(REPLACE "](CHANGELOG.md)" "](changelog.gz)" text "${text}")
+    string(REPLACE "](examples/README.md)" "](../libshmstate-dev/examples/README.md)" text "${text}")
+    file(WRITE ${page} "${text}")
+  endforeach()
+endfunction()
+
 while(packages)
   list(POP_FRONT packages component package)
   add_documents(${CPACK_TEMPORARY_DIRECTORY}/${component} ${package})
 endwhile()
+
+adapt_links(${CPACK_TEMPORARY_DIRECTORY}/programs/usr/share/doc/shmstate)
 
 file(GLOB_RECURSE pages ${CPACK_TEMPORARY_DIRECTORY}/programs/usr/share/man/*.1
   ${CPACK_TEMPORARY_DIRECTORY}/development/usr/share/man/*.3 ${CPACK_TEMPORARY_DIRECTORY}/development/usr/share/man/*.5)
