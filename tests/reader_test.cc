@@ -432,8 +432,6 @@ TEST_F(OpeningTest, AnUnknownRequiredFeatureIsRefusedAndAnOptionalOneIsNot) {
 TEST_F(OpeningTest, AHalfCreatedInstanceIsNotReady) {
   overwrite(0, std::uint64_t{0});
   EXPECT_EQ(open().first, Status::kNotReady);
-  std::filesystem::resize_file(instance_.path() + "/control", 100);
-  EXPECT_EQ(open().first, Status::kNotReady);
   std::filesystem::resize_file(instance_.path() + "/control", 0);
   EXPECT_EQ(open().first, Status::kNotReady);
 }
@@ -443,6 +441,8 @@ TEST_F(OpeningTest, FilesThatAreNotWhatTheyShouldBeAreDamaged) {
   EXPECT_EQ(open().first, Status::kDamaged) << "a truncated snapshot";
   overwrite(0, std::uint64_t{0x1234});
   EXPECT_EQ(open().first, Status::kDamaged) << "another magic";
+  std::filesystem::resize_file(instance_.path() + "/control", 100);  // its size is given in one step
+  EXPECT_EQ(open().first, Status::kDamaged) << "a truncated control";
 }
 
 TEST_F(OpeningTest, AnImpossibleGeometryIsRefusedWhicheverFieldItIsIn) {

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <limits>
 #include <new>
 #include <span>
 #include <string>
@@ -62,9 +61,8 @@ void give_struct(T known, T* out) noexcept {
   return count == SHMSTATE_TEXT ? std::string_view(bytes) : std::string_view(bytes, count);
 }
 
-/// The library adds timeouts to points in time, so the longest ones are shortened to 146 years.
 [[nodiscard]] inline std::chrono::nanoseconds timeout(std::int64_t given_ns) noexcept {
-  return std::chrono::nanoseconds(std::clamp(given_ns, std::int64_t{0}, std::numeric_limits<std::int64_t>::max() / 2));
+  return std::chrono::nanoseconds(std::max(given_ns, std::int64_t{0}));
 }
 [[nodiscard]] inline std::chrono::nanoseconds timeout_or(std::int64_t given_ns,
                                                          std::chrono::nanoseconds by_default) noexcept {
@@ -112,11 +110,13 @@ template <typename Action>
   return code(status);
 }
 
-/// The caller's buffer for texts. Whatever is wrong with the options: as long as they reach that far, it counts.
+/// The caller's buffer for texts: it counts whatever else is wrong with the options, unless nobody has set their size.
 template <typename Options>
 [[nodiscard]] std::span<char> error_buffer(const Options* options) noexcept {
   constexpr std::size_t kEnd = offsetof(Options, error_bytes) + sizeof(options->error_bytes);
-  if (options == nullptr || options->struct_bytes < kEnd || options->error_text == nullptr) return {};
+  const bool has_buffer =
+      options != nullptr && options->struct_bytes >= kEnd && options->struct_bytes <= kStructBytesMax;
+  if (!has_buffer || options->error_text == nullptr) return {};
   return {options->error_text, options->error_bytes};
 }
 

@@ -62,20 +62,6 @@ int lock_command(int fd, int command, short type, std::uint64_t byte, short* fou
   return result == 0 ? 0 : error_number;
 }
 
-Status status_of(int error_number) noexcept {
-  switch (error_number) {
-    case EACCES:
-    case EPERM:
-    case EROFS: return Status::kNoPermission;
-    case ENOENT:
-    case ENOTDIR: return Status::kNoInstance;
-    case ENOSPC:
-    case ENOMEM:
-    case EDQUOT: return Status::kNoMemory;
-    default: return Status::kSystem;
-  }
-}
-
 std::string remedy_of(int error_number, const std::string& otherwise) {
   switch (error_number) {
     case EMFILE: return "raise the limit of open files (ulimit -n, or LimitNOFILE of the service)";
@@ -108,6 +94,20 @@ std::uint64_t clock_ns(clockid_t clock) noexcept {
 
 Fd::~Fd() {
   if (fd_ >= 0) ::close(fd_);
+}
+
+Status status_of(int error_number) noexcept {
+  switch (error_number) {
+    case EACCES:
+    case EPERM:
+    case EROFS: return Status::kNoPermission;
+    case ENOENT:
+    case ENOTDIR: return Status::kNoInstance;
+    case ENOSPC:
+    case ENOMEM:
+    case EDQUOT: return Status::kNoMemory;
+    default: return Status::kSystem;
+  }
 }
 
 void throw_errno(const std::string& what, int error_number, const std::string& remedy) {

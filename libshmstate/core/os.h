@@ -33,6 +33,9 @@ class Fd {
   int fd_ = -1;
 };
 
+/// What an errno value means to who called: kNoMemory, kNoPermission, kNoInstance, or kSystem.
+[[nodiscard]] Status status_of(int error_number) noexcept;
+
 /// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status and perhaps the remedy of errno.
 [[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
 

@@ -71,11 +71,6 @@ nanoseconds left_of(nanoseconds timeout, Clock::time_point began) noexcept {
   return timeout > elapsed ? timeout - elapsed : nanoseconds::zero();
 }
 
-Status status_of_commit(int error_number) noexcept {
-  const bool has_run_out = error_number == ENOSPC || error_number == ENOMEM || error_number == EDQUOT;
-  return has_run_out ? Status::kNoMemory : Status::kSystem;
-}
-
 Mutation make(Operation operation, std::string_view key, ValueView value) noexcept {
   Mutation mutation;
   mutation.operation = operation;
@@ -324,7 +319,7 @@ Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
     const std::uint64_t missing = producer.tail() + bytes - committed_end;
     const std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
     const int error_number = os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step);
-    if (error_number != 0) return status_of_commit(error_number);
+    if (error_number != 0) return os::status_of(error_number);
     committed_end += step;
     crash_point(CrashPoint::kRingMemoryCommitted);
   }
