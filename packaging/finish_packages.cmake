@@ -45,7 +45,5 @@ foreach(page ${pages})
   compress(${page})
 endforeach()
 file(GLOB_RECURSE archives ${CPACK_TEMPORARY_DIRECTORY}/development/*.a)
-if(CPACK_STRIP_FILES)
-  execute_process(COMMAND ${SHMSTATE_STRIP} --strip-debug --remove-section=.comment --enable-deterministic-archives
-    ${archives} COMMAND_ERROR_IS_FATAL ANY)
-endif()
+execute_process(COMMAND ${SHMSTATE_STRIP} --strip-debug --remove-section=.comment --enable-deterministic-archives
+  ${archives} COMMAND_ERROR_IS_FATAL ANY)
