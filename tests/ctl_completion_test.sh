@@ -21,7 +21,7 @@ expect() {
   shift
   COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
   _shmstatectl shmstatectl || true
-  offered=$(printf '%s\n' "${COMPREPLY[@]}" | sort -u | paste -sd ' ')
+  offered=$(printf '%s\n' "${COMPREPLY[@]}" | sort | paste -sd ' ')
   [[ $offered == "$wanted" ]] && return
   printf '%s: offered "%s" instead of "%s"\n' "$*" "$offered" "$wanted" >&2
   status=1
@@ -39,7 +39,13 @@ expect "--interval" shmstatectl top --int
 expect "--instance" shmstatectl list --inst
 expect "plane plant" shmstatectl -i pla
 expect "plane" shmstatectl get --instance plane
+expect "plane plant" shmstatectl --instance = pla
+expect "plane plant" shmstatectl --instance =
+expect "set" shmstatectl --instance = plant se
+expect "--json" shmstatectl --j
+expect "--json" shmstatectl get --j
 expect "int" shmstatectl set --type i
+expect "int" shmstatectl set --type = i
 expect "" shmstatectl get key
 
 # A directory's name was expanded as the shell does, and what it said was executed.
