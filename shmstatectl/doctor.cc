@@ -249,11 +249,6 @@ void check_rings(const InstanceInfo& info, Findings& findings) {
   findings.push_back({Severity::kOk, "rings", fmt::format("{} known", info.rings.size())});
 }
 
-bool is_every_back_buffer_pinned(const InstanceInfo& info) {
-  return std::all_of(info.buffers.begin(), info.buffers.end(),
-                     [](const BufferInfo& buffer) { return buffer.current || buffer.pinned; });
-}
-
 // A pin that is short is no reason to complain, so they are looked at twice.
 void check_pins(const InstanceInfo& info, Findings& findings) {
   constexpr auto kLongForAPin = std::chrono::milliseconds(200);

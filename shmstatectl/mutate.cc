@@ -7,6 +7,7 @@
 #include "shmstate/writer.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/pin_holders.h"
 #include "shmstatectl/rejection.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/text.h"
@@ -23,6 +24,7 @@ struct Outcome {
   Status reason = Status::kOk;  // when rejected, or not pushed: why
   bool is_pushed = true;
   bool merger_running = true;
+  bool pins_hold_it_up = false;
 };
 
 // A ring of its own lets a command know what became of its own mutation. While no merger runs, the ring that this
@@ -70,7 +72,11 @@ Outcome wait_until_merged(Writer& writer, std::chrono::nanoseconds timeout) {
   Outcome outcome;
   outcome.status = writer.flush(timeout);
   if (outcome.status == Status::kRejected) outcome.reason = reason_of_rejection(writer);
-  if (outcome.status == Status::kTimeout) outcome.merger_running = look_at(writer.path()).merger_running;
+  if (outcome.status == Status::kTimeout) {
+    const InstanceInfo info = look_at(writer.path());
+    outcome.merger_running = info.merger_running;
+    outcome.pins_hold_it_up = is_every_back_buffer_pinned(info);
+  }
   return outcome;
 }
 
@@ -86,16 +92,20 @@ std::string_view push_remedy(Status status) {
   }
 }
 
+std::string timeout_text(const Outcome& outcome, std::chrono::nanoseconds timeout) {
+  if (!outcome.merger_running)
+    return "pushed, but no merger is running; it will be merged when one starts: start shmstate-merger";
+  return fmt::format("pushed, but not merged within {}; it will be when {}", format_duration(timeout),
+                     outcome.pins_hold_it_up
+                         ? "readers let go of a buffer, for they pin all that could be written: see shmstatectl doctor"
+                         : "the merger has caught up: see shmstatectl status");
+}
+
 std::string outcome_text(const Outcome& outcome, std::chrono::nanoseconds timeout) {
   if (!outcome.is_pushed)
     return fmt::format("not pushed: {}; {}", describe(outcome.reason), push_remedy(outcome.reason));
   switch (outcome.status) {
-    case Status::kTimeout:
-      if (!outcome.merger_running)
-        return "pushed, but no merger is running; it will be merged when one starts: start shmstate-merger";
-      return fmt::format(
-          "pushed, but not merged within {}; it will be when the merger has caught up: see shmstatectl status",
-          format_duration(timeout));
+    case Status::kTimeout: return timeout_text(outcome, timeout);
     case Status::kRejected: return "rejected by the merger: " + rejection_text(outcome.reason);
     case Status::kRingRefused:
       return "will not be merged: the ring was refused: end other writers, or configure more rings";

@@ -55,6 +55,11 @@ std::string program_of(const fs::path& process) {
 
 }  // namespace
 
+bool is_every_back_buffer_pinned(const InstanceInfo& info) {
+  return std::all_of(info.buffers.begin(), info.buffers.end(),
+                     [](const BufferInfo& buffer) { return buffer.current || buffer.pinned; });
+}
+
 std::vector<PinHolder> pin_holders(const InstanceInfo& info) {
   if (std::none_of(info.buffers.begin(), info.buffers.end(), [](const BufferInfo& buffer) { return buffer.pinned; }))
     return {};

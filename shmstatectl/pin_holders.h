@@ -15,6 +15,9 @@ struct PinHolder {
   std::string program;
 };
 
+/// Whether nothing can be published before a reader lets go.
+[[nodiscard]] bool is_every_back_buffer_pinned(const InstanceInfo& info);
+
 /// By buffer and process. Looks through all processes, unless nothing was pinned.
 [[nodiscard]] std::vector<PinHolder> pin_holders(const InstanceInfo& info);
 

@@ -714,6 +714,9 @@ TEST_F(CtlProcess, DoctorFindsPinsThatHoldUpPublishing) {
   Writer writer(instance().string());
   writer.set("a", 1);
   EXPECT_TRUE(eventually(pins));
+  const Result pushed = ctl({"set", "b", "1", "--timeout", "10ms"});
+  EXPECT_EQ(pushed.code, 5);
+  EXPECT_THAT(pushed.err, HasSubstr("they pin all that could be written: see shmstatectl doctor"));
   snapshot.reset();
   EXPECT_FALSE(pins());
 }
