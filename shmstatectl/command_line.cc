@@ -133,13 +133,22 @@ void add_load(CLI::App& app, Options& options) {
   add_duration(command, "--timeout", options.load_timeout, "How long to wait until a batch is merged, default 30s");
 }
 
+// Where no command is found, the parser only says that one is required.
+std::string reason_of(const CLI::App& app, const CLI::Error& error) {
+  const std::vector<std::string> unknown = app.remaining();
+  if (!app.get_subcommands().empty() || error.get_name() != "RequiredError") return error.what();
+  if (unknown.empty()) return "a command is missing";
+  const std::string word = unmarked(unknown.front());
+  return fmt::format("unknown {} {}", word.starts_with('-') ? "option" : "command", in_quotes(word));
+}
+
 void declare(CLI::App& app, Options& options) {
   app.name("shmstatectl");
   app.fallthrough();
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("shmstatectl " SHMSTATE_VERSION));
-  app.failure_message([](const CLI::App*, const CLI::Error& error) {
-    return fmt::format("shmstate: {}; see shmstatectl --help\n", printable(error.what()));
+  app.failure_message([](const CLI::App* parsed, const CLI::Error& error) {
+    return fmt::format("shmstate: {}; see shmstatectl --help\n", printable(reason_of(*parsed, error)));
   });
   add_text(app, "-i,--instance", options.instance, "The instance: its name or its directory; default: the only one")
       ->check([](const std::string& name) {  // of a variable that is not set: not "the only one", which may be another

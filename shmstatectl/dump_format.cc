@@ -44,9 +44,18 @@ std::chrono::nanoseconds parse_time_to_live(std::string_view field) {
   throw UsageError(fmt::format("{} is longer than any time to live", in_quotes(field)));
 }
 
+// What is told of a value that was typed in names an option that load does not have.
+Value parse_number_of(Type type, std::string_view field) {
+  try {
+    return parse_number(field, type);
+  } catch (const UsageError&) {
+    throw UsageError(fmt::format("{} is no {}", in_quotes(field), type_name(type)));
+  }
+}
+
 Value parse_typed(std::string_view type, std::string_view field) {
   for (const Type known : {Type::kInt64, Type::kFloat64}) {
-    if (type == type_name(known)) return parse_value(field, known);
+    if (type == type_name(known)) return parse_number_of(known, field);
   }
   if (type == type_name(Type::kBytes)) return parse_bytes(field);
   throw UsageError(fmt::format("there is no type {}", in_quotes(type)));

@@ -158,6 +158,20 @@ TEST(CtlCommandLine, RefusesNonsense) {
   }
 }
 
+// What is no command is named, and not said to be missing.
+TEST(CtlCommandLine, AnUnknownCommandWasCalledMissing) {
+  const auto message = [](const Keys& arguments) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(parse(arguments), 2);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(message({"foo"}), "shmstate: unknown command \"foo\"; see shmstatectl --help\n");
+  EXPECT_EQ(message({"-i", "plant", "foo", "--bar"}), "shmstate: unknown command \"foo\"; see shmstatectl --help\n");
+  EXPECT_EQ(message({"--foo"}), "shmstate: unknown option \"--foo\"; see shmstatectl --help\n");
+  EXPECT_EQ(message({}), "shmstate: a command is missing; see shmstatectl --help\n");
+  EXPECT_EQ(message({"get"}), "shmstate: KEY is required; see shmstatectl --help\n");
+}
+
 // A name that is given, but empty, comes from a variable that is not set: it does not mean "whatever there is".
 TEST(CtlCommandLine, AnEmptyInstanceWasTakenForTheOnlyOneThereIs) {
   for (const Keys& arguments : {Keys{"-i", "", "del", "k"}, Keys{"del", "k", "-i", ""},
@@ -698,6 +712,16 @@ TEST(CtlDump, RefusesOtherLines) {
         "k\tbytes\t\\q", "k\tbytes\t\\x4", "k\tbytes\t\\x4g", "k\tint64\t1\tversion=", "k\tint64\t1\tversion=-1",
         "k\tint64\t1\tttl_ns=9223372036854775808", "k\tint64\t1\tcolour=red", "k\tint64\t99999999999999999999"})
     EXPECT_THROW((void)parse_dump_line(line), UsageError) << line;
+}
+
+// load has no --type that could be chosen.
+TEST(CtlDump, AWrongNumberNamedAnOptionOfSet) {
+  try {
+    (void)parse_dump_line("k\tint64\t1.5");
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_STREQ(error.what(), "\"1.5\" is no int64");
+  }
 }
 
 // A key may begin as an end line does: its line has tabs, an end line has none.
