@@ -13,7 +13,6 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -23,6 +22,7 @@
 #include "shmstatectl/commands.h"
 #include "shmstatectl/findings.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/mount.h"
 #include "shmstatectl/pin_holders.h"
 #include "shmstatectl/rates.h"
 #include "shmstatectl/silence.h"
@@ -114,29 +114,17 @@ void check_owners(const fs::path& instance, Findings& findings) {
 
 // ---- mount
 
-struct Mount {
-  std::string point;
-  std::string type;
-  std::string options;
-};
-
-// The last mount of a device in /proc/self/mountinfo is the one that is seen.
+// The last mount of a device is the one that is seen.
 Mount mount_of(const fs::path& path) {
-  Mount mount;
+  Mount found;
   const auto info = os::file_info(path);
-  if (!info) return mount;
+  if (!info) return found;
   const std::string device = fmt::format("{}:{}", major(info->device), minor(info->device));
   std::ifstream lines("/proc/self/mountinfo");
   for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
-    std::string ignored, number, point, options, field, type, source, more;
-    fields >> ignored >> ignored >> number >> ignored >> point >> options;
-    while (fields >> field && field != "-") {
-    }
-    fields >> type >> source >> more;
-    if (number == device) mount = {point, type, fmt::format("{},{}", options, more)};
+    if (Mount mount = parse_mount(line); mount.device == device) found = std::move(mount);
   }
-  return mount;
+  return found;
 }
 
 void check_mount(const fs::path& instance, const Mount& mount, Findings& findings) {
@@ -146,7 +134,7 @@ void check_mount(const fs::path& instance, const Mount& mount, Findings& finding
   if (system.f_type != TMPFS_MAGIC) {
     findings.push_back({Severity::kWarning, "mount", "not a tmpfs: " + text,
                         "put the instance below /run/shmstate or /dev/shm: a disk makes writers wait"});
-  } else if (mount.options.starts_with("ro,")) {
+  } else if (mount.options.starts_with("ro")) {
     findings.push_back({Severity::kError, "mount", "read-only: " + text, "mount it with rw"});
   } else {
     findings.push_back({Severity::kOk, "mount", text});

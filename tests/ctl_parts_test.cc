@@ -14,6 +14,7 @@
 #include "shmstatectl/hot_keys.h"
 #include "shmstatectl/json.h"
 #include "shmstatectl/known_keys.h"
+#include "shmstatectl/mount.h"
 #include "shmstatectl/progress.h"
 #include "shmstatectl/status_text.h"
 #include "shmstatectl/text.h"
@@ -739,6 +740,19 @@ TEST(CtlProgress, FillsUp) {
   EXPECT_EQ(progress_bar("loading", 0, 200), "loading [" + std::string(40, ' ') + "]   0 %");
   EXPECT_EQ(progress_bar("loading", 100, 200), "loading [" + std::string(20, '#') + std::string(20, ' ') + "]  50 %");
   EXPECT_EQ(progress_bar("loading", 300, 200), "loading [" + std::string(40, '#') + "] 100 %");
+}
+
+// Mount and file system have options of their own, and both say ro or rw.
+TEST(CtlMount, OptionsWereShownTwice) {
+  const Mount mount =
+      parse_mount("45 29 0:40 / /run/shmstate rw,nosuid,relatime shared:2 - tmpfs tmpfs rw,size=64k,relatime");
+  EXPECT_EQ(mount.device, "0:40");
+  EXPECT_EQ(mount.point, "/run/shmstate");
+  EXPECT_EQ(mount.type, "tmpfs");
+  EXPECT_EQ(mount.options, "rw,nosuid,relatime,size=64k");
+  EXPECT_EQ(parse_mount("1 2 0:3 / /a ro,noexec - tmpfs tmpfs rw,size=1k").options, "ro,noexec,size=1k");
+  EXPECT_EQ(parse_mount("1 2 0:3 / /a rw,noexec - tmpfs tmpfs ro,size=1k").options, "ro,noexec,size=1k");
+  EXPECT_EQ(parse_mount("1 2 0:3 / /a rw - tmpfs tmpfs rw").options, "rw");
 }
 
 // The exit code tells the worst finding: an error before warnings, warnings before notes, which are success.
