@@ -1,8 +1,11 @@
 // doctor: looks at everything that keeps an instance from working, for the user who asks.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <grp.h>
 #include <linux/magic.h>
+#include <pwd.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
@@ -13,6 +16,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -48,40 +52,117 @@ std::string description(const fs::path& path) {
   return fmt::format("{}: mode {:04o}, user {}, group {}", path.string(), info->mode, info->uid, group_name(info->gid));
 }
 
-std::string join_remedy(const fs::path& path) {
-  const auto info = os::file_info(path);
-  if (!info && errno == ENOENT) return "start its merger, which makes what is missing";
-  if (!info) return join_remedy(path.parent_path());  // the way to it is closed already
-  return fmt::format("add user {} to group {}, and log in again", ::geteuid(), group_name(info->gid));
+// ---- files
+
+// What is in the way of an access: a directory that cannot be searched, or the file itself.
+struct Obstacle {
+  fs::path path;
+  unsigned group_bit = 0;  // the mode that would let the group in
+  int error = 0;
+};
+
+std::optional<Obstacle> obstacle_to(const fs::path& file, int access) {
+  fs::path way;
+  for (const fs::path& part : file.parent_path()) {
+    way /= part;
+    if (!may(way, X_OK)) return Obstacle{way, S_IXGRP, errno};
+  }
+  if (!may(file, access)) return Obstacle{file, static_cast<unsigned>(access) << 3, errno};
+  return std::nullopt;
 }
 
-// ---- files
+std::string text_of(const Obstacle& obstacle) {
+  const std::string text = description(obstacle.path);
+  return obstacle.error == EROFS ? text + ", on a file system that is mounted read-only" : text;
+}
+
+bool is_below(const fs::path& path, const fs::path& directory) {
+  return std::mismatch(directory.begin(), directory.end(), path.begin(), path.end()).first == directory.end();
+}
+
+// In a container, users and groups may have no name, and then no command helps.
+std::string join_remedy(const std::vector<std::string>& groups) {
+  const passwd* const user = ::getpwuid(::geteuid());
+  std::string commands;
+  for (const std::string& group : groups)
+    commands += fmt::format("{}adduser {} {}", commands.empty() ? "" : " && ",
+                            user != nullptr ? user->pw_name : fmt::to_string(::geteuid()), group);
+  if (user != nullptr) return commands + ", and log in again";
+  return fmt::format("user {} has no name here: give its processes the group {}", ::geteuid(),
+                     fmt::join(groups, " and the group "));
+}
+
+bool lets_group_in(const Obstacle& obstacle) {
+  const auto info = os::file_info(obstacle.path);
+  return info && (info->mode & obstacle.group_bit) == obstacle.group_bit && info->gid != 0;
+}
+
+std::string remedy_of(const Obstacle& obstacle, const fs::path& instance) {
+  if (obstacle.error == ENOENT) return "start its merger, which makes what is missing";
+  if (obstacle.error == EROFS) return "mount it with rw";
+  if (::geteuid() == 0) return "root may do that unless it is confined: look at the container or sandbox around it";
+  if (lets_group_in(obstacle)) return join_remedy({group_name(os::file_info(obstacle.path)->gid)});
+  if (obstacle.path == instance)
+    return "start its merger with --mode 0750, --readers-group and, for who writes, --writers-group";
+  if (is_below(obstacle.path, instance))
+    return "restart its merger, which sets modes; with --writers-group, if others than its user shall write";
+  return "let others search it (mode 0755); see the Options= of run-shmstate.mount, if it is that";
+}
+
+// What a merger left half-made, the next one begins again.
+bool is_complete(const fs::path& instance) {
+  try {
+    (void)look_at(instance.string());
+    return true;
+  } catch (const Error& error) {
+    return error.status() != Status::kNotReady && error.status() != Status::kNoInstance;
+  }
+}
+
+std::string remedy_of_unreadable(const Obstacle& obstacle, const fs::path& instance) {
+  const bool is_lost = obstacle.error == ENOENT && obstacle.path.filename() == "snapshot" && is_complete(instance);
+  return is_lost ? "without it the state is lost: remove the directory and restart the merger"
+                 : remedy_of(obstacle, instance);
+}
 
 void check_reading(const fs::path& instance, Findings& findings) {
   for (const char* name : {"control", "snapshot"}) {
-    const fs::path file = instance / name;
-    if (may(file, R_OK)) {
-      findings.push_back({Severity::kOk, "reading", description(file)});
-    } else {
-      const bool is_missing = errno == ENOENT;
-      const std::string text = fmt::format("this user cannot read {}", description(file));
-      const std::string remedy = is_missing
-                                     ? "without it the state is lost: remove the directory and restart the merger"
-                                     : join_remedy(instance);
-      findings.push_back(
-          {Severity::kError, "reading", text, remedy, is_missing ? ExitCode::kNoInstance : ExitCode::kNoPermission});
+    const auto obstacle = obstacle_to(instance / name, R_OK);
+    if (!obstacle) {
+      findings.push_back({Severity::kOk, "reading", description(instance / name)});
+      continue;
     }
+    const bool is_on_the_way = obstacle->path != instance / name;
+    findings.push_back({Severity::kError, "reading",
+                        fmt::format("this user cannot {} {}", is_on_the_way ? "search" : "read", text_of(*obstacle)),
+                        remedy_of_unreadable(*obstacle, instance),
+                        obstacle->error == ENOENT ? ExitCode::kNoInstance : ExitCode::kNoPermission});
+    if (is_on_the_way) return;  // the same for both
   }
+}
+
+// Who cannot even read does not see the group of writers; that of the packaged service is known.
+std::string remedy_of_unwritable(const Obstacle& obstacle, const fs::path& instance) {
+  if (obstacle.path != instance || ::geteuid() == 0 || !lets_group_in(obstacle)) return remedy_of(obstacle, instance);
+  const std::string readers = group_name(os::file_info(instance)->gid);
+  const char* const packaged_writers = "shmstate-writers";
+  if (instance.parent_path() == "/run/shmstate" && ::getgrnam(packaged_writers) != nullptr)
+    return join_remedy({readers, packaged_writers});
+  return join_remedy({readers}) + "; and the same with the group of its writers, which doctor names to readers";
+}
+
+std::optional<Obstacle> obstacle_to_writing(const fs::path& instance) {
+  if (auto obstacle = obstacle_to(rings_path(instance), W_OK | X_OK)) return obstacle;
+  return obstacle_to(doorbell_path(instance), W_OK);
 }
 
 // Who reads need not write: that is worth a note only.
 void check_writing(const fs::path& instance, Findings& findings) {
-  const fs::path gate = gate_path(instance);
-  if (may(gate, X_OK) && may(rings_path(instance), W_OK | X_OK) && may(doorbell_path(instance), W_OK)) {
-    findings.push_back({Severity::kOk, "writing", description(gate)});
+  if (const auto obstacle = obstacle_to_writing(instance)) {
+    findings.push_back({Severity::kNote, "writing", "this user may not write: " + text_of(*obstacle),
+                        remedy_of_unwritable(*obstacle, instance)});
   } else {
-    findings.push_back(
-        {Severity::kNote, "writing", "this user may not write: " + description(gate), join_remedy(gate)});
+    findings.push_back({Severity::kOk, "writing", description(gate_path(instance))});
   }
 }
 
@@ -163,7 +244,9 @@ void check_space(const InstanceInfo& info, Findings& findings) {
   const std::string text = fmt::format("{} free on the file system, the instance may grow by {}",
                                        format_bytes(free_bytes), format_bytes(wanted_bytes));
   const std::uint64_t next_page_bytes = info.buffers.size() * layout::kPageBytes;
-  const std::string remedy = "give the tmpfs more room (mount -o remount,size=...), or lower --memory-limit";
+  const std::string remedy =
+      "give the tmpfs more room: systemctl edit run-shmstate.mount, then systemctl reload run-shmstate.mount (another "
+      "one: mount -o remount,size=...); or erase keys: a lower --memory-limit counts for new instances only";
   if (free_bytes < next_page_bytes) {
     findings.push_back({Severity::kError, "space", text, remedy, ExitCode::kRejected});
   } else if (free_bytes < wanted_bytes) {
@@ -286,7 +369,14 @@ void check_contents(const fs::path& instance, Findings& findings) {
 
 Findings examine(const fs::path& instance) {
   Findings findings;
-  if (!os::file_info(instance)) {
+  const auto obstacle = obstacle_to(instance / "control", R_OK);
+  const bool is_closed = obstacle && obstacle->error != ENOENT;
+  const auto info = os::file_info(instance);
+  if (!info && is_closed) {
+    check_reading(instance, findings);
+    return findings;
+  }
+  if (!info || info->is_regular) {
     check_contents(instance, findings);  // says why
     return findings;
   }
@@ -296,14 +386,25 @@ Findings examine(const fs::path& instance) {
   const Mount mount = mount_of(instance);
   check_mount(instance, mount, findings);
   check_huge_pages(findings);
-  check_contents(instance, findings);
+  if (!is_closed) check_contents(instance, findings);
   return findings;
+}
+
+// In a root that this user cannot search, the instance may be, but is not found.
+fs::path path_to_examine(const std::string& name) {
+  const fs::path found = instance_path(name);
+  if (os::file_info(found) || name.find('/') != std::string::npos) return found;
+  for (const fs::path& root : instance_roots()) {
+    const auto obstacle = obstacle_to(root / name, F_OK);
+    if (obstacle && obstacle->error == EACCES) return root / name;
+  }
+  return found;
 }
 
 }  // namespace
 
 ExitCode run_doctor(const Options& options) {
-  const fs::path instance = instance_path(resolve_instance(options.instance));
+  const fs::path instance = path_to_examine(resolve_instance(options.instance));
   const Findings findings = examine(instance);
   if (options.json) {
     fmt::print("{}",

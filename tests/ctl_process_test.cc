@@ -1,6 +1,7 @@
 // shmstatectl as people and scripts run it, beside a merger that comes and goes.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <pty.h>
@@ -38,6 +39,7 @@ using Json = nlohmann::json;
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::StartsWith;
 
 constexpr auto kPatience = 60s;  // how long something may take before a test gives up on it
@@ -617,6 +619,58 @@ TEST_F(CtlProcess, DoctorFindsWhatIsWrong) {
   const Result findings = ctl({"-i", "plant", "doctor", "--json"});
   EXPECT_EQ(Json::parse(findings.out)["findings"][0]["severity"], "ok");
   EXPECT_EQ(ctl({"-i", "nowhere", "doctor"}).code, 3);
+}
+
+/// Gives up root, if this is root, and all its groups.
+Process::Setup as_stranger(gid_t group = kNobody) {
+  return [group] {
+    if (::geteuid() != 0) return;
+    if (::setgroups(0, nullptr) != 0 || ::setgid(group) != 0 || ::setuid(kNobody) != 0) ::_exit(126);
+  };
+}
+
+// Above the instance no group helps: the directory that is closed is named, also when the instance is given by name.
+TEST_F(CtlProcess, DoctorCalledAClosedMountAMatterOfTheGroup) {
+  fs::permissions(root_, fs::perms::owner_read | fs::perms::owner_write);
+  const Result result = ctl({"-i", "plant", "doctor"}, {}, as_stranger());
+  fs::permissions(root_, fs::perms::owner_all);
+  EXPECT_EQ(result.code, 4) << result.out;
+  EXPECT_THAT(result.out, HasSubstr("this user cannot search " + root_.string() + ": mode 0600"));
+  EXPECT_THAT(result.out, HasSubstr("-> let others search it (mode 0755)"));
+  EXPECT_THAT(result.out, Not(HasSubstr("adduser")));
+  EXPECT_THAT(result.out, Not(HasSubstr("must belong")));
+}
+
+// The command to join a group can be copied; a stranger learns of both groups.
+TEST_F(CtlProcess, DoctorNamesTheGroupsToJoin) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can give files to other groups";
+  constexpr gid_t kReaders = 1, kWriters = 2;  // daemon and bin
+  fs::permissions(root_, fs::perms::owner_all | fs::perms::others_exec);
+  ASSERT_EQ(::chown(instance().c_str(), 0, kReaders), 0);
+  ASSERT_EQ(::chown((instance() / "control").c_str(), 0, kReaders), 0);
+  ASSERT_EQ(::chown((instance() / "writers").c_str(), 0, kWriters), 0);
+  const Result stranger = ctl({"-i", "plant", "doctor"}, {}, as_stranger());
+  EXPECT_EQ(stranger.code, 4) << stranger.out;
+  EXPECT_THAT(stranger.out, HasSubstr("-> adduser nobody daemon, and log in again\n"));
+  EXPECT_THAT(stranger.out, HasSubstr("and log in again; and the same with the group of its writers"));
+  const Result reader = ctl({"-i", "plant", "doctor"}, {}, as_stranger(kReaders));
+  EXPECT_THAT(reader.out, HasSubstr("-> adduser nobody bin, and log in again\n"));
+  EXPECT_THAT(reader.out, Not(HasSubstr("adduser nobody daemon")));
+}
+
+// Root needs no group, and what is missing is no matter of permissions.
+TEST_F(CtlProcess, DoctorToldRootToJoinItsOwnGroup) {
+  stop_merger();
+  fs::remove_all(instance() / "writers" / "rings");
+  fs::remove(instance() / "snapshot");
+  fs::resize_file(instance() / "control", 0);
+  const Result half_made = ctl({"-i", "plant", "doctor"});
+  EXPECT_EQ(half_made.code, 3) << half_made.out;
+  EXPECT_THAT(half_made.out, HasSubstr("rings: No such file or directory"));
+  EXPECT_THAT(half_made.out, HasSubstr("-> start its merger, which makes what is missing"));
+  EXPECT_THAT(half_made.out, HasSubstr("its creation has not finished"));
+  EXPECT_THAT(half_made.out, Not(HasSubstr("adduser")));
+  EXPECT_THAT(half_made.out, Not(HasSubstr("the state is lost")));
 }
 
 // A snapshot file that was cut, that is missing, or that is of another instance is found, and what to do about it is
