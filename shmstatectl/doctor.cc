@@ -392,7 +392,7 @@ Findings examine(const fs::path& instance) {
 
 // In a root that this user cannot search, the instance may be, but is not found.
 fs::path path_to_examine(const std::string& name) {
-  const fs::path found = instance_path(name);
+  fs::path found = instance_path(name);
   if (os::file_info(found) || name.find('/') != std::string::npos) return found;
   for (const fs::path& root : instance_roots()) {
     const auto obstacle = obstacle_to(root / name, F_OK);
