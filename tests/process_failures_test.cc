@@ -220,6 +220,7 @@ TEST_F(Failures, AnAgentWithoutItsRingEnds) {
 
 // A merger whose private memory runs out ends with an error, and the next one goes on exactly where it was.
 TEST_F(Failures, AMergerWithoutPrivateMemoryLosesNothing) {
+  if (kIsSanitized) GTEST_SKIP() << "the sanitizer needs memory";
   constexpr int kKeys = 400'000;
   Program merger = start_merger(instance_, {"--memory-limit", "512m"});
   Writer writer(instance_, {.name = "w", .ring_bytes = std::size_t{64} << 20});

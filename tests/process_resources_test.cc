@@ -117,6 +117,7 @@ TEST_F(Resources, AMergerDidNotTakeTheDescriptorsThatItIsAllowed) {
 // A merger without descriptors serves the rings that it has, names and counts the others, and serves them when there
 // are descriptors again. What was pushed before, meanwhile and afterwards adds up.
 TEST_F(Resources, AMergerOutOfDescriptorsServesTheOthersAndTheRestLater) {
+  if (kIsSanitized) GTEST_SKIP() << "the sanitizer needs descriptors";
   constexpr int kWriters = 20;
   const Program merger = start_merger(instance_);
   Writer early(instance_, small_ring("early"));
@@ -146,6 +147,7 @@ TEST_F(Resources, AMergerOutOfDescriptorsServesTheOthersAndTheRestLater) {
 // A merger that has fewer descriptors after its restart than it has rings says so and ends; what waits in the rings is
 // there for the next one.
 TEST_F(Resources, ARestartedMergerWithTooFewDescriptorsForgetsNoRing) {
+  if (kIsSanitized) GTEST_SKIP() << "the sanitizer needs descriptors";
   constexpr int kWriters = 20;
   std::vector<Writer> writers;
   {
@@ -168,6 +170,7 @@ TEST_F(Resources, ARestartedMergerWithTooFewDescriptorsForgetsNoRing) {
 
 // A reader or writer without descriptors says so, leaves nothing behind, and attaches when there are some again.
 TEST_F(Resources, AReaderOrWriterOutOfDescriptorsSaysSo) {
+  if (kIsSanitized) GTEST_SKIP() << "the sanitizer needs descriptors";
   const Program merger = start_merger(instance_);
   Child attaching([&] {
     limit_descriptors(::getpid(), 64);

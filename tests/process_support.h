@@ -27,6 +27,13 @@ inline constexpr std::chrono::seconds kPatience{60};
 /// Whether SHMSTATE_TEST_LONG asks for the long run.
 [[nodiscard]] bool is_long_run();
 
+/// AddressSanitizer and its companions need memory and descriptors of their own, so nothing can be shown without these.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kIsSanitized = true;
+#else
+inline constexpr bool kIsSanitized = false;
+#endif
+
 /// A promise that did not hold. Thrown in a child, it becomes its verdict.
 class Broken : public std::runtime_error {
  public:

@@ -101,7 +101,7 @@ inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t 
   switch (type) {
     case Type::kBytes: {
       const std::string_view bytes = mutation.value.bytes();
-      std::memcpy(word, bytes.data(), bytes.size() / kWord * kWord);
+      if (bytes.size() >= kWord) std::memcpy(word, bytes.data(), bytes.size() / kWord * kWord);  // data() may be null
       if (bytes.size() % kWord != 0) word[bytes.size() / kWord] = tail_word(bytes);
       break;
     }
