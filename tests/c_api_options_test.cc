@@ -205,7 +205,8 @@ void check_refusals(int (*open)(const char*, const Options*, Handle**)) {
   const TestInstance instance;
   const std::string path = instance.path();
   Handle* handle = nullptr;
-  EXPECT_EQ(refusal(open, path.c_str(), 5000, 0, &handle), "") << "of a struct that nobody has set, nothing is believed";
+  EXPECT_EQ(refusal(open, path.c_str(), 5000, 0, &handle), "")
+      << "of a struct that nobody has set, nothing is believed";
   EXPECT_NE(refusal(open, path.c_str(), sizeof(Options) + 4, 0, &handle).find("struct_bytes"), std::string::npos);
   EXPECT_NE(refusal(open, path.c_str(), sizeof(Later<Options>), 1, &handle).find("option"), std::string::npos);
   EXPECT_NE(refusal(open, nullptr, sizeof(Options), 0, &handle).find("instance"), std::string::npos);
