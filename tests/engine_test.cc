@@ -498,6 +498,24 @@ TEST(EngineTest, AWakeThatIsOwedIsNotHeldUpByAPinAndExpiresNone) {
   EXPECT_EQ(instance.statistic(Stat::kPinStalls), 0U);
 }
 
+// A merger that was stopped while it waited for a pin must not take that time for the reader's when it goes on.
+TEST(EngineTest, ForAsLongAsTheMergerStandsStillNoPinExpires) {
+  TestInstance instance({}, {.pin_time_max = 1s});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  for (int n = 2; n < 4; ++n) {
+    writer.set("k", n);
+    instance.step();
+  }
+  EXPECT_EQ(instance.step(60s), Progress::kStalled);
+  EXPECT_FALSE(pinned.expired());
+  for (int i = 0; i < 20; ++i) instance.step(50ms);
+  EXPECT_TRUE(pinned.expired()) << "it still expires";
+}
+
 // Who attaches, and stands still between its pin and its look at the buffer, must not take that for damage.
 TEST(EngineTest, ABufferThatIsTakenBackWhileAReaderAttachesIsNoDamage) {
   TestInstance instance({}, {.pin_time_max = 1ms});

@@ -177,6 +177,9 @@ void MergeEngine::resume_rings() {
 // ---- one turn
 
 MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
+  // For as long as we stood still (stopped, or with the whole machine), we kept work waiting, and no reader's pin.
+  const std::uint64_t passed_ns = now_ns - now_ns_;
+  if (stalled_since_ns_ != 0 && passed_ns > kRoundIntervalNs) stalled_since_ns_ += passed_ns;
   now_ns_ = now_ns;
   if (turn_began_ns_ != 0) {
     turn_ns_max_ = std::max(turn_ns_max_, now_ns - turn_began_ns_);
