@@ -98,11 +98,15 @@ const CLI::Validator kNotNegative(refuse_negative, "", "");
 
 std::string refuse_odd_feed(const std::string& bytes) {
   const std::uint64_t size = std::stoull(bytes, nullptr, 0);
-  return std::has_single_bit(size) && size >= 1024 ? "" : "must be a power of two of at least 1k";
+  return std::has_single_bit(size) && size >= kFeedRecordsMin * sizeof(layout::FeedRecord)
+             ? ""
+             : "must be a power of two of at least 1k";
 }
 
 std::string refuse_little_memory(const std::string& bytes) {
-  return std::stoull(bytes, nullptr, 0) >= std::uint64_t{4} << 20 ? "" : "must be at least 2 MiB for each buffer";
+  return std::stoull(bytes, nullptr, 0) >= layout::kBuffersMin * kBufferBytesMin
+             ? ""
+             : "must be at least 2 MiB for each buffer";
 }
 
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::uint64_t& duration_ns,

@@ -516,6 +516,25 @@ TEST(EngineTest, ForAsLongAsTheMergerStandsStillNoPinExpires) {
   EXPECT_TRUE(pinned.expired()) << "it still expires";
 }
 
+// The work that waited for a pin may vanish; then nothing waits any more.
+TEST(EngineTest, APinIsNotExpiredForWorkThatIsGone) {
+  TestInstance instance({}, {.pin_time_max = 1s});
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer({.survive_truncation = true});
+  writer.set("k", 1);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  for (int n = 2; n < 4; ++n) {
+    writer.set("k", n);
+    instance.step();
+  }
+  ASSERT_EQ(instance.step(), Progress::kStalled);
+  std::filesystem::resize_file(rings_path(instance.path()) / ring_name(writer.ring_id()), 0);
+  for (int i = 0; i < 30; ++i) instance.step(100ms);
+  EXPECT_EQ(instance.count_events(Kind::kRingQuarantined), 1U);
+  EXPECT_FALSE(pinned.expired());
+}
+
 // Who attaches, and stands still between its pin and its look at the buffer, must not take that for damage.
 TEST(EngineTest, ABufferThatIsTakenBackWhileAReaderAttachesIsNoDamage) {
   TestInstance instance({}, {.pin_time_max = 1ms});

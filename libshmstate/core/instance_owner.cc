@@ -23,8 +23,6 @@ using layout::kPageBytes;
 constexpr std::uint64_t kMemoryLimitDefaultMax = std::uint64_t{8} << 30;
 constexpr std::uint64_t kBufferAlignment = os::kHugePageBytes;
 constexpr unsigned kDirectoryMode = 0750;
-constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
-constexpr std::uint64_t kFeedRecordsMin = 64;
 constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
 
 // By default, what leaves a quarter of the file system to feed and rings: a full state keeps no writer away.

@@ -28,6 +28,9 @@ struct InstanceOptions {
   std::optional<std::uint32_t> writers_group{};  ///< may pass the gate inside it; its members must be readers, too
 };
 
+inline constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
+inline constexpr std::uint64_t kFeedRecordsMin = 64;
+
 /// Throws `Error` (kInvalidArgument) for options that make no sense, alone or together.
 void check_options(const InstanceOptions& options);
 

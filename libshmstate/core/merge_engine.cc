@@ -240,7 +240,9 @@ bool MergeEngine::claim_back_buffer() {
       (is_too_long && claim_newest(Pins::kOverride))) {
     return true;
   }
-  if (stalled_since_ns_ == 0 && is_due()) {
+  if (!is_due()) {
+    end_stall();  // what waited is gone: its ring was cut
+  } else if (stalled_since_ns_ == 0) {
     stalled_since_ns_ = now_ns_;
     ++stall_count_;
   }
