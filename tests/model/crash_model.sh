@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs tests/model/crash.pml under spin: `holds` checks it in several sizes, `mutants` expects a violation of each mutant.
 set -euo pipefail
-readonly kModel=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/crash.pml
+kModel=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/crash.pml
+readonly kModel
 readonly kRecovery="-DREADS=0 -DMUTATIONS=4 -DDEATHS=3"
 readonly kReading="-DREADS=2 -DMUTATIONS=2 -DDEATHS=1"
 readonly kTwoRings="-DREADS=0 -DRINGS=2 -DMUTATIONS=1 -DDEATHS=2"
