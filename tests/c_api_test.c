@@ -213,6 +213,8 @@ static void changes_are_told(shmstate_writer* writer, shmstate_reader* reader) {
 
   epoch += 1000; /* of another instance */
   EXPECT(shmstate_changes_open(reader, &epoch, &changes), SHMSTATE_GAP);
+  EXPECT(shmstate_reader_get_gap_reason(reader), SHMSTATE_GAP_RECREATED);
+  EXPECT(shmstate_reader_get_gap_reason(NULL), SHMSTATE_INVALID_ARGUMENT);
   EXPECT(changes == NULL, 1);
   EXPECT(epoch, shmstate_reader_get_epoch(reader));
 }

@@ -161,10 +161,26 @@ void push_once(Writer& writer, const std::string& prefix, std::int64_t round) {
   must_be_ok(batch.commit(), "commit");
 }
 
+/// What a writer also reads, so that it dies or stands still with a pin, too.
+void read_all(const Reader& reader, Epoch& known) {
+  known = reader.changes(known).epoch;
+  const Snapshot snapshot = reader.snapshot();
+  for (auto entry = snapshot.begin(); entry != snapshot.end() && !snapshot.expired();) {
+    try {
+      ++entry;
+    } catch (const Error& error) {  // who stood still for too long
+      must(error.status() == Status::kExpired, error.what());
+      break;
+    }
+  }
+}
+
 void write_rounds(const std::string& instance, std::int64_t round, std::int64_t shared_round) {
   crash_hook = suffer_as_planned;
   const Control control(instance, kPatience);
   leave_rubbish(instance, control);
+  const Reader reader(instance);
+  Epoch known = 0;
   while (round < kRounds || shared_round < kRounds) {
     Writer writer(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience});
     Writer shared(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience, .shared = true});
@@ -182,6 +198,7 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
     }
     must_be_ok(writer.flush(kPatience), "flush");
     must_be_ok(shared.flush(kPatience), "flush");
+    read_all(reader, known);
   }
 }
 

@@ -6,8 +6,12 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "core/instance.h"
+#include "core/publish.h"
+#include "core/snapshot_file.h"
 #include "shmstate/watch.h"
 #include "test_instance.h"
 
@@ -285,6 +289,48 @@ TEST(Feed, OldestEpochCanBeAskedFor) {
       ASSERT_FALSE(history.reader().changes(news.oldest_epoch).gap)
           << "asked for " << since << " of " << history.epoch() << ", told that " << news.oldest_epoch << " can be had";
     }
+  }
+}
+
+/// The number of records in the feed, as the current snapshot says it.
+std::uint64_t feed_end(const Control& control, const SnapshotFile& snapshot) {
+  for (;;) {
+    const Version version = current_version(control.publication());
+    const std::uint64_t end = snapshot.buffer(version.buffer).feed_end();
+    if (is_intact(control.publication(), version)) return end;
+  }
+}
+
+// A merger at full load, and a reader that asks again and again for what changed since it asked before: whatever it is
+// told of a gap is true, so the feed was overwritten that far.
+TEST(Feed, UnderLoadAReaderThatKeepsUpMeetsNoGap) {
+  constexpr std::uint64_t kRecords = std::uint64_t{1} << 14;
+  constexpr std::int64_t kKeys = 100;  // few, so that there are many calls
+  TestInstance instance({.feed_record_count = kRecords});
+  const Control control(instance.path(), 0ns);
+  const SnapshotFile snapshot(control);
+  const Reader reader(instance.path());
+  Epoch known = reader.epoch();
+  const auto begin = [&] {
+    const std::uint64_t reserved = control.heartbeat().feed_reserved.load(std::memory_order_acquire);
+    return reserved > kRecords ? reserved - kRecords : 0;
+  };
+  const std::jthread writing([&instance](const std::stop_token& stop) {
+    Writer writer = instance.writer(ring_of(kRingBytes, WhenFull::kBlock));
+    for (std::int64_t i = 0; !stop.stop_requested(); ++i) writer.set("key/" + std::to_string(i % kKeys), i);
+  });
+  const test::EngineThread merging(instance);
+  std::uint64_t known_end = 0;  // at most what the feed held at `known`
+  for (int calls = 0; calls < test::steps(10'000) || begin() < kRecords; ++calls) {
+    const std::uint64_t end = feed_end(control, snapshot);
+    const Changes news = reader.changes(known);
+    if (news.gap) {
+      ASSERT_GT(begin(), known_end) << "call " << calls << ", epoch " << news.epoch << " after " << known;
+    }
+    ASSERT_EQ(news.gap, news.gap_reason != GapReason::kNone);
+    known = news.epoch;
+    known_end = end;
+    std::this_thread::sleep_for(50us);
   }
 }
 

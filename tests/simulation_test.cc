@@ -138,7 +138,8 @@ class Simulation final : public SimulatedKernel {
   static constexpr std::size_t kActs = static_cast<std::size_t>(Act::kCount);
   /// Somebody in the middle of something.
   struct Frame {
-    Producer* producer;  // none: the merger
+    Producer* producer;  // none: the merger, or a reader
+    bool is_reader;
     bool may_die;
     std::jmp_buf death;
   };
@@ -156,7 +157,15 @@ class Simulation final : public SimulatedKernel {
   void pass(CrashPoint point);
   void observe(CrashPoint point);
   template <typename Body>
-  bool perform(Producer* producer, bool may_die, Body&& body);
+  bool perform(Producer* producer, bool may_die, Body&& body) {
+    return perform({.producer = producer, .is_reader = false, .may_die = may_die, .death = {}}, body);
+  }
+  template <typename Body>
+  void read(Body&& body) {
+    perform({.producer = nullptr, .is_reader = true, .may_die = false, .death = {}}, body);
+  }
+  template <typename Body>
+  bool perform(Frame frame, Body& body);
 
   // The merger
   void step_merger();
@@ -190,6 +199,7 @@ class Simulation final : public SimulatedKernel {
 
   // Readers
   [[nodiscard]] const State& now() const { return history_.back().state; }
+  [[nodiscard]] const Past* past_of(Epoch epoch) const;
   Reader& reader() { return *readers_[dice_.below(readers_.size())]; }
   void read_one();
   void read_many();
@@ -238,6 +248,10 @@ class Simulation final : public SimulatedKernel {
   std::optional<Watch> watch_;
   std::map<std::string, Value> watched_;
   Epoch watched_epoch_ = 0;
+  bool has_watched_ = false;  // a complete state
+  bool is_watching_ = false;
+  bool is_asking_ = false;   // for changes
+  bool is_looking_ = false;  // at a pin
   std::vector<Pin> pins_;
   Epoch asked_epoch_ = 0;
 
@@ -359,10 +373,10 @@ void Simulation::act_as(Act act) {
     case Act::kReadMany: return read_many();
     case Act::kPin: return pin();
     case Act::kLookAtPin:
-      if (!pins_.empty()) look_at(pins_[dice_.below(pins_.size())]);
+      if (!pins_.empty() && !is_looking_) look_at(pins_[dice_.below(pins_.size())]);
       return;
     case Act::kUnpin:
-      if (!pins_.empty()) {
+      if (!pins_.empty() && !is_looking_) {
         look_at(pins_.front());
         pins_.erase(pins_.begin());
       }
@@ -383,8 +397,7 @@ void Simulation::act_as(Act act) {
 
 // False when it died on the way.
 template <typename Body>
-[[gnu::noinline]] bool Simulation::perform(Producer* producer, bool may_die, Body&& body) {
-  Frame frame{.producer = producer, .may_die = may_die, .death = {}};
+[[gnu::noinline]] bool Simulation::perform(Frame frame, Body& body) {
   frames_.push_back(&frame);
   bool lived = false;
   if (setjmp(frame.death) == 0) {
@@ -409,6 +422,7 @@ void Simulation::pass(CrashPoint point) {
   if (!failure_.empty()) return;
   observe(point);
   if (point == CrashPoint::kLineCopied && dice_.below(64) != 0) return;  // there are thousands
+  if (point == CrashPoint::kGroupRead && dice_.below(64) != 0) return;
   if (--points_left_ != 0) return;
   points_left_ = dice_.between(1, points_apart_);
   if (frames_.size() < kDepthMax) {
@@ -448,7 +462,8 @@ void Simulation::observe(CrashPoint point) {
 // ---- the merger
 
 bool Simulation::is_merger_busy() const noexcept {
-  return std::any_of(frames_.begin(), frames_.end(), [](const Frame* frame) { return frame->producer == nullptr; });
+  return std::any_of(frames_.begin(), frames_.end(),
+                     [](const Frame* frame) { return frame->producer == nullptr && !frame->is_reader; });
 }
 
 void Simulation::step_merger() {
@@ -850,7 +865,7 @@ void Simulation::read_many() {
 }
 
 void Simulation::pin() {
-  if (pins_.size() == 3) return;
+  if (pins_.size() == 3 || is_looking_) return;
   pins_.push_back({.snapshot = reader().snapshot(), .state = now()});
   expect(pins_.back().snapshot.epoch() == history_.back().epoch, "a snapshot of an old epoch");
 }
@@ -859,65 +874,94 @@ void Simulation::look_at(Pin& pin) {
   if (pin.snapshot.expired()) {
     return expect(merge_.pin_time_max != nanoseconds::zero(), "a pin was overridden that must not be");
   }
+  is_looking_ = true;
   look_at_all(pin.snapshot, pin.state);
+  is_looking_ = false;
 }
 
 void Simulation::look_at_all(const Snapshot& snapshot, const State& state) {
   std::uint64_t count = 0;
-  try {
-    for (const EntryView& entry : snapshot) {
-      ++count;
-      const std::optional<std::size_t> key = index_of(entry.key);
-      if (!key) return fail("a snapshot with a key that nobody pushed");
-      if (*key == kGrowing) continue;
-      const Known& known = state.keys[*key];
-      expect(known.is_entry && known.content.is(entry.value) && known.version == entry.version &&
-                 known.expiry_ns == entry.expiry_ns && (known.owner != 0) == entry.ephemeral,
-             "an entry of a snapshot changed", *key);
+  std::uint64_t size = 0;
+  Status status = Status::kOk;
+  read([&] {
+    try {
+      for (const EntryView& entry : snapshot) {
+        ++count;
+        const std::optional<std::size_t> key = index_of(entry.key);
+        if (!key) return fail("a snapshot with a key that nobody pushed");
+        if (*key == kGrowing) continue;
+        const Known& known = state.keys[*key];
+        expect(known.is_entry && known.content.is(entry.value) && known.version == entry.version &&
+                   known.expiry_ns == entry.expiry_ns && (known.owner != 0) == entry.ephemeral,
+               "an entry of a snapshot changed", *key);
+      }
+      size = snapshot.size();
+    } catch (const Error& error) {
+      status = error.status();
     }
-  } catch (const Error& error) {
-    return fail(error.what());
-  }
-  expect(count == state.entry_count() && count == snapshot.size(), "the number of entries in a snapshot");
+  });
+  if (status == Status::kExpired && merge_.pin_time_max != nanoseconds::zero()) return;
+  expect(status == Status::kOk, "a snapshot that cannot be read");
+  expect(count == state.entry_count() && count == size, "the number of entries in a snapshot");
 }
 
-// The feed tells each key that is different, in its latest state, or that it does not reach back so far.
-void Simulation::look_at_changes() {
-  const Past* since = nullptr;
+const Past* Simulation::past_of(Epoch epoch) const {
   for (const Past& past : history_) {
-    if (past.epoch == asked_epoch_) since = &past;
+    if (past.epoch == epoch) return &past;
   }
-  const Changes news = reader().changes(asked_epoch_);
-  const Past& latest = history_.back();
-  expect(news.epoch == latest.epoch, "changes up to an old epoch");
+  return nullptr;
+}
+
+// The feed tells each key that is different, in its latest state, or why not: then it was overwritten that far before
+// it could be read. Others act at each load of it.
+void Simulation::look_at_changes() {
+  if (is_asking_) return;
+  const Past* const asked = past_of(asked_epoch_);
+  const std::optional<Past> since = asked != nullptr ? std::optional(*asked) : std::nullopt;
+  const Epoch before = history_.back().epoch;
+  Changes news;
+  is_asking_ = true;
+  read([&] { news = readers_.front()->changes(asked_epoch_); });
+  is_asking_ = false;
+  if (!failure_.empty()) return;
+  expect(news.epoch >= before && news.epoch <= history_.back().epoch, "changes up to an old epoch");
+  expect(news.gap == (news.gap_reason != GapReason::kNone), "a gap without a reason, or a reason without a gap");
+  const Past* const latest = past_of(news.epoch);
   asked_epoch_ = dice_.chance(70) ? news.epoch : history_[dice_.below(history_.size())].epoch;
-  if (since == nullptr) return;
+  if (!since || latest == nullptr) return;
   if (news.gap) {
     const std::uint64_t reserved = control_->heartbeat().feed_reserved.load(std::memory_order_relaxed);
-    return expect(reserved >= kFeedRecords + since->feed_end, "a gap where the feed reaches back");
+    expect(news.gap_reason == GapReason::kFellBehind || news.gap_reason == GapReason::kOvertaken, "the wrong reason");
+    const bool may_expire = merge_.pin_time_max != nanoseconds::zero() && news.gap_reason == GapReason::kOvertaken;
+    return expect(reserved >= kFeedRecords + since->feed_end || may_expire, "a gap where the feed reaches back");
   }
   std::set<std::size_t> told;
   for (const Change& change : news.changes) {
     const std::optional<std::size_t> key = index_of(change.key);
     if (!key) return fail("a change of a key that nobody pushed");
     if (*key == kGrowing) continue;
-    const Known& known = latest.state.keys[*key];
+    const Known& known = latest->state.keys[*key];
     expect(told.insert(*key).second, "a key is told twice", *key);
     expect((change.kind == ChangeKind::kSet) == known.is_entry, "the kind of a change", *key);
     if (known.is_entry && change.value) expect(known.content.is(ValueView(*change.value)), "a changed value", *key);
-    expect(change.epoch > since->epoch && change.epoch <= latest.epoch, "the epoch of a change", *key);
+    expect(change.epoch > since->epoch && change.epoch <= latest->epoch, "the epoch of a change", *key);
   }
   for (std::size_t key = 0; key < kKeyCount; ++key) {
-    const Known& before = since->state.keys[key];
-    const Known& after = latest.state.keys[key];
-    const bool is_different = before.is_entry != after.is_entry || (after.is_entry && before != after);
+    const Known& before_it = since->state.keys[key];
+    const Known& after = latest->state.keys[key];
+    const bool is_different = before_it.is_entry != after.is_entry || (after.is_entry && before_it != after);
     expect(!is_different || told.contains(key), "a change that is not told", key);
   }
 }
 
 // Who follows all changes has the state.
 void Simulation::watch() {
-  const WatchBatch batch = watch_->next(0ns);
+  if (is_watching_) return;
+  WatchBatch batch;
+  is_watching_ = true;
+  read([&] { batch = watch_->next(0ns); });
+  is_watching_ = false;
+  if (!failure_.empty()) return;
   expect(batch.epoch >= watched_epoch_, "a watch that goes back");
   watched_epoch_ = batch.epoch;
   if (batch.complete) watched_.clear();
@@ -928,9 +972,11 @@ void Simulation::watch() {
       watched_.erase(change.key);
     }
   }
-  if (batch.epoch != history_.back().epoch) return;
+  has_watched_ = has_watched_ || batch.complete;
+  const Past* const past = past_of(batch.epoch);
+  if (past == nullptr || !has_watched_) return;
   for (std::size_t key = 0; key < kKeyCount; ++key) {
-    const Known& known = now().keys[key];
+    const Known& known = past->state.keys[key];
     const auto found = watched_.find(keys()[key]);
     expect(known.is_entry == (found != watched_.end()), "a watch missed something", key);
     if (known.is_entry && found != watched_.end()) expect(known.content.is(ValueView(found->second)), "a watch", key);

@@ -25,7 +25,9 @@ namespace shmstate {
   X(BufferHeaderWritten) X(StampWritten) X(EpochWritten) X(CountersMirrored) X(HeadMoved) X(ReadersWoken)           \
   X(BufferClaimed) X(BufferTaken) X(LineCopied) X(BufferCaughtUp)                                                   \
   /* a ring's end */                                                                                                \
-  X(OwnedErased) X(SharedNameRemoved) X(RingRemoved) X(CursorDropped) X(OrphanDropped)
+  X(OwnedErased) X(SharedNameRemoved) X(RingRemoved) X(CursorDropped) X(OrphanDropped)                              \
+  /* a reader with a pin */                                                                                         \
+  X(FeedRead) X(GroupRead)
 // clang-format on
 
 enum class CrashPoint : std::uint8_t {

@@ -30,28 +30,21 @@ class Collector {
         feed_(pinned.files().snapshot.feed(), pinned.files().control.geometry().feed_record_count,
               pinned.files().control.heartbeat()) {}
 
-  /// The oldest epoch that can be asked for now: the first record may be in the middle of its epoch.
-  [[nodiscard]] Epoch oldest_epoch(Epoch newest) const noexcept {
-    const std::uint64_t begin = feed_.begin();
-    if (begin == 0) return 0;
-    return begin < view_.feed_end() ? std::min(feed_.head(begin).epoch, newest) : newest;
-  }
+  [[nodiscard]] Epoch oldest_epoch(Epoch newest) const { return feed_.oldest_epoch(view_.feed_end(), newest); }
 
-  /// False when the feed does not reach back that far any more.
-  [[nodiscard]] bool collect(Changes& news) {
+  /// Returns why not all of it can be told, if it cannot.
+  [[nodiscard]] GapReason collect(Changes& news) {
     const std::uint64_t end = view_.feed_end();
-    const std::uint64_t begin = feed_.begin();
-    if (end - begin > feed_.record_count()) return false;  // the feed cannot hold that: a damaged buffer
-    if (begin != 0 && (begin >= end || feed_.head(begin).epoch > since_)) return false;
-    const std::uint64_t first = feed_.first_after(since_, begin, end);
-    for (std::uint64_t position = first; position < end;) {
-      if (!take(position, end, news)) return false;
-    }
-    if (feed_.begin() > first) return false;  // overwritten while we read
+    const FeedView::Start start = feed_.start_after(since_, end);
+    if (!start.position) return start.was_there ? GapReason::kOvertaken : GapReason::kFellBehind;
+    bool is_sound = end - *start.position <= feed_.record_count();  // the feed can hold no more
+    for (std::uint64_t position = *start.position; position < end && is_sound;) is_sound = take(position, end, news);
+    if (feed_.begin() > *start.position) return GapReason::kOvertaken;
+    if (!is_sound) return GapReason::kDamaged;
     take_erased(news);
     std::stable_sort(news.changes.begin(), news.changes.end(),
                      [](const Change& a, const Change& b) { return a.epoch < b.epoch; });
-    return true;
+    return GapReason::kNone;
   }
 
  private:
@@ -122,8 +115,13 @@ Changes collect_changes(const std::shared_ptr<Attachment>& files, std::optional<
   news.epoch = pinned.version().epoch;
   Collector collector(pinned, since.value_or(news.epoch));
   news.oldest_epoch = collector.oldest_epoch(news.epoch);
-  news.gap = !since || *since > news.epoch || *since < news.oldest_epoch;
-  if (!news.gap && *since < news.epoch) news.gap = !collector.collect(news) || !pinned.is_kept();
+  if (!since || *since > news.epoch) {
+    news.gap_reason = GapReason::kRecreated;
+  } else if (*since < news.epoch) {
+    news.gap_reason = collector.collect(news);
+    if (!pinned.is_kept()) news.gap_reason = GapReason::kOvertaken;
+  }
+  news.gap = news.gap_reason != GapReason::kNone;
   if (news.gap) news.changes.clear();
   return news;
 }

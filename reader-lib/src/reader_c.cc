@@ -12,6 +12,7 @@ using shmstate::ChangeKind;
 using shmstate::Changes;
 using shmstate::EntryInfo;
 using shmstate::EntryView;
+using shmstate::GapReason;
 using shmstate::Reader;
 using shmstate::Snapshot;
 using shmstate::Status;
@@ -22,8 +23,14 @@ static_assert(SHMSTATE_CHANGE_SET == static_cast<int>(ChangeKind::kSet) &&
               SHMSTATE_CHANGE_EXPIRED == static_cast<int>(ChangeKind::kExpired) &&
               SHMSTATE_CHANGE_OWNER_GONE == static_cast<int>(ChangeKind::kOwnerGone));
 
+static_assert(SHMSTATE_GAP_FELL_BEHIND == static_cast<int>(GapReason::kFellBehind) &&
+              SHMSTATE_GAP_OVERTAKEN == static_cast<int>(GapReason::kOvertaken) &&
+              SHMSTATE_GAP_RECREATED == static_cast<int>(GapReason::kRecreated) &&
+              SHMSTATE_GAP_DAMAGED == static_cast<int>(GapReason::kDamaged));
+
 struct shmstate_reader {
   Reader reader;
+  GapReason gap_reason = GapReason::kNone;  // of the last call for changes
 };
 
 struct shmstate_snapshot {
@@ -207,10 +214,15 @@ int shmstate_changes_open(shmstate_reader* reader, uint64_t* epoch, shmstate_cha
   return guarded([&]() -> int {
     Changes found = reader->reader.changes(*epoch);
     const std::uint64_t next_epoch = found.epoch;
+    reader->gap_reason = found.gap_reason;
     if (!found.gap) *changes = new shmstate_changes{.changes = std::move(found)};
     *epoch = next_epoch;
     return *changes == nullptr ? SHMSTATE_GAP : SHMSTATE_OK;
   });
+}
+
+int shmstate_reader_get_gap_reason(const shmstate_reader* reader) noexcept {
+  return reader == nullptr ? kInvalid : static_cast<int>(reader->gap_reason);
 }
 
 void shmstate_changes_close(shmstate_changes* changes) noexcept { delete changes; }

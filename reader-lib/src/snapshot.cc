@@ -1,5 +1,6 @@
 #include <bit>
 
+#include "core/crash_point.h"
 #include "entry.h"
 #include "pinned.h"
 #include "shmstate/reader.h"
@@ -52,8 +53,11 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
   return entry;
 }
 
-Snapshot::Iterator Snapshot::begin() const {
+Snapshot::Iterator Snapshot::begin() const { return begin_at(0); }
+
+Snapshot::Iterator Snapshot::begin_at(std::uint32_t segment) const {
   Iterator first;
+  first.directory_index_ = segment;
   first.impl_ = impl_.get();
   first.segments_left_ = impl_->view().page_count();
   first.bytes_left_ = first.segments_left_ * layout::kPageBytes;
@@ -81,6 +85,7 @@ void Snapshot::Iterator::look_up_more() {
 
 void Snapshot::Iterator::look_up_group(const BufferView& view) {
   static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
+  crash_point(CrashPoint::kGroupRead);
   const Impl& impl = *impl_;
   const layout::Segment& segment = view.segment(page_);
   const std::uint32_t group = group_++;

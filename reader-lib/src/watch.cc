@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <limits>
+#include <optional>
 #include <thread>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "core/os.h"
 
@@ -16,7 +20,10 @@ namespace {
 
 using std::chrono::nanoseconds;
 
+using Clock = std::chrono::steady_clock;
+
 constexpr auto kStopInterval = std::chrono::milliseconds(100);
+constexpr nanoseconds kTimeoutMax = std::chrono::hours(24 * 365);  // more could overflow a point in time
 
 // Turns publishes into a readable descriptor. It has a reader of its own: readers belong to one thread.
 class Notifier {
@@ -61,22 +68,80 @@ struct Watch::Impl {
   Impl(std::string_view instance, std::string_view wanted, const ReaderOptions& wanted_options)
       : options(wanted_options), reader(instance, options), prefix(wanted) {}
 
-  [[nodiscard]] WatchBatch complete_state() {
-    WatchBatch batch;
-    batch.complete = true;
+  /// The state of one epoch; nothing when it could not be had before the deadline. The merger may take a buffer back
+  /// before all of it was read: then the reading goes on in the next one, and what changed meanwhile comes from the
+  /// feed.
+  [[nodiscard]] std::optional<WatchBatch> complete_state(Clock::time_point deadline) {
+    for (;;) {
+      WatchBatch batch;
+      batch.complete = true;
+      batch.gap_reason = gap_reason;
+      if (read_all(batch, deadline)) {
+        std::stable_sort(batch.changes.begin(), batch.changes.end(),
+                         [](const Change& a, const Change& b) { return a.epoch < b.epoch; });
+        known = batch.epoch;
+        batch.conflated = std::exchange(has_gap, false);
+        gap_reason = GapReason::kNone;
+        has_begun = true;
+        return batch;
+      }
+      if (Clock::now() >= deadline) return std::nullopt;
+    }
+  }
+
+  /// False when the deadline passed and nothing more could be read, or the feed lost track of what changed meanwhile.
+  [[nodiscard]] bool read_all(WatchBatch& batch, Clock::time_point deadline) {
+    std::uint32_t segment = 0;
+    if (read_some(batch, segment)) return true;
+    const Epoch begun = batch.epoch;
+    for (std::uint32_t from = segment; !read_some(batch, segment); from = segment) {
+      if (segment == from && Clock::now() >= deadline) return false;
+    }
+    return catch_up(batch, begun);
+  }
+
+  /// Reads from a segment of the table on. False when the buffer was taken back; then `segment` says where to go on.
+  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) {
     const Snapshot snapshot = reader.snapshot();
-    snapshot.scan(prefix, [&](const EntryView& entry) {
-      batch.changes.push_back({.key = std::string(entry.key),
-                               .kind = ChangeKind::kSet,
-                               .epoch = entry.changed_epoch,
-                               .value = entry.value.to_value()});
-    });
-    std::stable_sort(batch.changes.begin(), batch.changes.end(),
-                     [](const Change& a, const Change& b) { return a.epoch < b.epoch; });
-    batch.epoch = known = snapshot.epoch();
-    batch.conflated = std::exchange(has_gap, false);
-    has_begun = true;
-    return batch;
+    batch.epoch = snapshot.epoch();
+    try {
+      for (auto entry = snapshot.begin_at(segment); entry != snapshot.end(); ++entry) {
+        segment = entry.segment();
+        if (!entry->key.starts_with(prefix)) continue;
+        Change change{.key = std::string(entry->key),
+                      .kind = ChangeKind::kSet,
+                      .epoch = entry->changed_epoch,
+                      .value = entry->value.to_value()};
+        if (snapshot.expired()) return false;
+        batch.changes.push_back(std::move(change));
+      }
+      return true;
+    } catch (const Error& error) {
+      if (error.status() != Status::kExpired) throw;
+      return false;
+    }
+  }
+
+  /// Entries that were read in several epochs, some of them twice: brings them to one epoch. False when the feed does
+  /// not reach back that far.
+  [[nodiscard]] bool catch_up(WatchBatch& batch, Epoch begun) {
+    Changes news = reader.changes(begun);
+    if (news.gap) return false;
+    std::unordered_map<std::string, Change> entries;
+    for (std::vector<Change>* const part : {&batch.changes, &news.changes}) {
+      for (Change& change : *part) {
+        if (change.kind == ChangeKind::kSet && change.key.starts_with(prefix)) {
+          std::string key = change.key;
+          entries.insert_or_assign(std::move(key), std::move(change));
+        } else {
+          entries.erase(change.key);
+        }
+      }
+    }
+    batch.changes.clear();
+    for (auto& [key, change] : entries) batch.changes.push_back(std::move(change));
+    batch.epoch = news.epoch;
+    return true;
   }
 
   ReaderOptions options;
@@ -85,6 +150,7 @@ struct Watch::Impl {
   Epoch known = 0;
   bool has_begun = false;
   bool has_gap = false;  // since `known`, until the complete state closed it
+  GapReason gap_reason = GapReason::kNone;
   std::unique_ptr<Notifier> notifier;
 };
 
@@ -95,25 +161,28 @@ Watch& Watch::operator=(Watch&&) noexcept = default;
 Watch::~Watch() = default;
 
 WatchBatch Watch::next(nanoseconds timeout) {
-  if (impl_->notifier) impl_->notifier->clear();
-  if (!impl_->has_begun) {
-    static_cast<void>(impl_->reader.changes(0));  // so that a later call knows to which instance `known` belongs
-    return impl_->complete_state();
-  }
-  const auto began = std::chrono::steady_clock::now();
+  Impl& impl = *impl_;
+  if (impl.notifier) impl.notifier->clear();
+  // Of no epoch, so that a later call knows to which instance `known` belongs.
+  if (!impl.has_begun) static_cast<void>(impl.reader.changes(std::numeric_limits<Epoch>::max()));
+  const auto began = Clock::now();
+  const auto deadline = began + std::min<nanoseconds>(timeout, kTimeoutMax);
   for (;;) {
-    if (impl_->has_gap) return impl_->complete_state();
-    Changes news = impl_->reader.changes(impl_->known);
-    impl_->has_gap = news.gap;
+    if (impl.has_gap || !impl.has_begun) {
+      return impl.complete_state(deadline).value_or(WatchBatch{.changes = {}, .epoch = impl.known});
+    }
+    Changes news = impl.reader.changes(impl.known);
+    impl.has_gap = news.gap;
+    impl.gap_reason = news.gap_reason;
     if (news.gap) continue;
-    std::erase_if(news.changes, [this](const Change& change) { return !change.key.starts_with(impl_->prefix); });
-    const bool conflated = news.epoch > impl_->known + 1;
-    impl_->known = news.epoch;
-    const auto left = timeout - (std::chrono::steady_clock::now() - began);
+    std::erase_if(news.changes, [&](const Change& change) { return !change.key.starts_with(impl.prefix); });
+    const bool conflated = news.epoch > impl.known + 1;
+    impl.known = news.epoch;
+    const auto left = deadline - Clock::now();
     if (!news.changes.empty() || left <= nanoseconds::zero()) {
       return {.changes = std::move(news.changes), .epoch = news.epoch, .complete = false, .conflated = conflated};
     }
-    impl_->reader.wait(impl_->known, left);
+    impl.reader.wait(impl.known, left);
   }
 }
 

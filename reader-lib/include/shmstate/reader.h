@@ -91,13 +91,22 @@ struct Change {
   std::optional<Value> value;  ///< for kSet
 };
 
+/// Why it cannot be told what changed.
+enum class GapReason : std::uint8_t {
+  kNone,        ///< it can be told
+  kFellBehind,  ///< the feed did not reach back to the epoch asked for: ask more often, or make the feed larger
+  kOvertaken,   ///< it did, but was overwritten, or the buffer taken back, while this reader read it
+  kRecreated,   ///< the epoch asked for is one of an instance that was made anew since
+  kDamaged,     ///< there are bytes in the feed that are no records
+};
+
 struct Changes {
   std::vector<Change> changes;  ///< each key once, in the order of epochs
   Epoch epoch = 0;              ///< ask with this the next time
-  /// The feed no longer reaches back to the epoch asked for, or the instance was made anew: `changes` is empty; read
-  /// the state from a snapshot and go on with `epoch`.
+  /// What changed cannot be told: `changes` is empty; read the state from a snapshot and go on with `epoch`.
   bool gap = false;
-  Epoch oldest_epoch = 0;  ///< the oldest epoch that could have been asked for
+  Epoch oldest_epoch = 0;                   ///< the oldest epoch that could have been asked for
+  GapReason gap_reason = GapReason::kNone;  ///< why there is a gap
 };
 
 /// Where a reader stands.
@@ -111,6 +120,7 @@ struct ReaderStatus {
 struct Attachment;
 class BufferView;
 class Snapshot;
+class Watch;
 
 /// One consumer's handle: everything mapped read-only. Use a reader, and the snapshots taken from it, from one thread
 /// at a time; open one per thread. Readers never wait for the merger or for each other.
@@ -270,6 +280,9 @@ class SHMSTATE_API Snapshot {
 
    private:
     friend class Snapshot;
+    friend class Watch;
+    /// The segment that is being looked at, by its first entry in the directory.
+    [[nodiscard]] std::uint32_t segment() const noexcept { return directory_index_ - 1; }
     SHMSTATE_API void look_up_more();
     SHMSTATE_LOCAL void look_up_group(const BufferView& view);
     [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const BufferView& view);
@@ -303,7 +316,9 @@ class SHMSTATE_API Snapshot {
 
  private:
   friend class Reader;
+  friend class Watch;
   SHMSTATE_LOCAL explicit Snapshot(std::shared_ptr<Attachment> files);
+  [[nodiscard]] SHMSTATE_LOCAL Iterator begin_at(std::uint32_t segment) const;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -142,10 +142,20 @@ typedef struct shmstate_change {
 
 /* The keys that changed after `*epoch`, each once, in the order of epochs; sets `*epoch` to what to ask with the next
  * time, and `*changes` to a handle for shmstate_changes_close. It holds no pin.
- * GAP: the change feed no longer reaches back to `*epoch`, or the instance was made anew. `*changes` is NULL, and
+ * GAP: it cannot be told what changed, for a reason that shmstate_reader_get_gap_reason says. `*changes` is NULL, and
  * `*epoch` is set: read the state from a snapshot, then go on with it. On any other error `*epoch` is unchanged. */
 SHMSTATE_API int shmstate_changes_open(shmstate_reader* reader, uint64_t* epoch,
                                        shmstate_changes** changes) SHMSTATE_NOEXCEPT;
+
+enum {
+  SHMSTATE_GAP_FELL_BEHIND = 1, /* the feed did not reach back to the epoch: ask more often, or make the feed larger */
+  SHMSTATE_GAP_OVERTAKEN = 2,   /* it did, but was overwritten, or the buffer taken back, while it was read */
+  SHMSTATE_GAP_RECREATED = 3,   /* the epoch is one of an instance that was made anew since */
+  SHMSTATE_GAP_DAMAGED = 4      /* there are bytes in the feed that are no records */
+};
+/* Why the last shmstate_changes_open of this reader said GAP; 0 when it did not. Negative, an error, for NULL. */
+SHMSTATE_API int shmstate_reader_get_gap_reason(const shmstate_reader* reader) SHMSTATE_NOEXCEPT;
+
 SHMSTATE_API void shmstate_changes_close(shmstate_changes* changes) SHMSTATE_NOEXCEPT;
 /* One change with each call: SHMSTATE_NOT_FOUND behind the last one. */
 SHMSTATE_API int shmstate_changes_next(shmstate_changes* changes, shmstate_change* change) SHMSTATE_NOEXCEPT;

@@ -22,6 +22,8 @@ struct WatchBatch {
   bool complete = false;
   /// Several epochs are delivered at once, so states in between may have been skipped.
   bool conflated = false;
+  /// Why `changes` is the complete state although a state was delivered before.
+  GapReason gap_reason = GapReason::kNone;
 };
 
 /// Delivers the latest state of every key that changes, at least once, in the order of epochs. Use it from one thread.
@@ -34,7 +36,9 @@ class SHMSTATE_API Watch {
   ~Watch();
 
   /// The next changes: at once when there are some, otherwise after waiting for at most `timeout`. The first call
-  /// delivers the present state. Throws `Error`.
+  /// delivers the present state. When the merger takes buffers back from readers again and again, a complete state may
+  /// not be had within `timeout`: then the batch is empty, and the next call tries again. Throws `Error` (kDamaged,
+  /// kSystem), as for a reader.
   [[nodiscard]] WatchBatch next(std::chrono::nanoseconds timeout);
 
   /// A descriptor that becomes readable when `next` has something to look at: for poll, epoll and event loops. `next`
