@@ -30,6 +30,8 @@ constexpr auto kForNewInstances = "For new instances; an existing one keeps what
 constexpr auto kAtStart = "For new instances, and for existing ones at the next start";
 constexpr auto kWhileRunning = "While it runs: changed in the configuration file, applied at SIGHUP";
 
+constexpr std::uint64_t kBatchMax = std::uint64_t{1} << 30;
+
 const std::map<std::string, std::uint64_t> kDurations{
     {"ns", 1}, {"us", 1'000}, {"ms", 1'000'000}, {"s", 1'000'000'000}};
 
@@ -198,6 +200,13 @@ void add_changeable(CLI::App& app, RawOptions& raw, Configuration& configuration
       ->transform(CLI::AsSizeValue(false))
       ->transform(kNotNegative)
       ->default_str("1g")
+      ->group(kWhileRunning);
+  app.add_option("--batch-max", configuration.service.merge.batch_max,
+                 "Mutations in a batch, which all other writers wait for; larger ones are refused")
+      ->envname("SHMSTATE_BATCH_MAX")
+      ->transform(kNotNegative)
+      ->check(CLI::Range(std::uint64_t{1}, kBatchMax))
+      ->capture_default_str()
       ->group(kWhileRunning);
   app.add_flag("--remove-at-exit", configuration.service.remove_at_exit,
                "Remove the instance's directory when ending normally")

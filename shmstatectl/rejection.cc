@@ -3,7 +3,8 @@
 namespace shmstate::ctl {
 
 Status reason_of_rejection(const Writer& writer) {
-  for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit}) {
+  for (const Status reason :
+       {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit, Status::kMutationTooBig}) {
     if (writer.rejected(reason) != 0) return reason;
   }
   return Status::kRejected;
@@ -15,6 +16,8 @@ std::string rejection_text(Status reason) {
       return "the key holds another type; look with get --json, choose --type, or erase the key first";
     case Status::kOutOfRange: return "the sum overflows; set the key to a smaller number first";
     case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
+    case Status::kMutationTooBig:
+      return "a batch is larger than the merger allows (its --batch-max); make smaller ones";
     case Status::kLimit: return "the instance has its maximum number of entries; erase keys, or configure more";
     default: return "see the counters in shmstatectl status";
   }

@@ -361,7 +361,10 @@ class RecordingSink final : public MutationSink {
     return answer;
   }
 
+  [[nodiscard]] std::uint64_t batch_max() const noexcept override { return batch_max_now; }
+
   Status answer = Status::kOk;
+  std::uint64_t batch_max_now = 32'768;
   std::vector<std::string> pushed;
 };
 
@@ -477,6 +480,18 @@ TEST_F(SessionTest, ABatchBiggerThanTheRingIsRefusedBeforeItTakesMemory) {
   EXPECT_NE(session_.problem().find("bigger than the ring"), std::string::npos) << session_.problem();
   EXPECT_EQ(say("commit").answer, Answer::kError);
   EXPECT_TRUE(sink_.pushed.empty());
+}
+
+TEST_F(SessionTest, ABatchOfMoreMutationsThanTheMergerAllowsIsRefusedWithTheLimit) {
+  sink_.batch_max_now = 2;
+  say_all({"begin", "a=1", "b=2"});
+  EXPECT_EQ(say("commit").answer, Answer::kOk);
+  say_all({"begin", "a=1", "b=2"});
+  EXPECT_TRUE(say("c=3").is_problem);
+  EXPECT_NE(session_.problem().find("larger than the 2 mutations"), std::string::npos) << session_.problem();
+  EXPECT_NE(session_.problem().find("--batch-max"), std::string::npos) << session_.problem();
+  EXPECT_EQ(say("commit").answer, Answer::kError);
+  EXPECT_EQ(tally_.batches, 1U);
 }
 
 TEST_F(SessionTest, WhatTheRingRefusesIsCountedByMutation) {

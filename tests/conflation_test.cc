@@ -377,6 +377,24 @@ TEST(Conflation, RepeatedBatchOfManyKeysTakesTheRoomOfOne) {
   }
 }
 
+// Keys that belong together are pushed as one batch, so there are no more of them than a batch may hold.
+TEST(Conflation, GroupsAreNoLargerThanABatchMayBe) {
+  Conflation conflation(kPlenty, kPlenty);
+  constexpr std::uint64_t kBatchMax = 5;
+  const std::array together{plain(Operation::kSet, "a", 1), plain(Operation::kSet, "b", 2),
+                            plain(Operation::kSet, "c", 3)};
+  const std::array joining{plain(Operation::kSet, "c", 4), plain(Operation::kSet, "d", 5),
+                           plain(Operation::kSet, "e", 6)};
+  const std::array too_many{plain(Operation::kSet, "e", 7), plain(Operation::kSet, "f", 8)};
+  ASSERT_TRUE(conflation.add(together, kBatchMax));
+  ASSERT_TRUE(conflation.add(joining, kBatchMax));
+  EXPECT_FALSE(conflation.add(too_many, kBatchMax));
+  EXPECT_TRUE(conflation.add(std::array{plain(Operation::kSet, "f", 8)}, kBatchMax)) << "a group of its own";
+  EXPECT_EQ(conflation.front_count(), 5U);
+  EXPECT_EQ(take_front(conflation).mutations.size(), 5U);
+  EXPECT_EQ(take_front(conflation).mutations.size(), 1U);
+}
+
 // A sum that would overflow is left for the merger to refuse, and nothing else is lost with it.
 TEST(Conflation, OverflowIsLeftToTheMerger) {
   Conflation conflation(kPlenty, kPlenty);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/futex.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -126,6 +127,167 @@ TEST(EngineTest, ABigBatchIsAppliedByOnePublish) {
   EXPECT_EQ(instance.engine().epoch(), epoch + 1);
   EXPECT_EQ(instance.reader().snapshot().size(), 2000U);
   EXPECT_EQ(writer.flush(0ns), Status::kOk);
+}
+
+// ---- batches that are larger than allowed
+
+MergeOptions with_batch_max(std::uint64_t batch_max) {
+  MergeOptions options = TestInstance::never_expire();
+  options.batch_max = batch_max;
+  return options;
+}
+
+/// Pushes a batch as a writer of an older version does, or a hostile one.
+Status push_batch_of_any_size(TestInstance& instance, Writer& writer, std::size_t count) {
+  Shared<std::uint64_t>& said = instance.owner().sleep().batch_max;
+  const std::uint64_t limit = said.exchange(0, std::memory_order_relaxed);
+  Batch batch = writer.batch();
+  for (std::size_t i = 0; i < count; ++i) batch.add("batched", 1);
+  const Status status = batch.commit();
+  said.store(limit, std::memory_order_relaxed);
+  return status;
+}
+
+TEST(EngineTest, ABatchThatIsLargerThanAllowedIsRefusedAsAWholeAndCounted) {
+  TestInstance instance({}, with_batch_max(100));
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.add("before", 1);
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 100), Status::kOk);
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 101), Status::kOk);
+  writer.add("behind", 1);
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("before"), 1);
+  EXPECT_EQ(reader.get<std::int64_t>("batched"), 100) << "the one that is allowed";
+  EXPECT_EQ(reader.get<std::int64_t>("behind"), 1) << "the ring goes on";
+  EXPECT_EQ(writer.flush(0ns), Status::kRejected);
+  EXPECT_EQ(writer.rejected(Status::kMutationTooBig), 101U);
+  EXPECT_EQ(writer.counters().applied, 102U);
+  EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 0U);
+}
+
+// Of few mutations, but of many bytes; and of as few as fit one group of records that the engine takes at once.
+TEST(EngineTest, ABatchOfMoreBytesThanAllowedIsRefusedToo) {
+  TestInstance instance({}, with_batch_max(20));
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.add("before", 1);
+  instance.owner().sleep().batch_max.store(0, std::memory_order_relaxed);
+  for (const std::size_t bytes : {std::size_t{10}, std::size_t{9'000}}) {
+    Batch batch = writer.batch();
+    ASSERT_EQ(batch.set(numbered("a", bytes), std::string(bytes, 'a')), Status::kOk);
+    ASSERT_EQ(batch.set(numbered("b", bytes), std::string(bytes, 'b')), Status::kOk);
+    ASSERT_EQ(batch.commit(), Status::kOk);
+  }
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 21), Status::kOk);
+  writer.set("alone", std::string(100'000, 'c'));
+  instance.pump();
+  EXPECT_EQ(writer.rejected(Status::kMutationTooBig), 2U + 21U);
+  EXPECT_EQ(reader.snapshot().size(), 4U) << "before, the small batch, and the mutation alone";
+}
+
+// Its end is looked for in parts, and in each turn everybody else is served.
+TEST(EngineTest, AHugeBatchThatIsRefusedDelaysNobody) {
+  constexpr std::size_t kRing = std::size_t{32} << 20;
+  constexpr std::size_t kCount = kRing / record_bytes(7, 8, 0);
+  TestInstance instance({}, with_batch_max(1000));
+  const Reader reader = instance.reader();
+  Writer hostile = instance.writer(ring_of(kRing));
+  Writer other = instance.writer();
+  instance.pump();
+  ASSERT_EQ(push_batch_of_any_size(instance, hostile, kCount), Status::kOk);
+  std::int64_t turns = 0;
+  while (hostile.rejected(Status::kMutationTooBig) == 0) {
+    other.add("other", 1);
+    instance.step();
+    ASSERT_EQ(reader.get<std::int64_t>("other"), ++turns);
+    ASSERT_LT(turns, 100);
+  }
+  EXPECT_GT(turns, 30) << "about a MiB in a turn";
+  EXPECT_EQ(hostile.rejected(Status::kMutationTooBig), kCount);
+  EXPECT_EQ(hostile.flush(0ns), Status::kRejected);
+  EXPECT_FALSE(reader.get<std::int64_t>("batched"));
+}
+
+TEST(EngineTest, AMergerThatIsStartedAgainWhileABatchIsRefusedAppliesNoPartOfIt) {
+  constexpr std::size_t kRing = std::size_t{8} << 20;
+  TestInstance instance({}, with_batch_max(1000));
+  Writer writer = instance.writer(ring_of(kRing));
+  instance.pump();
+  constexpr std::size_t kCount = kRing / record_bytes(7, 8, 0);
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, kCount), Status::kOk);
+  for (int i = 0; i < 4; ++i) instance.step();
+  EXPECT_EQ(writer.rejected(Status::kMutationTooBig), 0U) << "it is not finished";
+  instance.restart();
+  instance.pump();
+  EXPECT_EQ(writer.rejected(Status::kMutationTooBig), kCount);
+  EXPECT_FALSE(instance.reader().get<std::int64_t>("batched"));
+}
+
+TEST(EngineTest, ABatchWithoutAnEndThatIsLargerThanAllowedQuarantinesItsRing) {
+  TestInstance instance({}, with_batch_max(1000));
+  Writer writer = instance.writer();
+  instance.pump();
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 5000), Status::kOk);
+  const RingFile ring = instance.open_ring(writer);
+  ring.header().tail.store(writer.ticket() - record_bytes(7, 8, 0), std::memory_order_relaxed);
+  for (int i = 0; i < 10; ++i) instance.step();
+  EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U);
+  EXPECT_FALSE(instance.reader().get<std::int64_t>("batched"));
+}
+
+// What a writer was told to be allowed when it pushed is merged, whatever is allowed now.
+TEST(EngineTest, BatchesThatWerePushedUnderAHigherLimitAreMerged) {
+  TestInstance instance({}, with_batch_max(1000));
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  instance.pump();
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 1000), Status::kOk);
+  instance.engine().set_options(with_batch_max(100));
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("batched"), 1000) << "reconfigured";
+  EXPECT_EQ(writer.batch_max(), 100U);
+
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 100), Status::kOk);
+  instance.restart(with_batch_max(10));
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("batched"), 1100) << "started again with less";
+
+  instance.owner().sleep().batch_max.store(0, std::memory_order_relaxed);
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 5000), Status::kOk);
+  instance.stop();
+  const os::Fd control = os::open_file(instance.path() + "/control", O_RDWR);
+  constexpr std::uint64_t kNone = 0;
+  ASSERT_EQ(::pwrite(control.get(), &kNone, sizeof kNone,
+                     offsetof(layout::ControlHeader, sleep) + offsetof(layout::Sleep, batch_max)),
+            ssize_t{sizeof kNone});
+  instance.start();
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("batched"), 6100) << "of a merger of an older version";
+
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, 11), Status::kOk);
+  instance.pump();
+  EXPECT_EQ(reader.get<std::int64_t>("batched"), 6100) << "what is pushed now is not allowed";
+}
+
+// Mutations that do not belong together are not merged in one go, however large the ring.
+TEST(EngineTest, ALargeRingIsLeftWhenTheTimeOfATurnIsOver) {
+  constexpr std::size_t kRing = std::size_t{32} << 20;
+  TestInstance instance;
+  Writer large = instance.writer(ring_of(kRing));
+  Writer other = instance.writer();
+  instance.pump();
+  std::int64_t pushed = 0;
+  while (large.add("large", 1) == Status::kOk) ++pushed;
+  other.add("other", 1);
+  instance.stop();
+  std::uint64_t now_ns = os::now_ns();
+  InstanceOwner owner(instance.path(), {});
+  MergeEngine engine(owner, TestInstance::never_expire(), nullptr, now_ns, [&] { return now_ns += 300'000; });
+  const Reader reader = instance.reader();
+  for (int turns = 0; turns < 2; ++turns) EXPECT_EQ(engine.step(now_ns), Progress::kWorked);
+  EXPECT_EQ(reader.get<std::int64_t>("other"), 1);
+  EXPECT_LT(reader.get<std::int64_t>("large").value_or(0), pushed / 20) << "of a quarter in each turn";
 }
 
 TEST(EngineTest, AStepTakesAboutAQuarterOfARingSoThatItsWriterIsServedEarly) {
@@ -339,6 +501,118 @@ TEST(EngineTest, ABacklogIsShownWhileAPinStallsPublishing) {
   EXPECT_EQ(ring.applied_bytes, applied);
   EXPECT_EQ(ring.applied_count, 2U);
   EXPECT_EQ(ring.pushed_bytes, writer.ticket());
+}
+
+/// With two buffers, of which a reader pins one after the other: what is pushed meanwhile waits for that.
+class PinnedTurns {
+ public:
+  explicit PinnedTurns(std::size_t writers, std::size_t ring_bytes = kSmallRing)
+      : instance_({.memory_limit_bytes = std::uint64_t{1} << 30}), slow_(instance_.path()) {
+    while (writers_.size() < writers) writers_.push_back(instance_.writer(ring_of(ring_bytes)));
+    instance_.pump();
+    lone_.emplace(instance_.writer());
+    instance_.pump();
+    slow_.start(instance_);
+  }
+
+  [[nodiscard]] TestInstance& instance() { return instance_; }
+  [[nodiscard]] std::vector<Writer>& writers() { return writers_; }
+  [[nodiscard]] const Reader& reader() const { return slow_.reader; }
+
+  /// A publish, with the other buffer pinned, so that the next one must wait.
+  void stall() {
+    const Snapshot pinned = slow_.reader.snapshot();
+    lone_->add("lone", 1);
+    ASSERT_EQ(slow_.step(), Progress::kWorked);
+    lone_->add("lone", 1);
+    for (int i = 0; i < 20; ++i) ASSERT_EQ(slow_.step(), Progress::kStalled);
+  }
+  Progress step() { return slow_.step(); }
+  [[nodiscard]] Epoch epoch() const { return slow_.engine->epoch(); }
+
+ private:
+  /// An engine for which a millisecond passes whenever it looks at its clock.
+  struct Slow {
+    explicit Slow(const std::string& path) : reader(path) {}
+    void start(TestInstance& instance) {
+      now_ns = os::now_ns();
+      instance.stop();
+      owner.emplace(instance.path(), InstanceOptions{});
+      engine.emplace(*owner, TestInstance::never_expire(), nullptr, now_ns, [this] { return now_ns += 1'000'000; });
+    }
+    Progress step() { return engine->step(now_ns += 1'000'000); }
+
+    Reader reader;
+    std::uint64_t now_ns = 0;
+    std::optional<InstanceOwner> owner;
+    std::optional<MergeEngine> engine;
+  };
+
+  TestInstance instance_;
+  std::vector<Writer> writers_;
+  std::optional<Writer> lone_;
+  Slow slow_;
+};
+
+// While readers pin one buffer after the other, each turn waits for a pin. So it takes what has piled up in all rings,
+// however long that takes by its clock, and is not cut short for the sake of the next turn, which would wait, too.
+TEST(EngineTest, ATurnThatFollowsAPinTakesAllThatHasPiledUp) {
+  constexpr std::size_t kWriters = 200;
+  PinnedTurns turns(kWriters);
+  ASSERT_NO_FATAL_FAILURE(turns.stall());
+  for (Writer& writer : turns.writers()) {
+    while (writer.add("count", 1) == Status::kOk) {
+    }
+  }
+  const Epoch before = turns.epoch();
+  EXPECT_EQ(turns.step(), Progress::kWorked);
+  EXPECT_EQ(turns.epoch(), before + 1);
+  for (Writer& writer : turns.writers()) {
+    ASSERT_EQ(writer.flush(0ns), Status::kRingFull) << "the push that found it full; all others are merged";
+    ASSERT_EQ(writer.flush(0ns), Status::kOk);
+  }
+}
+
+// Only what piled up: then turns are as short as ever.
+TEST(EngineTest, TheTurnAfterThatIsCutShortAgain) {
+  PinnedTurns turns(10);
+  ASSERT_NO_FATAL_FAILURE(turns.stall());
+  EXPECT_EQ(turns.step(), Progress::kWorked);
+  for (Writer& writer : turns.writers()) ASSERT_EQ(writer.add("count", 1), Status::kOk);
+  EXPECT_EQ(turns.step(), Progress::kWorked);
+  EXPECT_EQ(turns.reader().get<std::int64_t>("count"), 1) << "of a ring, with a clock that says that this took 1 ms";
+}
+
+// Not even the largest ring keeps such a turn, and who waits for it, for more than a second.
+TEST(EngineTest, ATurnThatFollowsAPinEndsAfterASecondAllTheSame) {
+  PinnedTurns turns(2, std::size_t{64} << 20);
+  ASSERT_NO_FATAL_FAILURE(turns.stall());
+  Writer& large = turns.writers().front();
+  std::int64_t pushed = 0;
+  while (large.add("large", 1) == Status::kOk) ++pushed;
+  EXPECT_EQ(turns.step(), Progress::kWorked);
+  EXPECT_LT(turns.reader().get<std::int64_t>("large").value_or(0), pushed);
+  EXPECT_GT(turns.reader().get<std::int64_t>("large").value_or(0), 0);
+}
+
+// What falls due during a pin goes with it, in place of a part in each of many turns that wait for one pin each.
+TEST(EngineTest, KeysThatExpireDuringAPinGoWithTheTurnThatFollows) {
+  constexpr std::int64_t kKeys = 10'000;
+  TestInstance instance;
+  const Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  SetOptions fleeting;
+  fleeting.ttl = 1ms;
+  for (std::int64_t i = 0; i < kKeys; ++i) writer.set(numbered("k", static_cast<std::size_t>(i)), i, fleeting);
+  ASSERT_EQ(instance.step(0ns), Progress::kWorked);
+  {
+    const Snapshot pinned = reader.snapshot();
+    writer.set("stays", 1);
+    ASSERT_EQ(instance.step(0ns), Progress::kWorked);
+    ASSERT_EQ(instance.step(50ms), Progress::kStalled);
+  }
+  EXPECT_EQ(instance.step(), Progress::kWorked);
+  EXPECT_EQ(reader.snapshot().size(), 1U);
 }
 
 TEST(EngineTest, WithThreeBuffersAPinStallsNothing) {
@@ -847,13 +1121,136 @@ TEST(EngineTest, AFloodOfFilesIsLookedAtInPieces) {
     instance.step(0ns);
     EXPECT_EQ(reader.get<std::int64_t>("before"), turn);
     const std::filesystem::directory_iterator begin(rings);
-    EXPECT_GE(static_cast<std::size_t>(std::distance(begin, {})), kFiles - 32 * static_cast<std::size_t>(turn));
+    EXPECT_GE(static_cast<std::size_t>(std::distance(begin, {})), kFiles - 64 * static_cast<std::size_t>(turn))
+        << "32 that the kernel told of, and 32 of the directory";
   }
   for (std::size_t i = 0; i < kFiles; ++i) instance.step(0ns);
   EXPECT_EQ(reader.get<std::int64_t>("after"), 1);
   EXPECT_EQ(instance.statistic(Stat::kRingsRefused), kFiles);
   EXPECT_EQ(instance.count_events(Kind::kRingRefused), 64U);
   EXPECT_EQ(instance.statistic(Stat::kRingsLive), 2U);
+}
+
+/// Files with names of rings, made by one user, which no other can remove.
+void flood_rings(const std::filesystem::path& rings, std::size_t count, uid_t user) {
+  for (std::size_t i = 1; i <= count; ++i) {
+    const std::filesystem::path path = rings / ring_name(i);
+    const os::Fd file = os::open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    ASSERT_TRUE(file.is_open());
+    if (user == ::geteuid()) continue;
+    ASSERT_EQ(::fchown(file.get(), user, static_cast<gid_t>(-1)), 0);
+  }
+}
+
+/// Steps until everything that a writer pushed is readable, while it waits for that; returns the entries of the
+/// directory of rings that were read meanwhile.
+std::uint64_t names_read_until_merged(TestInstance& instance, Writer& writer) {
+  const std::uint64_t before = instance.engine().names_read();
+  Status status = Status::kTimeout;
+  for (int turns = 0; turns < 10'000 && status != Status::kOk; ++turns) {
+    instance.step();
+    status = writer.flush(2ms);
+  }
+  EXPECT_EQ(status, Status::kOk);
+  return instance.engine().names_read() - before;
+}
+
+// Whoever filled the directory of rings, with however many names: a new ring of somebody else is served after a
+// bounded number of them, which is far less than there are.
+TEST(EngineTest, ANewRingIsServedAfterABoundedNumberOfNamesWhoeverMadeTheOthers) {
+  constexpr uid_t kFlooder = 65'534;
+  constexpr std::uint64_t kNamesMax = 4'000;
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can make files of somebody else";
+  TestInstance instance;
+  instance.pump();
+  for (const std::size_t files : {std::size_t{10'000}, std::size_t{40'000}}) {  // more than the kernel keeps messages
+    for (const auto& left : std::filesystem::directory_iterator(instance.owner().rings_path())) {
+      std::filesystem::remove(left);
+    }
+    ASSERT_NO_FATAL_FAILURE(flood_rings(instance.owner().rings_path(), files, kFlooder));
+    for (int i = 0; i < 3; ++i) instance.step(1s);  // a search has begun, which does not meet what comes later
+    Writer writer = instance.writer();
+    writer.add("new", 1);
+    EXPECT_LT(names_read_until_merged(instance, writer), kNamesMax) << "of " << files;
+  }
+}
+
+// Also of the same user, once the kernel has told of those that were made before.
+TEST(EngineTest, ANewRingOfTheUserWhoFloodedIsServedAfterABoundedNumberOfNamesToo) {
+  constexpr std::size_t kFiles = 30'000;
+  TestInstance instance;
+  instance.pump();
+  ASSERT_NO_FATAL_FAILURE(flood_rings(instance.owner().rings_path(), kFiles, ::geteuid()));
+  for (int i = 0; i < 3; ++i) instance.step(1s);  // a search has begun, which does not meet what comes later
+  Writer writer = instance.writer();
+  writer.add("new", 1);
+  EXPECT_LT(names_read_until_merged(instance, writer), kFiles / 3);
+}
+
+// A ring that was refused since there was no place gets the next one that is free, although nobody can find it among
+// all those names.
+TEST(EngineTest, ARefusedRingIsFoundInAFloodWhenThereIsAPlaceForIt) {
+  constexpr uid_t kFlooder = 65'534;
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can make files of somebody else";
+  TestInstance instance({.ring_count_max = 1});
+  std::optional<Writer> first(instance.writer());
+  instance.pump();
+  Writer second = instance.writer();
+  second.add("second", 1);
+  instance.pump();
+  ASSERT_EQ(second.flush(0ns), Status::kRingRefused);
+  ASSERT_NO_FATAL_FAILURE(flood_rings(instance.owner().rings_path(), 10'000, kFlooder));
+  first.reset();
+  for (int i = 0; i < 3; ++i) instance.step(100ms);
+  EXPECT_LT(names_read_until_merged(instance, second), 4'000U);
+}
+
+// Somebody keeps so many messages of the kernel coming that it has no room for another. Who waits touches its ring
+// again and again, and the merger makes room in each turn.
+TEST(EngineTest, ARingIsServedThoughSomebodyTouchesFilesAllTheTime) {
+  TestInstance instance;
+  instance.pump();
+  std::array<std::filesystem::path, 2> files;
+  std::vector<os::Fd> held;  // so that the merger does not remove them
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    files[i] = instance.owner().rings_path() / ring_name(i + 1);
+    held.push_back(os::open_file(files[i], O_RDWR | O_CREAT, 0600));
+    ASSERT_TRUE(os::try_lock(held.back().get(), kLifeByte, true));
+  }
+  const auto touch = [&files](int count) {
+    for (int i = 0; i < count; ++i) {  // one after the other: two messages that are equal are one
+      ASSERT_EQ(::utimensat(AT_FDCWD, files[static_cast<std::size_t>(i) % 2].c_str(), nullptr, 0), 0);
+    }
+  };
+  touch(20'000);
+  Writer writer = instance.writer();
+  writer.add("k", 1);
+  Status status = Status::kTimeout;
+  int turns = 0;
+  for (; turns < 1'000 && status != Status::kOk; ++turns) {
+    touch(2'000);
+    instance.step(1us);
+    status = writer.flush(2ms);
+  }
+  EXPECT_EQ(status, Status::kOk);
+  EXPECT_GT(turns, 1);
+}
+
+// Where the kernel has no more to tell with, the directory is searched whenever somebody rings.
+TEST(EngineTest, WithoutNewsOfTheKernelNewRingsAreFoundBySearching) {
+  std::vector<os::Fd> instances;
+  while (instances.size() < 500) {
+    os::Fd one(::inotify_init1(IN_CLOEXEC));
+    if (!one.is_open()) break;
+    instances.push_back(std::move(one));
+  }
+  if (instances.size() == 500) GTEST_SKIP() << "a user may have very many inotify instances here";
+  TestInstance instance;
+  instance.pump();
+  Writer writer = instance.writer();
+  writer.add("k", 1);
+  instance.step(1us);
+  EXPECT_EQ(instance.reader().get<std::int64_t>("k"), 1);
 }
 
 // A ring that finishes while the directory is read in pieces is not taken for a broken one.

@@ -82,7 +82,8 @@ TEST(LayoutTest, ControlIsFrozen) {
 
       SHMSTATE_SIZE(Sleep, 64),
       SHMSTATE_AT(Sleep, phase, 0),
-      SHMSTATE_AT(Sleep, reserved, 8),
+      SHMSTATE_AT(Sleep, batch_max, 8),
+      SHMSTATE_AT(Sleep, reserved, 16),
 
       SHMSTATE_SIZE(ControlHeader, 448),
       SHMSTATE_AT(ControlHeader, identity, 0),
@@ -188,7 +189,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
   const auto number = [](auto value) { return static_cast<std::size_t>(value); };
   expect_frozen({
       {"kLayoutMajor", layout::kLayoutMajor, 1},
-      {"kLayoutMinor", layout::kLayoutMinor, 0},
+      {"kLayoutMinor", layout::kLayoutMinor, 1},
       {"kRequiredFeatures", layout::kRequiredFeatures, 0},
       {"kOptionalFeatures", layout::kOptionalFeatures, 0},
       {"kLine", layout::kLine, 64},
@@ -230,6 +231,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"Reject::kOutOfRange", number(layout::Reject::kOutOfRange), 1},
       {"Reject::kNoMemory", number(layout::Reject::kNoMemory), 2},
       {"Reject::kLimit", number(layout::Reject::kLimit), 3},
+      {"Reject::kBatchTooBig", number(layout::Reject::kBatchTooBig), 4},
       {"Type::kNone", number(Type::kNone), 0},
       {"Type::kInt64", number(Type::kInt64), 1},
       {"Type::kFloat64", number(Type::kFloat64), 2},

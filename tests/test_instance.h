@@ -162,6 +162,11 @@ class TestInstance {
     start();
   }
 
+  void restart(const MergeOptions& merge) {
+    merge_ = merge;
+    restart();
+  }
+
   /// Replaces the random hash seed of an instance that is still empty, so that a test's seed determines everything.
   void fix_hash_seed(std::uint64_t seed) {
     ASSERT_EQ(engine_->table().entry_count(), 0U);

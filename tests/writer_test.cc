@@ -491,6 +491,73 @@ TEST_F(WriterTest, ABatchLargerThanTheRingIsRefused) {
   EXPECT_EQ(small.ticket(), 0U);
 }
 
+TEST_F(WriterTest, ABatchOfMoreThanTheMergerAllowsIsRefused) {
+  MergeOptions options = TestInstance::never_expire();
+  options.batch_max = 10;
+  instance_.engine().set_options(options);
+  EXPECT_EQ(writer_.batch_max(), 10U);
+  Batch batch = writer_.batch();
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(batch.add("k", 1), Status::kOk);
+  EXPECT_EQ(batch.commit(), Status::kOk);
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(batch.add("k", 1), Status::kOk);
+  EXPECT_EQ(batch.add("k", 1), Status::kMutationTooBig);
+  EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
+  instance_.pump();
+  EXPECT_EQ(instance_.reader().get<std::int64_t>("k"), 10) << "nothing of the second one was pushed";
+}
+
+TEST_F(WriterTest, ABatchOfMoreBytesThanTheMergerAllowsIsRefused) {
+  MergeOptions options = TestInstance::never_expire();
+  options.batch_max = 10;
+  instance_.engine().set_options(options);
+  Batch batch = writer_.batch();
+  EXPECT_EQ(batch.set("k", std::string(3'000, 'v')), Status::kOk);
+  EXPECT_EQ(batch.set("l", std::string(3'000, 'v')), Status::kMutationTooBig) << "512 bytes for each of ten";
+  Batch alone = writer_.batch();
+  EXPECT_EQ(alone.set("k", std::string(100'000, 'v')), Status::kOk) << "one mutation is always allowed";
+  EXPECT_EQ(alone.commit(), Status::kOk);
+}
+
+TEST_F(WriterTest, ABatchThatIsNoLongerAllowedWhenItIsCommittedIsRefused) {
+  Batch batch = writer_.batch();
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(batch.add("k", 1), Status::kOk);
+  MergeOptions options = TestInstance::never_expire();
+  options.batch_max = 10;
+  instance_.engine().set_options(options);
+  EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
+}
+
+TEST_F(WriterTest, WithoutAMergerThatSetsALimitABatchMayFillTheRing) {
+  instance_.owner().sleep().batch_max.store(0, std::memory_order_relaxed);  // as one of an older version leaves it
+  EXPECT_EQ(writer_.batch_max(), std::numeric_limits<std::uint64_t>::max());
+  Batch batch = writer_.batch();
+  for (int i = 0; i < 40'000; ++i) ASSERT_EQ(batch.add("k", 1), Status::kOk);
+  EXPECT_EQ(batch.commit(), Status::kOk);
+}
+
+TEST_F(WriterTest, WhatIsConflatedIsPushedInBatchesThatAreAllowed) {
+  MergeOptions options = TestInstance::never_expire();
+  options.batch_max = 10;
+  instance_.engine().set_options(options);
+  Writer writer = instance_.writer(ring_of(kSmallRing, WhenFull::kConflate));
+  const std::string filler(10'000, 'f');
+  while (writer.counters().conflated == 0) ASSERT_EQ(writer.set("filler", filler), Status::kOk);
+  const auto push_two = [&](int first, int second) {
+    Batch batch = writer.batch();
+    EXPECT_EQ(batch.set("k" + std::to_string(first), first), Status::kOk);
+    EXPECT_EQ(batch.set("k" + std::to_string(second), second), Status::kOk);
+    return batch.commit();
+  };
+  for (int i = 0; i < 8; ++i) ASSERT_EQ(push_two(i, i + 1), Status::kOk) << "they have a key in common";
+  EXPECT_EQ(push_two(8, 9), Status::kOk);
+  EXPECT_EQ(push_two(9, 10), Status::kRingFull) << "eleven keys that belong together";
+  instance_.pump();
+  ASSERT_EQ(writer.flush(0ns), Status::kTimeout);
+  instance_.pump();
+  EXPECT_EQ(instance_.reader().get<std::int64_t>("k9"), 9);
+  EXPECT_EQ(writer.rejected(Status::kMutationTooBig), 0U);
+}
+
 TEST_F(WriterTest, ABatchThatFillsTheRingCompletelyIsPushedAndApplied) {
   Writer small = instance_.writer(ring_of(kSmallRing));
   Batch batch = small.batch();
@@ -680,7 +747,7 @@ TEST_F(WriterTest, AWriterOfAnotherLayoutVersionIsRefusedWithBothVersions) {
   options.attach_timeout = 0ns;
   const auto [status, text] = error_of([&] { static_cast<void>(instance_.writer(options)); });
   EXPECT_EQ(status, Status::kVersionMismatch);
-  EXPECT_THAT(text, HasSubstr("77.0"));
+  EXPECT_THAT(text, HasSubstr("77." + std::to_string(layout::kLayoutMinor)));
   EXPECT_THAT(text, HasSubstr(std::to_string(layout::kLayoutMajor) + "."));
 }
 

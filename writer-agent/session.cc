@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "core/record.h"
+
 namespace shmstate::agent {
 namespace {
 
@@ -56,6 +58,11 @@ Verdict Session::push(const Command& mutation) {
 Verdict Session::collect(const Command& mutation) {
   if (!batch_spoiled_.empty()) return {};
   batch_.append(mutation);
+  const std::uint64_t batch_max = sink_->batch_max();
+  if (!is_batch_allowed(batch_.count(), batch_.ring_bytes(), batch_max)) {
+    return bad_line("the batch is larger than the " + std::to_string(batch_max) +
+                    " mutations, of 512 bytes each, that the merger allows; make it smaller, or raise its --batch-max");
+  }
   if (batch_.ring_bytes() <= batch_bytes_max_) return {};
   return bad_line("the batch is bigger than the ring; make it smaller, or raise --ring-size");
 }

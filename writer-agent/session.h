@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,8 @@ class MutationSink {
   virtual ~MutationSink() = default;
   virtual Status push(const Command& mutation) = 0;
   virtual Status push_batch(const PendingBatch& batch) = 0;
+  /// Mutations that a batch may hold now.
+  [[nodiscard]] virtual std::uint64_t batch_max() const noexcept { return std::numeric_limits<std::uint64_t>::max(); }
 };
 
 /// What the agent has done, over all sources.

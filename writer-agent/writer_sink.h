@@ -23,6 +23,8 @@ class WriterSink final : public MutationSink {
     return note(batch.commit());
   }
 
+  [[nodiscard]] std::uint64_t batch_max() const noexcept override { return writer_->batch_max(); }
+
   /// The reason why the ring is lost, or kOk.
   [[nodiscard]] Status ring_loss() const noexcept { return ring_loss_; }
   Status note(Status status) noexcept {

@@ -62,29 +62,33 @@ struct Conflation::Prepared {
   Group* group = nullptr;
 };
 
-bool Conflation::add(std::span<const Mutation> batch) {
-  if (!has_room(batch)) return false;
+bool Conflation::add(std::span<const Mutation> batch, std::uint64_t batch_max) {
+  if (!has_room(batch, batch_max)) return false;
 
   Prepared prepared = prepare(batch);
   join_groups(prepared);
   for (std::size_t i = 0; i < batch.size(); ++i) {
     Entry& entry = *prepared.entries[i];
     const std::size_t before = bytes_of(entry);
+    const std::size_t count_before = entry.second.steps.size();
     Steps step;
     step.splice(step.begin(), prepared.steps, prepared.steps.begin());
     fold(entry.second.steps, batch[i], step);
     const std::size_t after = bytes_of(entry);
     prepared.group->bytes += after - before;
+    prepared.group->count += entry.second.steps.size() - count_before;
     bytes_ += after - before;
   }
   return true;
 }
 
 // Counts as if nothing but what a plain set replaces would fold: simple, and safe.
-bool Conflation::has_room(std::span<const Mutation> batch) const {
+bool Conflation::has_room(std::span<const Mutation> batch, std::uint64_t batch_max) const {
   std::size_t grown = 0;
   std::size_t replaced = 0;
+  std::size_t replaced_count = 0;
   std::size_t joined = 0;
+  std::size_t joined_count = 0;
   std::unordered_set<std::string_view> keys;
   std::unordered_set<std::uint64_t> groups;
   for (const Mutation& mutation : batch) {
@@ -92,10 +96,18 @@ bool Conflation::has_room(std::span<const Mutation> batch) const {
     const bool is_first = keys.insert(mutation.key).second;
     grown += record_bytes(mutation) + (found == entries_.end() ? mutation.key.size() + kEntryOverhead : 0);
     if (found == entries_.end()) continue;
-    if (groups.insert(found->second.group).second) joined += groups_.at(found->second.group).bytes;
-    if (is_first && replaces_everything(mutation)) replaced += bytes_of(*found);
+    if (groups.insert(found->second.group).second) {
+      joined += groups_.at(found->second.group).bytes;
+      joined_count += groups_.at(found->second.group).count;
+    }
+    if (is_first && replaces_everything(mutation)) {
+      replaced += bytes_of(*found);
+      replaced_count += found->second.steps.size();
+    }
   }
-  return bytes_ + grown - replaced <= bytes_max_ && joined + grown - replaced <= group_bytes_max_;
+  const std::size_t group_bytes = joined + grown - replaced;
+  return bytes_ + grown - replaced <= bytes_max_ && group_bytes <= group_bytes_max_ &&
+         is_batch_allowed(joined_count + batch.size() - replaced_count, group_bytes, batch_max);
 }
 
 // The group comes last: only that is seen from outside, as soon as it is made.
@@ -136,6 +148,7 @@ void Conflation::join_groups(Prepared& prepared) noexcept {
     for (Entry* const moved : other->second.entries) moved->second.group = prepared.id;
     joined.entries.splice(joined.entries.end(), other->second.entries);
     joined.bytes += other->second.bytes;
+    joined.count += other->second.count;
     groups_.erase(other);
   }
 }
@@ -166,12 +179,6 @@ std::size_t Conflation::bytes_of(const Entry& entry) noexcept {
   std::size_t bytes = 0;
   for (const Step& step : entry.second.steps) bytes += record_bytes(step.mutation(entry.first));
   return bytes;
-}
-
-std::size_t Conflation::front_count() const noexcept {
-  std::size_t count = 0;
-  for (const Entry* const entry : groups_.begin()->second.entries) count += entry->second.steps.size();
-  return count;
 }
 
 void Conflation::encode_front(std::byte* at) const noexcept {

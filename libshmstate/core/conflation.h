@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <list>
 #include <map>
 #include <span>
@@ -24,14 +25,15 @@ class Conflation {
       : bytes_max_(bytes_max), group_bytes_max_(group_bytes_max) {}
 
   [[nodiscard]] bool empty() const noexcept { return groups_.empty(); }
-  /// Takes checked mutations that belong together. Returns false, and nothing changed, when there is no room. Throws
-  /// std::bad_alloc, and nothing changed.
-  [[nodiscard]] bool add(std::span<const Mutation> batch);
+  /// Takes checked mutations that belong together. Returns false, and nothing changed, when there is no room, or they
+  /// and what belongs to them would be more than a batch may hold. Throws std::bad_alloc, and nothing changed.
+  [[nodiscard]] bool add(std::span<const Mutation> batch,
+                         std::uint64_t batch_max = std::numeric_limits<std::uint64_t>::max());
 
   /// The oldest group, which is pushed as one batch of records. Precondition: not empty. Nothing here allocates, so
   /// what is kept can be pushed when memory has run out, too.
   [[nodiscard]] std::size_t front_bytes() const noexcept { return groups_.begin()->second.bytes; }
-  [[nodiscard]] std::size_t front_count() const noexcept;
+  [[nodiscard]] std::size_t front_count() const noexcept { return groups_.begin()->second.count; }
   void encode_front(std::byte* at) const noexcept;
   void pop_front() noexcept;
 
@@ -58,10 +60,11 @@ class Conflation {
   struct Group {
     std::list<Entry*> entries;
     std::size_t bytes = 0;  // as records
+    std::size_t count = 0;  // of records
   };
   struct Prepared;
 
-  [[nodiscard]] bool has_room(std::span<const Mutation> batch) const;
+  [[nodiscard]] bool has_room(std::span<const Mutation> batch, std::uint64_t batch_max) const;
   [[nodiscard]] Prepared prepare(std::span<const Mutation> batch);
   void join_groups(Prepared& prepared) noexcept;
   static void fold(Steps& steps, const Mutation& mutation, Steps& step) noexcept;

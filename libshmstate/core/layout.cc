@@ -39,7 +39,7 @@ static_assert(is_plain<Heartbeat, kLine>());
 static_assert(offsetof(Heartbeat, beat_ns) == 0 && offsetof(Heartbeat, current_as_of_ns) == 8);
 static_assert(offsetof(Heartbeat, feed_reserved) == 16 && offsetof(Heartbeat, merger_pid) == 24);
 static_assert(offsetof(Heartbeat, retired) == 28 && offsetof(Heartbeat, started_ns) == 32);
-static_assert(is_plain<Sleep, kLine>() && offsetof(Sleep, phase) == 0);
+static_assert(is_plain<Sleep, kLine>() && offsetof(Sleep, phase) == 0 && offsetof(Sleep, batch_max) == 8);
 static_assert(is_plain<ControlHeader, 7 * kLine>());
 static_assert(offsetof(ControlHeader, publication) == 192 && offsetof(ControlHeader, heartbeat) == 320);
 static_assert(offsetof(ControlHeader, sleep) == 384);

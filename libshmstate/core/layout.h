@@ -26,7 +26,7 @@ inline constexpr std::uint64_t kRingMagic = 0x3147'4e49'524d'4853;     // "SHMRI
 
 /// A reader or writer of another major version must refuse; a newer minor version only adds.
 inline constexpr std::uint32_t kLayoutMajor = 1;
-inline constexpr std::uint32_t kLayoutMinor = 0;
+inline constexpr std::uint32_t kLayoutMinor = 1;
 /// Feature bits: an unknown required bit must be refused, an unknown optional bit may be ignored.
 inline constexpr std::uint64_t kRequiredFeatures = 0;
 inline constexpr std::uint64_t kOptionalFeatures = 0;
@@ -90,10 +90,12 @@ struct alignas(kLine) Heartbeat {
   std::uint64_t reserved[3];
 };
 
-/// Whether writers must ring the doorbell. Apart from all that changes while data flows: each push looks here.
+/// What writers must know: whether to ring the doorbell, and how much goes into a batch. Apart from all that changes
+/// while data flows: each push looks here.
 struct alignas(kLine) Sleep {
-  Shared<std::uint64_t> phase;  // merger: +1 before it sleeps, +1 when it is awake again: odd while it sleeps
-  std::uint64_t reserved[7];
+  Shared<std::uint64_t> phase;      // merger: +1 before it sleeps, +1 when it is awake again: odd while it sleeps
+  Shared<std::uint64_t> batch_max;  // merger: mutations in a batch; zero: no limit (since minor 1)
+  std::uint64_t reserved[6];
 };
 
 struct ControlHeader {
@@ -154,7 +156,7 @@ struct alignas(kLine) BufferHeader {
 };
 
 /// Reasons of the merger for refusing a mutation: indices of RingCursor::rejected.
-enum class Reject : std::uint8_t { kWrongType = 0, kOutOfRange = 1, kNoMemory = 2, kLimit = 3 };
+enum class Reject : std::uint8_t { kWrongType = 0, kOutOfRange = 1, kNoMemory = 2, kLimit = 3, kBatchTooBig = 4 };
 inline constexpr std::size_t kRejectCount = 8;
 
 /// How far a ring has been applied to this buffer.

@@ -24,6 +24,11 @@ constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not 
 constexpr std::size_t kRefusedMax = 65'536;     // remembered, so that each is counted once
 constexpr std::size_t kRefusalReportsMax = 64;  // in a second
 constexpr std::size_t kErasuresPerTurn = 2048;  // of expired and ephemeral entries, so that no publish waits for many
+// In a turn that follows a pin, where all waited for that pin, and the next one may follow.
+constexpr std::uint64_t kPiledUpTimeNs = 1'000'000'000;  // in place of the publish interval
+constexpr std::size_t kPiledUpFactor = 16;               // of what a turn opens and erases
+constexpr std::uint64_t kBytesPerLook = 64 << 10;        // at the clock, of what is merged outside batches
+constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;  // of a batch that is too big, that are looked through
 
 // Who pins which buffer: asked of the kernel, never of the readers.
 class SnapshotLocks {
@@ -56,9 +61,13 @@ struct MergeEngine::ServedRing {
   RingFile file;
   std::uint32_t index;
   RingConsumer<layout::RingHeader> consumer;
-  std::uint64_t published_cursor;  // where head is
-  std::uint64_t goal;              // the tail when the goals were set
-  bool has_open_goal = false;      // not reached yet
+  std::uint64_t published_cursor;     // where head is
+  std::uint64_t goal;                 // the tail when the goals were set
+  bool has_open_goal = false;         // not reached yet
+  std::uint64_t unlimited_until = 0;  // batches that begin before may be of any size: they were pushed when they might
+  bool is_refusing = false;           // the batch at the cursor, which is too big
+  std::uint64_t refused_until = 0;    // what was seen of it
+  std::uint64_t refused_count = 0;
   bool is_abandoned = false;
   bool is_quarantined = false;
   QuarantineReason quarantine_reason = QuarantineReason::kNone;
@@ -85,14 +94,17 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
       feed_(owner),
       table_(replicas_, pages_, feed_, owner.geometry()),
       is_index_used_(owner.geometry().ring_count_max, false),
+      news_(owner.rings_path()),
       long_keys_(kGroupRecords * kKeyBytesMax / kWord) {
   for (std::size_t i = 0; i < owner.geometry().ring_count_max; ++i) {
     owner.ring_status(i).ring_id.store(0, std::memory_order_relaxed);
   }
   table_.start_timers(now_ns);
+  const std::uint64_t batch_max_before = owner.sleep().batch_max.load(std::memory_order_relaxed);
   set_options(options);
   if (owner.is_resumed()) {
     resume();
+    if (batch_max_before == 0 || options.batch_max < batch_max_before) lift_limit_of_pushed_batches();
   } else {
     create();
   }
@@ -101,8 +113,14 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
 MergeEngine::~MergeEngine() = default;
 
 void MergeEngine::set_options(const MergeOptions& options) noexcept {
+  if (options.batch_max < options_.batch_max) lift_limit_of_pushed_batches();
   options_ = options;
   table_.set_entries_max(options.entries_max);
+  owner_.sleep().batch_max.store(options.batch_max, std::memory_order_relaxed);
+}
+
+void MergeEngine::lift_limit_of_pushed_batches() noexcept {
+  for (const std::unique_ptr<ServedRing>& ring : rings_) ring->unlimited_until = ring->consumer.tail();
 }
 
 void MergeEngine::create() {
@@ -188,6 +206,7 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
   }
   owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);
   if (now_ns >= next_round_ns_) round();
+  takes_all_ = stalled_since_ns_ != 0;
   if (!is_back_claimed_ && !claim_back_buffer()) {
     wake_readers();
     return is_due() ? Progress::kStalled : Progress::kIdle;
@@ -195,7 +214,7 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 
   look_for_rings();
   drain_rings();
-  if (table_.next_expiry_ns() <= now_ns && table_.expire(now_ns, kErasuresPerTurn, current_.epoch + 1))
+  if (table_.next_expiry_ns() <= now_ns && table_.expire(now_ns, at_most(kErasuresPerTurn), current_.epoch + 1))
     is_dirty_ = true;
   if (has_abandoned_rings_) finish_rings();
   if (!orphans_.empty()) drop_orphans();
@@ -214,7 +233,7 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
 bool MergeEngine::has_work() const noexcept { return is_wake_owed_ || has_changes(); }
 
 bool MergeEngine::has_changes() const noexcept {
-  if (has_abandoned_rings_ || !orphans_.empty() || search_) return true;
+  if (has_abandoned_rings_ || !orphans_.empty() || search_ || news_.has_more()) return true;
   if (owner_.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_) return true;
   for (std::size_t i = 0; i < rings_.size(); ++i) {
     if (has_news(i)) return true;
@@ -320,72 +339,147 @@ void MergeEngine::drain_rings() {
   if (sets_goals) goal_ns_ = now_ns_;
   const auto after = [this](std::size_t place) { return place + 1 < rings_.size() ? place + 1 : 0; };
   std::size_t place = next_drained_ < rings_.size() ? next_drained_ : 0;
-  std::uint64_t began_ns = 0;
+  drain_began_ns_ = 0;
   bool is_cut_short = false;
   for (std::size_t left = rings_.size(); left > 0 && (sets_goals || !is_cut_short); --left, place = after(place)) {
     if (!has_news(place)) continue;
     ServedRing& ring = *rings_[place];
     if (sets_goals) set_goal(ring);
     if (is_cut_short) continue;
-    if (began_ns == 0) began_ns = clock_();
+    if (drain_began_ns_ == 0) drain_began_ns_ = clock_();
     drain(ring);
     looks_[place].cursor = ring.consumer.cursor();
     if (ring.consumer.cursor() != ring.published_cursor) advanced_.push_back(&ring);
     close_goal(ring);
-    is_cut_short = clock_() - began_ns >= static_cast<std::uint64_t>(options_.publish_interval.count());
+    is_cut_short = is_time_over();
     if (is_cut_short) next_drained_ = after(place);
   }
 }
 
-// Takes what one ring holds, group by group, until its quota is used up and no batch is open.
+bool MergeEngine::is_time_over() const {
+  const auto interval_ns = static_cast<std::uint64_t>(options_.publish_interval.count());
+  return clock_() - drain_began_ns_ >= (takes_all_ ? std::max(interval_ns, kPiledUpTimeNs) : interval_ns);
+}
+
+// Takes what one ring holds, group by group, until its quota or the time of this turn is used up and no batch is open.
 void MergeEngine::drain(ServedRing& ring) {
   const std::uint64_t tail = ring.consumer.tail();
   const std::uint64_t begin = ring.consumer.cursor();
   if (tail == begin) return;
   if (ring.file.has_faulted()) return quarantine(ring, QuarantineReason::kTruncated);
   if (!ring.consumer.is_sane(tail)) return quarantine(ring, QuarantineReason::kImpossibleTail);
-  const std::uint64_t quota_end = begin + ring.file.data_bytes() / 4;
+  if (ring.is_refusing) return refuse_batch(ring, tail);
+  const std::uint64_t quota_end = takes_all_ ? tail : begin + ring.file.data_bytes() / 4;
   std::uint64_t position = begin;
+  std::uint64_t looked_at = begin;  // the clock
   std::uint64_t applied = 0;
   bool is_malformed = false;
   std::uint64_t whole_until = begin;  // batches that begin before are known to be whole
-  while (position < tail && !is_malformed) {
+  while (position < tail && !is_malformed && !ring.is_refusing) {
     std::uint64_t end = position;
-    std::size_t count = stage(ring, position, tail, quota_end, end, is_malformed);
+    std::size_t count = stage(ring, position, tail, std::min(quota_end, position + kBytesPerLook), end, is_malformed);
+    if (!is_batch_allowed(count, end - position, options_.batch_max) &&
+        cut_before_big_batch(ring, position, whole_until, count, end)) {
+      ring.is_refusing = true;
+      is_malformed = false;  // that lies behind
+    }
     const bool batch_is_open = count > 0 && (staged_[count - 1].record.flags & kBatchContinues) != 0;
     if (batch_is_open && end >= whole_until) {
-      const std::optional<std::uint64_t> batch_end = is_malformed ? std::nullopt : end_of_batch(ring, end, tail);
-      whole_until = batch_end.value_or(whole_until);
-      is_malformed = !batch_end;
-      if (is_malformed) unstage_open_batch(count, end);
+      std::size_t kept = count;
+      std::uint64_t batch_begin = end;
+      unstage_open_batch(kept, batch_begin);
+      const Survey survey = is_malformed ? Survey::kMalformed : survey_batch(ring, batch_begin, tail, whole_until);
+      is_malformed = survey == Survey::kMalformed;
+      ring.is_refusing = survey == Survey::kTooBig;
+      if (survey != Survey::kWhole) {
+        count = kept;
+        end = batch_begin;
+      }
     }
     if (ring.file.has_faulted()) break;
     crash_point(CrashPoint::kGroupStaged);
     for (std::size_t i = 0; i < count; ++i) applied += apply(ring, staged_[i]) ? 1 : 0;
     position = end;
-    if (!batch_is_open && position >= quota_end) break;
+    if (batch_is_open) continue;
+    if (position >= quota_end) break;
+    if (position - looked_at < kBytesPerLook) continue;
+    if (is_time_over()) break;
+    looked_at = position;
   }
-  ring.consumer.advance(position - begin);
+  ring.refused_until = position;
+  move_cursor(ring, position);
   layout::RingCursor& cursor = cursor_of(ring);
-  replicas_.store(cursor.cursor, position);
-  crash_point(CrashPoint::kCursorStored);
   replicas_.store(cursor.applied_count, cursor.applied_count + applied);
   applied_count_ += applied;
-  is_dirty_ = true;
   if (ring.file.has_faulted()) return quarantine(ring, QuarantineReason::kTruncated);
   if (is_malformed) quarantine(ring, QuarantineReason::kNoMutation);
 }
 
-// A batch may be longer than a group. Before its first part is applied, the rest is looked at: nothing when its end was
-// never pushed, or cannot be found.
-std::optional<std::uint64_t> MergeEngine::end_of_batch(const ServedRing& ring, std::uint64_t position,
-                                                       std::uint64_t tail) noexcept {
+void MergeEngine::move_cursor(ServedRing& ring, std::uint64_t position) {
+  ring.consumer.advance(position - ring.consumer.cursor());
+  replicas_.store(cursor_of(ring).cursor, position);
+  crash_point(CrashPoint::kCursorStored);
+  is_dirty_ = true;
+}
+
+// A batch may be longer than a group. Before its first part is applied, the rest is looked at: its end may never have
+// been pushed, or not be found, or come too late. Sets `end` when it is whole.
+MergeEngine::Survey MergeEngine::survey_batch(const ServedRing& ring, std::uint64_t begin, std::uint64_t tail,
+                                              std::uint64_t& end) const noexcept {
+  const bool is_limited = begin >= ring.unlimited_until;
   RecordView record;
-  while (position < tail && parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), record)) {
+  std::uint64_t count = 0;
+  for (std::uint64_t position = begin; position < tail;) {
+    if (!parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), record)) break;
     position += record.bytes;
-    if ((record.flags & kBatchContinues) == 0) return position;
+    if (is_limited && !is_batch_allowed(++count, position - begin, options_.batch_max)) return Survey::kTooBig;
+    if ((record.flags & kBatchContinues) != 0) continue;
+    end = position;
+    return Survey::kWhole;
   }
-  return std::nullopt;
+  return Survey::kMalformed;
+}
+
+// Of batches that lie within a group.
+bool MergeEngine::cut_before_big_batch(const ServedRing& ring, std::uint64_t position, std::uint64_t whole_until,
+                                       std::size_t& count, std::uint64_t& end) const noexcept {
+  const std::uint64_t unlimited_until = std::max(ring.unlimited_until, whole_until);
+  std::uint64_t begin = position;  // of a batch
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    position += staged_[i].record.bytes;
+    if (begin >= unlimited_until && !is_batch_allowed(i + 1 - first, position - begin, options_.batch_max)) {
+      count = first;
+      end = begin;
+      return true;
+    }
+    if ((staged_[i].record.flags & kBatchContinues) != 0) continue;
+    begin = position;
+    first = i + 1;
+  }
+  return false;
+}
+
+// The whole batch is refused once its end is found. That is looked for in parts, so that nobody waits for it; until
+// then the cursor stays where the batch begins, so that a merger that dies meanwhile leaves no part of it behind.
+void MergeEngine::refuse_batch(ServedRing& ring, std::uint64_t tail) {
+  RecordView record;
+  bool is_end = false;
+  for (const std::uint64_t last = ring.refused_until + kRefusedBytesPerTurn; !is_end && ring.refused_until < last;) {
+    const std::uint64_t position = ring.refused_until;
+    if (!parse_record(ring.file.at(position), static_cast<std::size_t>(tail - position), record)) {
+      return quarantine(ring, QuarantineReason::kNoMutation);
+    }
+    ring.refused_until += record.bytes;
+    ++ring.refused_count;
+    is_end = (record.flags & kBatchContinues) == 0;
+  }
+  if (!is_end) return;
+  std::uint64_t& count = cursor_of(ring).rejected[static_cast<std::size_t>(Reject::kBatchTooBig)];
+  replicas_.store(count, count + ring.refused_count);
+  rejected_count_ += std::exchange(ring.refused_count, 0);
+  ring.is_refusing = false;
+  move_cursor(ring, ring.refused_until);
 }
 
 void MergeEngine::unstage_open_batch(std::size_t& count, std::uint64_t& end) const noexcept {
@@ -548,17 +642,43 @@ layout::RingCursor& MergeEngine::cursor_of(const ServedRing& ring) noexcept {
   return replicas_.at<layout::RingCursor>(layout::kCursorOffset)[ring.index];
 }
 
-// Everybody who may write may fill that directory, so a turn looks at a part of it.
+std::size_t MergeEngine::at_most(std::size_t count) const noexcept {
+  return takes_all_ ? kPiledUpFactor * count : count;
+}
+
+// Everybody who may write may fill the directory of rings. So it is searched in parts, and who tells of a new ring does
+// not wait for that; for either, a turn looks at a bounded number of files.
 void MergeEngine::look_for_rings() {
+  read_news();
+  std::size_t opened = 0;
+  while (opened < at_most(kOpenedPerTurn)) {
+    const std::optional<std::uint64_t> id = news_.next();
+    if (!id) break;
+    if (consider(ring_name(*id))) ++opened;
+  }
+  search_directory();
+}
+
+void MergeEngine::read_news() {
+  const std::uint32_t registrations = owner_.doorbell().registrations.load(std::memory_order_acquire);
+  const bool has_rung = std::exchange(registrations_seen_, registrations) != registrations;
+  if (!has_rung && !must_read_news_ && !news_.has_unread()) return;
+  must_read_news_ = false;
+  news_.read(served_ids_);
+  if (news_.take_lost() || (has_rung && !news_.is_told())) must_search_ = true;
+}
+
+void MergeEngine::search_directory() {
   if (!search_ && !begin_search()) return;
   std::size_t opened = 0;
   std::error_code error;
-  for (std::size_t names = 0; names < kNamesPerTurn && opened < kOpenedPerTurn && search_; ++names) {
+  for (std::size_t names = 0; names < kNamesPerTurn && opened < at_most(kOpenedPerTurn) && search_; ++names) {
     if (*search_ == fs::directory_iterator()) {
       search_.reset();
       break;
     }
     const std::string name = (*search_)->path().filename().string();
+    ++names_read_;
     search_->increment(error);
     if (error) search_.reset();
     if (consider(name)) ++opened;
@@ -566,10 +686,8 @@ void MergeEngine::look_for_rings() {
 }
 
 bool MergeEngine::begin_search() {
-  const std::uint32_t registrations = owner_.doorbell().registrations.load(std::memory_order_acquire);
-  if (registrations == registrations_seen_ && !must_look_for_rings_) return false;
-  registrations_seen_ = registrations;
-  must_look_for_rings_ = false;
+  if (!must_search_) return false;
+  must_search_ = false;
   refused_before_ = std::exchange(refused_, {});
   std::error_code error;
   search_.emplace(owner_.rings_path(), error);
@@ -601,6 +719,7 @@ bool MergeEngine::consider(const std::string& name) {
 }
 
 void MergeEngine::refuse(std::uint64_t id, std::string why) {
+  if (refused_.contains(id)) return;
   if (refused_.size() < kRefusedMax) refused_.insert(id);
   if (refused_before_.contains(id)) return;
   ++rings_refused_;
@@ -665,7 +784,7 @@ void MergeEngine::finish_rings() {
   for (std::size_t i = 0; i < rings_.size();) {
     if (rings_[i]->is_abandoned && try_finish(*rings_[i])) {
       remove_ring(i);
-      must_look_for_rings_ = true;  // a refused one may take its place
+      must_search_ = true;  // a refused one may take its place
     } else {
       ++i;
     }
@@ -678,7 +797,7 @@ bool MergeEngine::try_finish(ServedRing& ring) {
   has_abandoned_rings_ = true;
   if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;
   is_dirty_ = true;
-  if (!table_.erase_owned(ring.index, kErasuresPerTurn, current_.epoch + 1)) return false;
+  if (!table_.erase_owned(ring.index, at_most(kErasuresPerTurn), current_.epoch + 1)) return false;
   crash_point(CrashPoint::kOwnedErased);
   if (!ring.file.try_remove(owner_.rings_path(), ring.is_quarantined, ring.published_cursor)) {  // somebody came
     ring.is_abandoned = false;
@@ -690,7 +809,7 @@ bool MergeEngine::try_finish(ServedRing& ring) {
 }
 
 void MergeEngine::drop_orphans() {
-  while (!orphans_.empty() && table_.erase_owned(orphans_.back(), kErasuresPerTurn, current_.epoch + 1)) {
+  while (!orphans_.empty() && table_.erase_owned(orphans_.back(), at_most(kErasuresPerTurn), current_.epoch + 1)) {
     drop_cursor(orphans_.back());
     orphans_.pop_back();
     crash_point(CrashPoint::kOrphanDropped);
@@ -712,11 +831,12 @@ void MergeEngine::drop_cursor(std::uint32_t index) {
 
 void MergeEngine::round() {
   next_round_ns_ = now_ns_ + kRoundIntervalNs;
+  must_read_news_ = true;
   owner_.repair_doorbell();
   inspect_some_rings();
   if (now_ns_ >= next_search_ns_) {
     next_search_ns_ = now_ns_ + kSearchIntervalNs;
-    must_look_for_rings_ = true;
+    must_search_ = true;
     is_current_ = owner_.is_current();
     if (!is_current_) {
       owner_.heartbeat().retired.store(1, std::memory_order_release);

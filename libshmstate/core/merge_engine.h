@@ -32,6 +32,7 @@
 #include "core/replica.h"
 #include "core/ring.h"
 #include "core/ring_file.h"
+#include "core/ring_news.h"
 #include "core/table.h"
 
 namespace shmstate {
@@ -42,6 +43,7 @@ struct MergeOptions {
   std::chrono::nanoseconds tombstone_time = std::chrono::minutes(1);      ///< how long a versioned erase is remembered
   std::uint64_t entries_max = std::numeric_limits<std::uint64_t>::max();  ///< entries and tombstones of the instance
   std::uint64_t ring_bytes_max = std::uint64_t{1} << 30;                  ///< larger rings are refused
+  std::uint64_t batch_max = 32'768;                                       ///< mutations; larger batches are refused
 };
 
 /// Something worth a line in a log.
@@ -87,9 +89,12 @@ class MergeEngine {
   [[nodiscard]] std::uint64_t epoch() const noexcept { return current_.epoch; }
   [[nodiscard]] std::uint64_t ring_count() const noexcept { return rings_.size(); }
   [[nodiscard]] std::uint64_t applied_count() const noexcept { return applied_count_; }
+  /// Entries of the directory of rings that were read so far.
+  [[nodiscard]] std::uint64_t names_read() const noexcept { return names_read_; }
   [[nodiscard]] const Table& table() const noexcept { return table_; }
   /// The one that was written last.
   [[nodiscard]] std::uint32_t back_buffer() const noexcept { return replicas_.back_index(); }
+  /// Also in the middle of everything: batches that were pushed under a higher limit are merged.
   void set_options(const MergeOptions& options) noexcept;
   void count_sleep() noexcept { ++sleep_count_; }
   /// Brings the statistics in `control` up to date; `step` does so ten times a second.
@@ -117,12 +122,14 @@ class MergeEngine {
   void create();
   void resume();
   void resume_rings();
+  void lift_limit_of_pushed_batches() noexcept;
 
   // One turn
   enum class Pins : std::uint8_t { kRespect, kOverrideExpired, kOverride };
   bool claim_back_buffer();
   [[nodiscard]] bool claim_newest(Pins pins);
   void forget_ended_pins() noexcept;
+  [[nodiscard]] std::size_t at_most(std::size_t count) const noexcept;
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void end_stall() noexcept;
   [[nodiscard]] bool has_changes() const noexcept;
@@ -131,12 +138,18 @@ class MergeEngine {
   void set_goal(ServedRing& ring) noexcept;
   void close_goal(ServedRing& ring) noexcept;
   void drain_rings();
+  [[nodiscard]] bool is_time_over() const;
   void drain(ServedRing& ring);
   [[nodiscard]] std::size_t stage(ServedRing& ring, std::uint64_t position, std::uint64_t tail, std::uint64_t quota_end,
                                   std::uint64_t& end, bool& is_malformed);
-  [[nodiscard]] static std::optional<std::uint64_t> end_of_batch(const ServedRing& ring, std::uint64_t position,
-                                                                 std::uint64_t tail) noexcept;
+  enum class Survey : std::uint8_t { kWhole, kTooBig, kMalformed };
+  [[nodiscard]] Survey survey_batch(const ServedRing& ring, std::uint64_t begin, std::uint64_t tail,
+                                    std::uint64_t& end) const noexcept;
   void unstage_open_batch(std::size_t& count, std::uint64_t& end) const noexcept;
+  [[nodiscard]] bool cut_before_big_batch(const ServedRing& ring, std::uint64_t position, std::uint64_t whole_until,
+                                          std::size_t& count, std::uint64_t& end) const noexcept;
+  void move_cursor(ServedRing& ring, std::uint64_t position);
+  void refuse_batch(ServedRing& ring, std::uint64_t tail);
   bool apply(ServedRing& ring, Staged& staged);
   bool apply_by_key(ServedRing& ring, Staged& staged, std::uint64_t epoch);
   [[nodiscard]] std::optional<layout::Reject> change(const ServedRing& ring, const RecordView& record,
@@ -148,6 +161,8 @@ class MergeEngine {
 
   // Rings
   void look_for_rings();
+  void read_news();
+  void search_directory();
   [[nodiscard]] bool begin_search();
   bool consider(const std::string& name);
   void refuse(std::uint64_t id, std::string why);
@@ -185,6 +200,8 @@ class MergeEngine {
   bool is_back_claimed_ = false;
   bool is_dirty_ = false;            // the back buffer differs from the current one
   std::uint64_t turn_began_ns_ = 0;  // of a turn that worked, until the next turn tells how long it took
+  std::uint64_t drain_began_ns_ = 0;
+  bool takes_all_ = false;  // this turn follows a pin: it is not cut short while others wait for the next one
   std::uint64_t stalled_since_ns_ = 0;
   std::uint32_t expired_pins_ = 0;  // a bit for each buffer whose pin was overridden and is still there
   std::uint64_t goal_ns_ = 0;       // when the goals of the rings were set
@@ -194,6 +211,7 @@ class MergeEngine {
   std::vector<Look> looks_;            // one for each of `rings_`
   std::vector<ServedRing*> advanced_;  // in this turn: their heads move after the publish
   std::vector<bool> is_index_used_;
+  RingNews news_;
   std::optional<std::filesystem::directory_iterator> search_;  // a look at the directory of rings that goes on
   std::unordered_set<std::uint64_t> served_ids_;
   std::unordered_set<std::uint64_t> refused_;         // rings in this look
@@ -205,7 +223,8 @@ class MergeEngine {
   std::size_t next_drained_ = 0;
   std::size_t next_inspected_ = 0;
   std::uint32_t registrations_seen_ = 0;
-  bool must_look_for_rings_ = true;
+  bool must_read_news_ = true;
+  bool must_search_ = true;
 
   std::array<Staged, kGroupRecords> staged_;
   std::vector<std::uint64_t> long_keys_;
@@ -223,6 +242,7 @@ class MergeEngine {
   std::uint64_t turn_ns_max_ = 0;
   std::uint64_t turn_ns_total_ = 0;
   std::uint64_t lines_copied_ = 0;
+  std::uint64_t names_read_ = 0;
   std::uint64_t rings_seen_ = 0;
   std::uint64_t rings_quarantined_ = 0;
   std::uint64_t rings_refused_ = 0;

@@ -1,6 +1,7 @@
 #include "shmstate/writer.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <bit>
@@ -111,19 +112,46 @@ struct SHMSTATE_LOCAL Writer::Impl {
         ring(open_ring(control, options)),
         producer(ring.header(), ring.data_bytes()),
         conflation(options.conflate_bytes_max, static_cast<std::size_t>(ring.data_bytes())),
-        path(control.path().string()) {
+        path(control.path().string()),
+        ring_path((rings_path(control.path()) / ring_name(ring.id())).string()) {
     for (const auto& rejected : ring.header().rejected) {
       rejected_reported += rejected.load(std::memory_order_relaxed);
     }
     os::register_fence();
+    tell_merger();
+  }
+
+  /// That there is a ring to look at.
+  void tell_merger() noexcept {
     os::futex_add_and_wake(doorbell().registrations.address());
     crash_point(CrashPoint::kRingRegistered);
     wake_merger();
+  }
+  /// A ring that is not served may have gone unnoticed in a flood of others, or there may be a place for it now. Who
+  /// waits for that touches it, soon and then more and more rarely, so that the merger looks at it again.
+  void tell_merger_again() noexcept {
+    const auto verdict = static_cast<layout::RingVerdict>(ring.header().verdict.load(std::memory_order_relaxed));
+    if (verdict != layout::RingVerdict::kPending && verdict != layout::RingVerdict::kRefused) return;
+    if (Clock::now() < next_telling) return;
+    next_telling = Clock::now() + telling_pause;
+    telling_pause = std::min<nanoseconds>(2 * telling_pause, kSleepMax);
+    static_cast<void>(::utimensat(AT_FDCWD, ring_path.c_str(), nullptr, AT_SYMLINK_NOFOLLOW));
+    tell_merger();
+  }
+  [[nodiscard]] nanoseconds sleep_max() const noexcept {
+    const std::uint32_t verdict = ring.header().verdict.load(std::memory_order_relaxed);
+    return verdict == static_cast<std::uint32_t>(layout::RingVerdict::kPending) ? telling_pause : kSleepMax;
   }
 
   /// For the kernel only: others may have truncated the file.
   [[nodiscard]] const layout::Doorbell& doorbell() const noexcept {
     return *reinterpret_cast<const layout::Doorbell*>(doorbell_mapping.data());
+  }
+
+  /// How many mutations a batch may hold: what the merger says now.
+  [[nodiscard]] std::uint64_t batch_max() const noexcept {
+    const std::uint64_t said = control.sleep().batch_max.load(std::memory_order_relaxed);
+    return said == 0 ? std::numeric_limits<std::uint64_t>::max() : said;
   }
 
   void wake_merger() noexcept {
@@ -183,9 +211,9 @@ struct SHMSTATE_LOCAL Writer::Impl {
   }
   [[nodiscard]] Status make_room(std::uint64_t bytes) noexcept;
   [[nodiscard]] Status commit_memory(std::uint64_t bytes) noexcept;
-  [[nodiscard]] Status lock_shared(Clock::time_point began) const noexcept;
+  [[nodiscard]] Status lock_shared(Clock::time_point began) noexcept;
   [[nodiscard]] Status verdict() const noexcept;
-  [[nodiscard]] Status full_status() const noexcept;
+  [[nodiscard]] Status full_status() noexcept;
 
   /// Waits until `done(head)`: spins a moment, then sleeps on the ring's head.
   template <typename Done>
@@ -217,7 +245,10 @@ struct SHMSTATE_LOCAL Writer::Impl {
   Conflation conflation;
   std::optional<SnapshotFile> snapshot;  // only for bound keys
   std::string path;
+  std::string ring_path;
   MergerWaker waker;
+  Clock::time_point next_telling;  // that the ring is not served
+  nanoseconds telling_pause = std::chrono::milliseconds(1);
   std::uint64_t committed_end = 0;  // stream position up to which memory is committed
 
   std::vector<std::byte> batch;  // records, all marked as followed by another
@@ -255,7 +286,7 @@ Status Writer::Impl::push(Operation operation, Key& key, ValueView value) noexce
 
 // OFD locks have no timeout, and a stopped holder must not stop us for longer than the caller allows: so we poll. Who
 // does not want to wait lets others finish their push, but does not sleep.
-Status Writer::Impl::lock_shared(Clock::time_point began) const noexcept {
+Status Writer::Impl::lock_shared(Clock::time_point began) noexcept {
   constexpr int kTriesAtOnce = 10;
   nanoseconds pause = std::chrono::microseconds(1);
   for (int tries = 1; !os::try_lock(ring.fd(), kPusherByte, true); ++tries) {
@@ -337,7 +368,8 @@ Status Writer::Impl::verdict() const noexcept {
   }
 }
 
-Status Writer::Impl::full_status() const noexcept {
+Status Writer::Impl::full_status() noexcept {
+  tell_merger_again();
   const Status served = verdict();
   return served == Status::kOk ? Status::kRingFull : served;
 }
@@ -353,13 +385,14 @@ Status Writer::Impl::wait_for_head(nanoseconds timeout, Done done) noexcept {
       os::relax();
       continue;
     }
+    tell_merger_again();
     if (const Status served = verdict(); served != Status::kOk) return served;
     if (waited >= timeout) return Status::kTimeout;
     wake_merger();
     producer.announce_wait();
     const std::uint64_t head = producer.head_before_sleep();
     if (!done(head)) {
-      os::futex_wait(futex, static_cast<std::uint32_t>(head), std::min<nanoseconds>(kSleepMax, timeout - waited));
+      os::futex_wait(futex, static_cast<std::uint32_t>(head), std::min<nanoseconds>(sleep_max(), timeout - waited));
       if (waited >= kSleepMax && !control.is_current()) return Status::kNoInstance;  // removed while no merger ran
     }
     if (!options.shared) producer.end_wait();  // of a shared ring, others may still wait
@@ -374,7 +407,7 @@ Status Writer::Impl::conflate(std::span<const Mutation> mutations) noexcept {
     for (const Mutation& mutation : mutations) {
       if (record_bytes(mutation) > ring.data_bytes()) return Status::kMutationTooBig;
     }
-    if (!conflation.add(mutations)) return full_status();
+    if (!conflation.add(mutations, batch_max())) return full_status();
     counters.conflated += mutations.size();
     push_conflated();
     return Status::kOk;
@@ -405,7 +438,11 @@ Status Writer::Impl::flush_conflated(nanoseconds timeout) noexcept {
 Status Writer::Impl::add_to_batch(const Mutation& mutation) noexcept {
   Status status = batch_status == Status::kOk ? check_here(mutation) : batch_status;
   const std::size_t begin = batch.size();
-  if (status == Status::kOk && begin + record_bytes(mutation) > ring.data_bytes()) status = Status::kMutationTooBig;
+  if (status == Status::kOk) {
+    const std::size_t bytes = begin + record_bytes(mutation);
+    const bool fits = bytes <= ring.data_bytes() && is_batch_allowed(batch_count + 1, bytes, batch_max());
+    if (!fits) status = Status::kMutationTooBig;
+  }
   if (status == Status::kOk) {
     try {
       batch.resize(begin + record_bytes(mutation));
@@ -426,6 +463,9 @@ Status Writer::Impl::add_to_batch(const Mutation& mutation) noexcept {
 
 Status Writer::Impl::commit_batch() noexcept {
   Status status = batch_status;
+  if (status == Status::kOk && !is_batch_allowed(batch_count, batch.size(), batch_max())) {
+    status = Status::kMutationTooBig;  // since it was begun, the merger was told to allow less
+  }
   if (status == Status::kOk && !batch.empty()) {
     layout::RecordHead last;
     std::memcpy(&last, batch.data() + batch_last, sizeof last);
@@ -539,10 +579,12 @@ std::uint64_t Writer::rejected(Status reason) const noexcept {
     case Status::kOutOfRange: return count(layout::Reject::kOutOfRange);
     case Status::kNoMemory: return count(layout::Reject::kNoMemory);
     case Status::kLimit: return count(layout::Reject::kLimit);
+    case Status::kMutationTooBig: return count(layout::Reject::kBatchTooBig);
     default: return 0;
   }
 }
 
+std::uint64_t Writer::batch_max() const noexcept { return impl_->batch_max(); }
 const std::string& Writer::path() const noexcept { return impl_->path; }
 std::uint64_t Writer::ring_id() const noexcept { return impl_->ring.id(); }
 

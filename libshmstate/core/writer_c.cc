@@ -131,6 +131,9 @@ int shmstate_writer_min_float64(shmstate_writer* writer, const char* key, size_t
   return min(writer, key, key_bytes, value);
 }
 
+uint64_t shmstate_writer_get_batch_max(const shmstate_writer* writer) noexcept {
+  return writer == nullptr ? 0 : writer->writer.batch_max();
+}
 int shmstate_batch_begin(shmstate_writer* writer) noexcept {
   if (writer == nullptr || writer->batch) return kInvalid;
   writer->batch.emplace(writer->writer.batch());
@@ -168,7 +171,8 @@ int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_
                .rejected_wrong_type = writer->writer.rejected(Status::kWrongType),
                .rejected_out_of_range = writer->writer.rejected(Status::kOutOfRange),
                .rejected_no_memory = writer->writer.rejected(Status::kNoMemory),
-               .rejected_limit = writer->writer.rejected(Status::kLimit)},
+               .rejected_limit = writer->writer.rejected(Status::kLimit),
+               .rejected_batch_too_big = writer->writer.rejected(Status::kMutationTooBig)},
               counters);
   return SHMSTATE_OK;
 }

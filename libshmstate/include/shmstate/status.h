@@ -19,7 +19,7 @@ enum class Status : std::uint8_t {
   kKeyEmpty,         ///< a key has at least 1 byte
   kKeyTooLong,       ///< a key has at most 4,096 bytes
   kValueTooBig,      ///< a value has at most 1 MiB
-  kMutationTooBig,   ///< the mutation, or the whole batch, is larger than the ring can ever hold
+  kMutationTooBig,   ///< the mutation or batch is larger than the ring can ever hold, or the batch than is allowed
   kOutOfRange,       ///< an integer does not fit 64 signed bits, or a sum overflows
   kRingFull,         ///< the merger has not made room yet
   kTimeout,          ///< the time given has passed
@@ -52,7 +52,7 @@ enum class Status : std::uint8_t {
     case Status::kKeyEmpty: return "key is empty";
     case Status::kKeyTooLong: return "key is longer than 4096 bytes";
     case Status::kValueTooBig: return "value is bigger than 1 MiB";
-    case Status::kMutationTooBig: return "bigger than the ring can hold; open the writer with a larger ring";
+    case Status::kMutationTooBig: return "bigger than the ring can hold, or a batch of more than is allowed";
     case Status::kOutOfRange: return "out of range";
     case Status::kRingFull: return "ring is full";
     case Status::kTimeout: return "timed out";

@@ -121,8 +121,8 @@ class SHMSTATE_API Writer {
   Status max(Key& key, ValueView value) noexcept;
   Status min(Key& key, ValueView value) noexcept;
 
-  /// Starts a batch: mutations that become visible together or not at all. It is pushed by `Batch::commit`; one
-  /// batch may be open at a time, and other mutations may be pushed meanwhile.
+  /// Starts a batch: mutations that become visible together or not at all, at most `batch_max`. It is pushed by
+  /// `Batch::commit`; one batch may be open at a time, and other mutations may be pushed meanwhile.
   [[nodiscard]] Batch batch() noexcept;
 
   /// The ticket of the last mutation pushed; of what is still conflated it knows nothing. Cost: a load.
@@ -134,8 +134,13 @@ class SHMSTATE_API Writer {
   [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
-  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit.
+  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, and
+  /// kMutationTooBig for those of batches that are larger than it allows.
   [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
+  /// How many mutations a batch may hold, as the merger says now (`shmstate-merger --batch-max`); the largest number
+  /// when it sets no limit. It may hold 512 bytes for each of them, keys and values together, and must fit the ring.
+  /// A larger one is kMutationTooBig. Cost: a load.
+  [[nodiscard]] std::uint64_t batch_max() const noexcept;
   /// The directory of the instance, and the identity of this writer's ring (its file is `rings/<16 hex digits>`).
   [[nodiscard]] const std::string& path() const noexcept;
   [[nodiscard]] std::uint64_t ring_id() const noexcept;

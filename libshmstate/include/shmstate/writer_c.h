@@ -88,6 +88,9 @@ SHMSTATE_API int shmstate_writer_min_int64(shmstate_writer* writer, const char* 
 SHMSTATE_API int shmstate_writer_min_float64(shmstate_writer* writer, const char* key, size_t key_bytes,
                                              double value) SHMSTATE_NOEXCEPT;
 
+/* How many mutations a batch may hold, as the merger says now; UINT64_MAX when it sets no limit. It may hold 512 bytes
+ * for each of them, keys and values together, and must fit the ring; a larger one is MUTATION_TOO_BIG. 0 for NULL. */
+SHMSTATE_API uint64_t shmstate_writer_get_batch_max(const shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* A batch: the mutations between begin and commit become visible together or not at all. The first error sticks and is
  * what commit returns: then nothing was pushed. INVALID_ARGUMENT: begin while a batch is open, commit while none is. */
 SHMSTATE_API int shmstate_batch_begin(shmstate_writer* writer) SHMSTATE_NOEXCEPT;
@@ -117,6 +120,7 @@ typedef struct shmstate_writer_counters {
   uint64_t rejected_out_of_range;
   uint64_t rejected_no_memory;
   uint64_t rejected_limit;
+  uint64_t rejected_batch_too_big;
 } shmstate_writer_counters;
 
 SHMSTATE_API int shmstate_writer_get_counters(const shmstate_writer* writer,
