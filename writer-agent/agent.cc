@@ -23,21 +23,23 @@ namespace {
 constexpr std::size_t kReadBytes = std::size_t{128} << 10;
 constexpr std::chrono::milliseconds kNoWait{0};
 constexpr std::chrono::milliseconds kTick{250};
+constexpr std::chrono::milliseconds kSocketPatience{2000};
 constexpr std::uint64_t kTicksPerReport = 4;
 constexpr int kExitSuccess = 0;
 constexpr int kExitFailure = 1;
+
+bool is_ignored(int signal) {
+  struct sigaction action {};
+  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
 
 sigset_t stop_signals() {
   sigset_t signals;
   ::sigemptyset(&signals);
   ::sigaddset(&signals, SIGTERM);
   ::sigaddset(&signals, SIGINT);
+  if (!is_ignored(SIGHUP)) ::sigaddset(&signals, SIGHUP);
   return signals;
-}
-
-FileIdentity identity_of(const std::string& path) {
-  struct stat info {};
-  return ::stat(path.c_str(), &info) == 0 ? FileIdentity{info.st_dev, info.st_ino} : FileIdentity{};
 }
 
 }  // namespace
@@ -73,7 +75,9 @@ Agent::Agent(Options options)
                .tally = tally_,
                .scratch = scratch_,
                .read_buffer = read_buffer_,
-               .batch_bytes_max = std::bit_ceil(options_.writer.ring_bytes)},
+               .batch_bytes_max = std::bit_ceil(options_.writer.ring_bytes),
+               .notifier = notifier_,
+               .followed_files = {}},
       instance_identity_(identity_of(writer_.path() + "/control")),
       next_tick_(Clock::now() + kTick) {
   open_sources();
@@ -91,16 +95,31 @@ int Agent::run() {
 }
 
 void Agent::open_sources() {
-  for (const std::string& path : options_.fifos) add_input(std::make_unique<FifoInput>(context_, path));
+  for (const std::string& path : options_.fifos) open_fifo(path);
   for (const std::string& path : options_.files) {
     add_input(std::make_unique<FollowedFile>(context_, path, options_.from_start));
   }
   listen_on_sockets_of_systemd();
   if (!options_.socket.empty()) {
-    socket_file_.emplace(options_.socket, options_.socket_mode);
+    socket_watch_ = std::make_unique<NameWatch>(notifier_, options_.socket, context_.has_changed_names);
+    socket_file_ = std::make_unique<SocketFile>(options_.socket, options_.socket_mode, kSocketPatience);
     add_listener(socket_file_->take_fd(), options_.socket);
   }
   open_stdin_if_alone();
+}
+
+/// Two readers of one FIFO would tear lines apart.
+void Agent::open_fifo(const std::string& path) {
+  auto fifo = std::make_unique<FifoInput>(context_, path);
+  const bool is_known = std::ranges::any_of(inputs_, [&](const std::unique_ptr<Input>& input) {
+    const auto* other = dynamic_cast<const FifoInput*>(input.get());
+    return other != nullptr && other->identity() == fifo->identity();
+  });
+  if (is_known) {
+    spdlog::warn("FIFO {} was given twice; it is read once", path);
+  } else {
+    add_input(std::move(fifo));
+  }
 }
 
 void Agent::open_stdin_if_alone() {
@@ -118,6 +137,9 @@ void Agent::listen_on_sockets_of_systemd() {
                               fd));
     }
     ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
+    if (const std::string path = path_of_socket(fd); !path.empty()) {
+      systemd_sockets_.push_back({path, identity_of(path)});
+    }
     add_listener(os::Fd(fd), fmt::format("systemd socket {}", fd));
   }
 }
@@ -151,6 +173,7 @@ void Agent::round() {
   loop_.round(flusher_.is_waiting() ? kNoWait : std::max(until_tick, kNoWait));
   flusher_.poll();
   remove_ended_inputs();
+  if (std::exchange(context_.has_changed_names, false)) look_after_names();
   tick_when_due();
 }
 
@@ -170,16 +193,51 @@ void Agent::tick_when_due() {
   tick();
 }
 
-/// What nobody announces: followed files that were replaced, free places, and what must not be told too often.
+/// What nobody announces: names that were not watched, free places, and what must not be told too often.
 void Agent::tick() {
-  for (const std::unique_ptr<Input>& input : inputs_) {
-    if (!input->is_watchable()) loop_.call_again(*input);
-  }
+  for (const std::unique_ptr<Input>& input : inputs_) input->tick();
   if (++tick_count_ % kTicksPerReport != 0) return;
+  look_after_names();
   share_places();
   reporter_.report_suppressed();
   report_rejections();
   look_after_ring();
+}
+
+/// A FIFO or socket that was removed or replaced gets its name back, or it is said why not.
+void Agent::look_after_names() {
+  std::vector<std::unique_ptr<Input>> successors;
+  for (const std::unique_ptr<Input>& input : inputs_) {
+    if (auto successor = input->look_after_name()) successors.push_back(std::move(successor));
+  }
+  for (std::unique_ptr<Input>& successor : successors) add_input(std::move(successor));
+  look_after_socket();
+  look_after_sockets_of_systemd();
+}
+
+void Agent::look_after_socket() {
+  if (socket_file_ == nullptr || socket_file_->has_its_name()) return;
+  socket_watch_->renew();
+  try {
+    auto anew = std::make_unique<SocketFile>(options_.socket, options_.socket_mode, kNoWait);
+    listeners_.back()->go_over_to(anew->take_fd());
+    socket_file_ = std::move(anew);
+    socket_problem_.clear();
+    spdlog::warn("socket {}: was removed or replaced; made anew", options_.socket);
+  } catch (const Error& error) {
+    if (std::exchange(socket_problem_, error.what()) == error.what()) return;
+    spdlog::warn("socket {}: was removed or replaced, and nobody can connect: {}; trying again", options_.socket,
+                 error.what());
+  }
+}
+
+/// They are not the agent's to make.
+void Agent::look_after_sockets_of_systemd() {
+  for (SystemdSocket& socket : systemd_sockets_) {
+    const FileIdentity identity = identity_of(socket.path);
+    if (std::exchange(socket.identity, identity) == identity) continue;
+    spdlog::warn("socket {}: was removed or replaced, and nobody can connect; restart the socket unit", socket.path);
+  }
 }
 
 void Agent::share_places() {
@@ -204,11 +262,12 @@ void Agent::look_after_ring() {
 }
 
 void Agent::drain() {
-  for (const std::unique_ptr<Listener>& listener : listeners_) listener->accept_all();
+  take_last_connections();
   for (const std::unique_ptr<Input>& input : inputs_) input->limit_to_readable();
   const Clock::time_point deadline = Clock::now() + options_.flush_timeout;
   while (!is_drained() && sink_.ring_loss() == Status::kOk) {
     if (Clock::now() >= deadline) {
+      ++tally_.losses;
       spdlog::warn("stopping although not all readable lines have been pushed; the flush timeout has passed");
       return;
     }
@@ -217,15 +276,30 @@ void Agent::drain() {
   }
 }
 
+/// Its name goes first, so that whoever comes now finds the next agent, or nobody. Who waits for a place on a socket of
+/// systemd is served by the next agent.
+void Agent::take_last_connections() {
+  const bool has_socket_file = socket_file_ != nullptr;
+  socket_file_.reset();
+  for (const std::unique_ptr<Listener>& listener : listeners_) {
+    if (has_socket_file && listener == listeners_.back()) {
+      listener->accept_everybody();
+    } else {
+      listener->accept_all();
+    }
+  }
+  listeners_.clear();
+}
+
 bool Agent::is_drained() const {
   return std::ranges::all_of(inputs_, [](const std::unique_ptr<Input>& input) { return input->is_drained(); });
 }
 
 void Agent::close() {
   for (const std::unique_ptr<Input>& input : inputs_) input->abandon();
+  socket_file_.reset();
   listeners_.clear();
   inputs_.clear();
-  socket_file_.reset();
 }
 
 int Agent::finish() {
@@ -253,9 +327,9 @@ Status Agent::flush_at_end() {
 void Agent::summarise() const {
   spdlog::info(
       "{} lines, {} mutations, {} batches; {} bad lines, {} mutations refused, {} rejected by the merger, "
-      "{} batches discarded",
+      "{} batches discarded, {} losses of input",
       tally_.lines, tally_.mutations, tally_.batches, tally_.bad_lines, tally_.refused_mutations,
-      writer_.counters().rejected, tally_.discarded_batches);
+      writer_.counters().rejected, tally_.discarded_batches, tally_.losses);
 }
 
 std::string Agent::ring_loss_text() const {

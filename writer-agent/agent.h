@@ -1,20 +1,19 @@
 // The agent: opens the sources, runs the loop until they end or a signal comes, and leaves in good order.
 #pragma once
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "shmstate/writer.h"
 #include "writer-agent/event_loop.h"
+#include "writer-agent/file_identity.h"
 #include "writer-agent/flusher.h"
 #include "writer-agent/input.h"
+#include "writer-agent/name_watch.h"
+#include "writer-agent/notifier.h"
 #include "writer-agent/options.h"
 #include "writer-agent/reporter.h"
 #include "writer-agent/session.h"
@@ -23,22 +22,20 @@
 
 namespace shmstate::agent {
 
-/// Becomes true with the first SIGTERM or SIGINT; the second one kills the process.
+/// Becomes true with the first SIGTERM, SIGINT or SIGHUP; the second one kills the process. A SIGHUP that was ignored
+/// when the program started stays so: that is what nohup does.
 class StopSignal final : public EventHandler {
  public:
   explicit StopSignal(EventLoop& loop);
   void on_events(std::uint32_t events) override;
   [[nodiscard]] bool has_come() const noexcept { return has_come_; }
-  /// From now on, SIGTERM and SIGINT kill.
+  /// From now on, these signals kill.
   static void stop_catching();
 
  private:
   os::Fd fd_;
   bool has_come_ = false;
 };
-
-/// Which file it is, whatever its name.
-using FileIdentity = std::pair<dev_t, ino_t>;
 
 class Agent {
  public:
@@ -55,6 +52,7 @@ class Agent {
   void open_stdin_if_alone();
   void listen_on_sockets_of_systemd();
   void add_input(std::unique_ptr<Input> input);
+  void open_fifo(const std::string& path);
   void add_listener(os::Fd fd, const std::string& path);
   void add_connection(os::Fd fd, const std::string& name);
 
@@ -63,11 +61,15 @@ class Agent {
   void remove_ended_inputs();
   void tick_when_due();
   void tick();
+  void look_after_names();
+  void look_after_socket();
+  void look_after_sockets_of_systemd();
   void share_places();
   void report_rejections();
   void look_after_ring();
 
   void drain();
+  void take_last_connections();
   [[nodiscard]] bool is_drained() const;
   void close();
   int finish();
@@ -77,6 +79,7 @@ class Agent {
 
   Options options_;
   EventLoop loop_;
+  Notifier notifier_{loop_};
   Writer writer_;
   StopSignal stop_signal_{loop_};  // later than the writer, which may wait long for its instance
   WriterSink sink_{writer_};
@@ -87,8 +90,17 @@ class Agent {
   std::vector<char> read_buffer_;
   InputContext context_;
 
-  std::optional<SocketFile> socket_file_;
-  std::vector<std::unique_ptr<Listener>> listeners_;
+  /// A socket file that systemd made.
+  struct SystemdSocket {
+    std::string path;
+    FileIdentity identity;
+  };
+
+  std::unique_ptr<SocketFile> socket_file_;
+  std::unique_ptr<NameWatch> socket_watch_;
+  std::string socket_problem_;  // why its name cannot be had; reported
+  std::vector<SystemdSocket> systemd_sockets_;
+  std::vector<std::unique_ptr<Listener>> listeners_;  // the last one has the socket file, if there is one
   std::vector<std::unique_ptr<Input>> inputs_;
   std::size_t connection_count_ = 0;
 

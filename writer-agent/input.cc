@@ -41,13 +41,12 @@ void Input::on_flushed(Status status) {
   context_->loop.call_again(*this);
 }
 
-void Input::limit_to_readable() { bytes_left_ = readable_bytes(); }
-
 bool Input::is_drained() const noexcept {
   return has_ended_ || (held_.empty() && !is_flushing_ && (bytes_left_ == 0 || is_at_end_));
 }
 
 void Input::abandon() {
+  send_answers();
   if (splitter_.drop_unfinished()) report("the last line is discarded: it has no newline yet");
   end_session();
 }
@@ -73,8 +72,10 @@ void Input::read_chunk() {
     if (is_always_ready_ || reads_until_empty()) context_->loop.call_again(*this);
     return;
   }
+  if (count < 0 && errno == EINTR) return;
+  if (count == 0 && is_draining() && go_on_after_end()) return;
   if (is_draining()) bytes_left_ = 0;
-  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (count < 0 && errno == EAGAIN) return;
   if (count < 0 && errno != ECONNRESET) report("cannot read: " + std::generic_category().message(errno));
   on_end_of_stream();
 }
@@ -158,6 +159,17 @@ void Input::set_fd(os::Fd fd) {
   if (fd_.is_open() && interest_ != 0) context_->loop.unwatch(fd_.get());
   interest_ = 0;
   fd_ = std::move(fd);
+}
+
+os::Fd Input::take_fd() {
+  if (fd_.is_open() && interest_ != 0) context_->loop.unwatch(fd_.get());
+  interest_ = 0;
+  return std::move(fd_);
+}
+
+void Input::lose(std::uint64_t count, std::string_view what) {
+  context_->tally.losses += count;
+  report(what);
 }
 
 ssize_t Input::read_some(std::span<char> buffer) { return ::read(fd_.get(), buffer.data(), buffer.size()); }

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "writer-agent/event_loop.h"
 #include "writer-agent/flusher.h"
@@ -16,6 +18,9 @@
 #include "writer-agent/session.h"
 
 namespace shmstate::agent {
+
+class FollowedFile;
+class Notifier;
 
 /// What all inputs share.
 struct InputContext {
@@ -27,7 +32,10 @@ struct InputContext {
   Scratch& scratch;
   std::span<char> read_buffer;
   std::size_t batch_bytes_max = 0;
+  Notifier& notifier;
+  std::vector<FollowedFile*> followed_files;
   bool has_ended_inputs = false;
+  bool has_changed_names = false;  ///< of FIFOs and sockets
 };
 
 class Input : public EventHandler {
@@ -44,13 +52,20 @@ class Input : public EventHandler {
   /// Whether events say when to read; if not, the input wants a turn now and then.
   [[nodiscard]] virtual bool is_watchable() const { return true; }
 
+  /// A few times a second: what no event tells.
+  virtual void tick() {}
+  /// Sees to it that its name still leads to it. Returns the input that follows on this one, which has lost its name.
+  [[nodiscard]] virtual std::unique_ptr<Input> look_after_name() { return nullptr; }
+
   /// For shutdown: read no further than what is readable now.
-  void limit_to_readable();
+  virtual void limit_to_readable() { bytes_left_ = readable_bytes(); }
   [[nodiscard]] bool is_drained() const noexcept;
   /// Discards a line without its newline and a batch without `commit`, and reports them.
-  void abandon();
+  virtual void abandon();
 
  protected:
+  static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+
   Input(InputContext& context, std::string name);
 
   /// The stream has ended: its last line needs no newline, and its batch is discarded.
@@ -59,7 +74,11 @@ class Input : public EventHandler {
   void end();
   void start_new_stream();
   void skip_rest_of_line() { splitter_.skip_rest_of_line(); }
+  [[nodiscard]] bool drop_unfinished_line() { return splitter_.drop_unfinished(); }
   void set_fd(os::Fd fd);
+  [[nodiscard]] os::Fd take_fd();
+  /// Something that could not be read is lost; `--strict` sees that.
+  void lose(std::uint64_t count, std::string_view what);
   void report(std::string_view problem) { context_->reporter.problem(name_, problem); }
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
@@ -70,6 +89,9 @@ class Input : public EventHandler {
   /// As read(2).
   virtual ssize_t read_some(std::span<char> buffer);
   virtual void on_end_of_stream() = 0;
+  /// While draining: goes on with what follows on the end of the stream. Returns whether there is anything.
+  [[nodiscard]] virtual bool go_on_after_end() { return false; }
+  [[nodiscard]] virtual std::uint64_t readable_bytes() const;
   /// Whether to read again until nothing comes, without waiting for an event.
   [[nodiscard]] virtual bool reads_until_empty() const { return false; }
 
@@ -83,8 +105,6 @@ class Input : public EventHandler {
   [[nodiscard]] const std::string& problem() const noexcept { return session_.problem(); }
 
  private:
-  static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
-
   void take_turn();
   void read_chunk();
   void take(std::string_view bytes);
@@ -93,7 +113,6 @@ class Input : public EventHandler {
   void end_session();
   void end_when_done();
   void update_interest();
-  [[nodiscard]] std::uint64_t readable_bytes() const;
   [[nodiscard]] bool is_paused() const;
   [[nodiscard]] std::uint32_t wanted_events() const;
 

@@ -31,10 +31,11 @@ struct Tally {
   std::uint64_t batches = 0;            ///< accepted by the ring
   std::uint64_t bad_lines = 0;          ///< lines that are no command, or not one that is possible here
   std::uint64_t refused_mutations = 0;  ///< mutations that the ring refused, also in batches
+  std::uint64_t losses = 0;             ///< files, and pieces of files and streams, that could not be read
   std::uint64_t discarded_batches = 0;  ///< batches with a bad line, and batches whose source ended before `commit`
 
   [[nodiscard]] bool is_clean() const noexcept {
-    return bad_lines == 0 && refused_mutations == 0 && discarded_batches == 0;
+    return bad_lines == 0 && refused_mutations == 0 && discarded_batches == 0 && losses == 0;
   }
 };
 

@@ -12,6 +12,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <thread>
@@ -51,21 +52,28 @@ os::Fd open_socket() {
 }
 
 /// Locks the directory of a socket, so that two agents that start at the same time do not replace each other's.
-os::Fd lock_directory(const std::string& path) {
+os::Fd lock_directory(const std::string& path, std::chrono::milliseconds patience) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
   os::Fd directory = os::open_file(parent.empty() ? "." : parent, O_RDONLY | O_DIRECTORY);
   if (!directory.is_open()) os::throw_errno(fmt::format("socket \"{}\": its directory cannot be opened", path), errno);
-  for (int attempts_left = 200; ::flock(directory.get(), LOCK_EX | LOCK_NB) != 0; --attempts_left) {
-    if (attempts_left == 0) fail(path, "another process holds a lock on its directory; choose another directory");
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  constexpr std::chrono::milliseconds kMoment{10};
+  for (auto waited = kMoment; ::flock(directory.get(), LOCK_EX | LOCK_NB) != 0; waited += kMoment) {
+    if (waited > patience) fail(path, "another process holds a lock on its directory; choose another directory");
+    std::this_thread::sleep_for(kMoment);
   }
   return directory;
 }
 
-bool is_refused(const sockaddr_un& address) {
+/// Also of a socket that goes away at this moment, as when another agent ends.
+bool is_stale(const sockaddr_un& address) {
   const os::Fd probe = open_socket();
   return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
-         errno == ECONNREFUSED;
+         (errno == ECONNREFUSED || errno == ENOENT);
+}
+
+FileIdentity identity_of_socket_file(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0 ? identity_of(info) : kNoFile;
 }
 
 void remove_stale_socket(const std::string& path, const sockaddr_un& address) {
@@ -73,8 +81,8 @@ void remove_stale_socket(const std::string& path, const sockaddr_un& address) {
   if (::lstat(path.c_str(), &info) != 0) return;
   if (!S_ISSOCK(info.st_mode))
     fail(path, "something that is no socket has this name; remove it or choose another path");
-  if (!is_refused(address)) fail(path, "somebody listens on it already; stop that process or choose another path");
-  if (::unlink(path.c_str()) != 0) {
+  if (!is_stale(address)) fail(path, "somebody listens on it already; stop that process or choose another path");
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
     os::throw_errno(fmt::format("socket \"{}\" is stale, but cannot be removed", path), errno);
   }
 }
@@ -143,6 +151,19 @@ void Listener::accept_all() {
   }
 }
 
+void Listener::accept_everybody() {
+  while (accept_one()) {
+  }
+}
+
+void Listener::go_over_to(os::Fd fd) {
+  accept_everybody();
+  if (is_watched_) loop_->unwatch(fd_.get());
+  is_watched_ = false;
+  fd_ = std::move(fd);
+  update_interest();
+}
+
 bool Listener::accept_one() {
   os::Fd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (fd.is_open()) {
@@ -173,23 +194,30 @@ void Listener::update_interest() {
   }
 }
 
-SocketFile::SocketFile(std::string path, mode_t mode) : path_(std::move(path)) {
+SocketFile::SocketFile(std::string path, mode_t mode, std::chrono::milliseconds patience) : path_(std::move(path)) {
   const sockaddr_un address = address_of(path_);
-  const os::Fd directory_lock = lock_directory(path_);
+  const os::Fd directory_lock = lock_directory(path_, patience);
   remove_stale_socket(path_, address);
   os::Fd fd = open_socket();
   if (const int error_number = bind_with_mode(fd.get(), address, mode); error_number != 0) {
     os::throw_errno(fmt::format("socket \"{}\" cannot be created", path_), error_number);
   }
-  struct stat info {};
-  if (::stat(path_.c_str(), &info) == 0) inode_ = info.st_ino;
+  identity_ = identity_of_socket_file(path_);
   if (::listen(fd.get(), SOMAXCONN) != 0) os::throw_errno(fmt::format("socket \"{}\": listen", path_), errno);
   fd_ = std::move(fd);
 }
 
 SocketFile::~SocketFile() {
-  struct stat info {};
-  if (::lstat(path_.c_str(), &info) == 0 && info.st_ino == inode_) ::unlink(path_.c_str());
+  if (has_its_name()) ::unlink(path_.c_str());
+}
+
+bool SocketFile::has_its_name() const { return identity_of_socket_file(path_) == identity_; }
+
+std::string path_of_socket(int fd) {
+  sockaddr_un address{};
+  socklen_t bytes = sizeof address;
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &bytes) != 0) return {};
+  return {address.sun_path, ::strnlen(address.sun_path, sizeof address.sun_path)};
 }
 
 }  // namespace shmstate::agent

@@ -3,11 +3,13 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
 
+#include "writer-agent/file_identity.h"
 #include "writer-agent/input.h"
 
 namespace shmstate::agent {
@@ -47,6 +49,10 @@ class Listener final : public EventHandler {
   void on_events(std::uint32_t events) override;
   /// Accepts everybody who waits now and has a place.
   void accept_all();
+  /// Accepts everybody who waits now.
+  void accept_everybody();
+  /// Accepts everybody who waits now, and goes on with another socket.
+  void go_over_to(os::Fd fd);
   void set_places(std::size_t count);
 
  private:
@@ -62,21 +68,28 @@ class Listener final : public EventHandler {
   bool is_watched_ = false;
 };
 
-/// A socket in the file system that goes away with this object. Takes the place of a stale socket on which nobody
-/// listens. Throws `Error`.
+/// A socket in the file system that goes away with this object, which must happen before its descriptor is closed:
+/// until then, no other file has its inode, and nobody takes it for stale. Takes the place of a stale socket on which
+/// nobody listens. Throws `Error`.
 class SocketFile {
  public:
-  SocketFile(std::string path, mode_t mode);
+  /// Waits at most `patience` for others who make a socket in that directory.
+  SocketFile(std::string path, mode_t mode, std::chrono::milliseconds patience);
   SocketFile(const SocketFile&) = delete;
   SocketFile& operator=(const SocketFile&) = delete;
   ~SocketFile();
 
   [[nodiscard]] os::Fd take_fd() noexcept { return std::move(fd_); }
+  /// Whether its name still leads to it.
+  [[nodiscard]] bool has_its_name() const;
 
  private:
   std::string path_;
   os::Fd fd_;
-  std::uint64_t inode_ = 0;
+  FileIdentity identity_ = kNoFile;
 };
+
+/// The path that a listening socket is bound to; empty when it has none.
+[[nodiscard]] std::string path_of_socket(int fd);
 
 }  // namespace shmstate::agent

@@ -1,9 +1,13 @@
 // Standard input, and FIFOs.
 #pragma once
 
+#include <memory>
+#include <span>
 #include <string>
 
+#include "writer-agent/file_identity.h"
 #include "writer-agent/input.h"
+#include "writer-agent/name_watch.h"
 
 namespace shmstate::agent {
 
@@ -18,16 +22,29 @@ class StandardInput final : public Input {
 };
 
 /// Goes on with the next producer when the last one has closed the FIFO, and takes that moment as the end of a stream.
+/// A FIFO that has lost its name is read until its producers have closed it; a new one gets the name meanwhile.
 class FifoInput final : public Input {
  public:
   /// Creates the FIFO when it is missing. Throws `Error`.
   FifoInput(InputContext& shared, const std::string& path);
 
+  [[nodiscard]] std::unique_ptr<Input> look_after_name() override;
+  [[nodiscard]] FileIdentity identity() const { return identity_of(fd()); }
+
  private:
+  FifoInput(InputContext& shared, const std::string& path, os::Fd fifo);
+
+  ssize_t read_some(std::span<char> buffer) override;
   void on_end_of_stream() override;
   [[nodiscard]] bool reads_until_empty() const override { return true; }
 
+  [[nodiscard]] bool has_its_name() const;
+  [[nodiscard]] os::Fd open_again();
+
   std::string path_;
+  NameWatch watch_;
+  bool is_replaced_ = false;      // by another input, which has the name
+  std::string reported_problem_;  // why the name cannot be had
 };
 
 }  // namespace shmstate::agent

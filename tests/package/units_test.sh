@@ -11,5 +11,5 @@ while read -r program _; do
   ((++count))
   [[ -x $root$program ]] || { echo "a unit starts $program, which is not installed" && status=1; }
 done < <(find "$root" -name '*.service' -exec sed -n 's/^ExecStart=//p' {} +)
-((count == 2)) || { echo "$count units start programs, not 2" && status=1; }
+((count == 3)) || { echo "$count units start programs, not 3" && status=1; }
 exit $status

@@ -21,7 +21,7 @@ fi
 
 # --- what the cases stand on
 
-readonly kMerger=shmstate-merger@plant.service kAgent=shmstate-writer-agent@plant
+readonly kMerger=shmstate-merger@plant.service kAgent=shmstate-writer-agent@plant kFollow=shmstate-follow@plant.service
 
 fail() {
   echo "FAILED: $*"
@@ -122,13 +122,15 @@ case_documents() {
 # The units are as confined as they can be.
 case_hardening() {
   local unit exposure
-  systemctl start $kMerger $kAgent.service
-  for unit in $kMerger $kAgent.service; do
+  echo 'SHMSTATE_FOLLOW=--follow /var/log/plant.state' >/etc/shmstate/plant.follow
+  systemctl start $kMerger $kAgent.service $kFollow
+  for unit in $kMerger $kAgent.service $kFollow; do
     exposure=$(systemd-analyze security --no-pager "$unit" | sed -n 's/.*Overall exposure level.*: \([0-9.]*\).*/\1/p')
     echo "exposure of $unit: $exposure"
     awk "BEGIN { exit !($exposure <= 1.0) }" || fail "the exposure of $unit is $exposure"
   done
-  systemctl stop $kAgent.socket $kAgent.service
+  systemctl stop $kAgent.socket $kAgent.service $kFollow
+  rm /etc/shmstate/plant.follow
 }
 
 # A unit that has started can be attached to at once: by readers, by writers, and by nobody else.
@@ -201,6 +203,38 @@ print(s.recv(100).decode().strip())'
   eventually "what was sent meanwhile is not merged" holds agent 4
   wait "$pid" || true
   systemctl stop $kAgent.socket $kAgent.service
+}
+
+# A log that is rotated is followed by a unit of its own, also while the merger is down or the agent is killed; without its
+# configuration, it does not start.
+case_follow() {
+  local log=/var/log/plant.state i
+  refuses systemctl start $kFollow
+  sed "s|/var/log/plant.state|$log --follow $log.other|" /usr/share/doc/shmstate/examples/instance.follow >/etc/shmstate/plant.follow
+  install -m 0640 -g adm /dev/null $log
+  systemctl start $kFollow
+  for ((i = 1; i <= 100; ++i)); do
+    mv $log $log.$i
+    (umask 0027 && echo 'add rotated 1' >$log && chgrp adm $log)
+    sleep 0.01
+  done
+  eventually "not every file is read" holds rotated 100
+  install -m 0640 -g adm /dev/null $log.other
+  echo 'other=1' >>$log.other
+  eventually "the second file is not read" holds other 1
+  logged -u $kFollow | grep >/dev/null 'pushing into /run/shmstate/plant' || fail "the journal does not tell of the agent"
+  systemctl stop $kMerger
+  echo 'while-down=1' >>$log
+  systemctl start $kMerger
+  eventually "what was written without a merger is not merged" holds while-down 1
+  systemctl kill --signal=KILL $kFollow
+  eventually "the agent was not started again" bash -c "[[ \$(systemctl show -P NRestarts $kFollow) == 1 ]]"
+  eventually "the agent is not ready" systemctl -q is-active $kFollow
+  echo 'again=1' >>$log
+  systemctl stop $kFollow
+  expect_equal "$(get again)" 1 "what was written right before it was stopped"
+  expect_equal "$(property $kFollow Result)" success "the result of stopping"
+  rm -f $log $log.* /etc/shmstate/plant.follow
 }
 
 # A merger that is killed under load, again and again, is started again; nothing is lost or applied twice.
@@ -363,7 +397,9 @@ case_upgrade() {
 case_purge() {
   local reader
   systemctl enable -q $kMerger $kAgent.socket
-  systemctl start $kAgent.socket $kAgent.service
+  echo 'SHMSTATE_FOLLOW=--follow /var/log/plant.state' >/etc/shmstate/plant.follow
+  systemctl enable -q $kFollow
+  systemctl start $kAgent.socket $kAgent.service $kFollow
   dpkg --remove shmstate >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
   expect_equal "$(pgrep -c shmstate || true)" 0 "processes after removing"
   if mountpoint -q /run/shmstate; then fail "the memory is still mounted"; fi
