@@ -109,20 +109,24 @@ std::string remedy_of(const Obstacle& obstacle, const fs::path& instance) {
   return "let others search it (mode 0755); see the Options= of run-shmstate.mount, if it is that";
 }
 
-// What a merger left half-made, the next one begins again.
-bool is_complete(const fs::path& instance) {
+// What a merger left half-made, the next one begins again. Where neither can be told, nothing is to be removed.
+bool is_known_to_be_complete(const fs::path& instance) {
   try {
     (void)look_at(instance.string());
     return true;
-  } catch (const Error& error) {
-    return error.status() != Status::kNotReady && error.status() != Status::kNoInstance;
+  } catch (const Error&) {
+    return false;
   }
 }
 
 std::string remedy_of_unreadable(const Obstacle& obstacle, const fs::path& instance) {
-  const bool is_lost = obstacle.error == ENOENT && obstacle.path.filename() == "snapshot" && is_complete(instance);
-  return is_lost ? "without it the state is lost: remove the directory and restart the merger"
-                 : remedy_of(obstacle, instance);
+  if (obstacle.error != ENOENT) return remedy_of(obstacle, instance);
+  const std::string lost = "without it the state is lost: remove the directory and restart the merger";
+  const std::string name = obstacle.path.filename().string();
+  if (name == "snapshot" && is_known_to_be_complete(instance)) return lost;
+  const bool is_half_made = os::file_info(new_control_path(instance)).has_value();
+  if (name == "control" && !is_half_made && os::file_info(instance / "snapshot")) return lost;
+  return remedy_of(obstacle, instance);
 }
 
 void check_reading(const fs::path& instance, Findings& findings) {
@@ -209,13 +213,18 @@ Mount mount_of(const fs::path& path) {
 }
 
 void check_mount(const fs::path& instance, const Mount& mount, Findings& findings) {
-  const std::string text = fmt::format("{} on {} ({})", mount.type, mount.point, mount.options);
+  const std::string text = mount.type.empty() ? "/proc/self/mountinfo does not tell more"
+                                              : fmt::format("{} on {} ({})", mount.type, mount.point, mount.options);
   struct statfs system {};
-  if (::statfs(instance.c_str(), &system) != 0) return;
+  if (::statfs(instance.c_str(), &system) != 0) {
+    const std::string why = std::generic_category().message(errno);
+    findings.push_back({Severity::kWarning, "mount", "cannot tell how it is mounted: " + why, "look at: findmnt"});
+    return;
+  }
   if (system.f_type != TMPFS_MAGIC) {
     findings.push_back({Severity::kWarning, "mount", "not a tmpfs: " + text,
                         "put the instance below /run/shmstate or /dev/shm: a disk makes writers wait"});
-  } else if (mount.options.starts_with("ro")) {
+  } else if ((system.f_flags & ST_RDONLY) != 0) {
     findings.push_back({Severity::kError, "mount", "read-only: " + text, "mount it with rw"});
   } else {
     findings.push_back({Severity::kOk, "mount", text});
@@ -227,7 +236,9 @@ void check_huge_pages(Findings& findings) {
   const char* const path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
   std::string enabled;
   std::getline(std::ifstream(path), enabled);
-  if (!enabled.empty() && enabled.find("[deny]") == std::string::npos) {
+  if (enabled.empty() && !may("/sys/kernel/mm", F_OK)) {
+    findings.push_back({Severity::kNote, "huge pages", "cannot tell whether the kernel allows them: there is no /sys"});
+  } else if (!enabled.empty() && enabled.find("[deny]") == std::string::npos) {
     findings.push_back({Severity::kOk, "huge pages", "the kernel allows them"});
   } else {
     findings.push_back({Severity::kNote, "huge pages",
@@ -260,9 +271,20 @@ void check_space(const InstanceInfo& info, Findings& findings) {
 
 void check_boot(const fs::path& instance, Findings& findings) {
   layout::Identity identity{};
+  const auto cannot_tell = [&](const std::string& why) {
+    findings.push_back({Severity::kWarning, "boot", "cannot tell whether the files are of this boot: " + why,
+                        "leave them as they are until doctor can tell; a merger refuses to start like that, too"});
+  };
   const os::Fd control = os::open_file(instance / "control", O_RDONLY);
-  if (!control.is_open() || ::pread(control.get(), &identity, sizeof identity, 0) != ssize_t{sizeof identity}) return;
-  if (identity.boot_id == os::boot_id()) return;
+  if (!control.is_open() || ::pread(control.get(), &identity, sizeof identity, 0) != ssize_t{sizeof identity}) {
+    return cannot_tell("control cannot be read");
+  }
+  if (identity.boot_id == layout::Id{}) return cannot_tell("control does not say of which it is");
+  try {
+    if (identity.boot_id == os::boot_id()) return;
+  } catch (const Error& error) {
+    return cannot_tell(error.what());
+  }
   findings.push_back({Severity::kError, "boot", "the files are of an earlier boot: nothing in them is valid",
                       "start the merger, which makes the instance anew", ExitCode::kUnreadable});
 }

@@ -414,6 +414,36 @@ TEST(EngineTest, StatisticsTellWhatHappened) {
   EXPECT_GE(instance.statistic(Stat::kPagesCommitted), instance.statistic(Stat::kPagesFree));
 }
 
+// age() and the silence of the merger were the machine's uptime until the first turn.
+TEST(EngineTest, AFreshInstanceIsNoOlderThanItIs) {
+  const std::uint64_t began_ns = os::now_ns();
+  TestInstance instance;  // which has made no turn
+  const auto lived = [&] { return std::chrono::nanoseconds(os::now_ns() - began_ns); };
+  const Reader reader = instance.reader();
+  std::int64_t value = 0;
+  EXPECT_LE(reader.age(), lived());
+  EXPECT_EQ(reader.read_fresh("k", value, lived() + 1min), Status::kNotFound) << "not: too old";
+  const InstanceInfo info = inspect(instance.path());
+  EXPECT_LE(info.merger_silence, lived());
+  EXPECT_LE(info.age, lived());
+  const auto publishes = std::find_if(info.statistics.begin(), info.statistics.end(),
+                                      [](const StatisticInfo& statistic) { return statistic.name == "publishes"; });
+  ASSERT_NE(publishes, info.statistics.end());
+  EXPECT_EQ(publishes->value, info.epoch);
+}
+
+// One that is resumed is as old as what it shows, but its merger is there.
+TEST(EngineTest, AResumedInstanceIsAsOldAsItWas) {
+  TestInstance instance;
+  instance.step(0ns);
+  const std::uint64_t as_of_ns = instance.owner().heartbeat().current_as_of_ns.load(std::memory_order_relaxed);
+  instance.stop();
+  instance.pass(1h);
+  instance.start();
+  EXPECT_EQ(instance.owner().heartbeat().current_as_of_ns.load(std::memory_order_relaxed), as_of_ns);
+  EXPECT_GE(instance.owner().heartbeat().beat_ns.load(std::memory_order_relaxed), as_of_ns + 3'600'000'000'000);
+}
+
 TEST(EngineTest, OneMergerServesAnInstance) {
   TestInstance instance;
   const auto [status, text] = error_of([&] { const InstanceOwner second(instance.path(), {}); });

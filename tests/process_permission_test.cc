@@ -122,6 +122,55 @@ class PermissionTest : public ::testing::Test {
   fs::path instance_;
 };
 
+/// The nanoseconds since a point in time that a test takes at its beginning; longer than that nothing can be silent.
+std::chrono::nanoseconds since(std::uint64_t began_ns) { return std::chrono::nanoseconds(os::now_ns() - began_ns); }
+
+// Everything is right before anybody can see an instance: who tries to attach all the time while one is being made
+// waits, and is never refused; then it is let in, and what it sees is as young as it is.
+TEST_F(PermissionTest, WhoAttachesWhileAnInstanceIsMadeWaitsAndIsLetIn) {
+  constexpr int kInstances = 30;
+  Board<std::atomic<int>> readers_in;
+  Board<std::atomic<int>> writers_in;
+  const std::uint64_t began_ns = os::now_ns();
+  const auto path = [&](int i) { return (root_ / ("plant" + std::to_string(i))).string(); };
+  const auto attach = [&](const User& user, std::atomic<int>& in, const std::function<void(const std::string&)>& open) {
+    become(user);
+    while (in < kInstances) {
+      try {
+        open(path(in));
+        ++in;
+      } catch (const Error& error) {
+        must(error.status() == Status::kNoInstance || error.status() == Status::kNotReady, error.what());
+      }
+    }
+  };
+  Child reading([&] {
+    attach(kReader, *readers_in, [&](const std::string& instance) {
+      const Reader reader(instance, {.attach_timeout = 0ns});
+      must(reader.age() <= since(began_ns) && reader.epoch() > 0, "too old");
+      const InstanceInfo info = inspect(instance);
+      must(info.merger_silence <= since(began_ns) && info.age <= since(began_ns) && info.merger_running, "silent");
+    });
+  });
+  Child writing([&] {
+    attach(kWriter, *writers_in,
+           [&](const std::string& instance) { const Writer writer(instance, {.name = "w", .attach_timeout = 0ns}); });
+  });
+  for (int i = 0; i < kInstances; ++i) {
+    instance_ = path(i);
+    const Program merger = start_with_groups();
+    eventually("both",
+               [&] { return (*readers_in > i || reading.has_ended()) && (*writers_in > i || writing.has_ended()); });
+    if (reading.has_ended() || writing.has_ended()) break;
+  }
+  if (*readers_in < kInstances || *writers_in < kInstances) {  // one has a complaint
+    if (!reading.has_ended() && *readers_in < kInstances && writing.has_ended()) reading.kill();
+    if (!writing.has_ended() && *writers_in < kInstances && reading.has_ended()) writing.kill();
+  }
+  EXPECT_EQ(reading.verdict(), "");
+  EXPECT_EQ(writing.verdict(), "");
+}
+
 class FilesOfAnInstance : public PermissionTest {
  protected:
   void SetUp() override {
@@ -308,6 +357,49 @@ TEST_F(HostileWriter, PutsAllKindsOfFilesBesideTheRings) {
   EXPECT_EQ(merger_->wait(), 0) << merger_->output();
   merger_.emplace(start({}));
   expect_service(8);
+}
+
+// A ring that its writer does not let the merger open is not taken for none: it keeps its place, and when it is opened
+// again, everything that waited in it is merged, once. Others go on meanwhile.
+TEST_F(HostileWriter, ClosesItsRingAndNothingOfItIsLost) {
+  enum Step : int { kServed = 1, kStopped, kClosed, kRefused, kMerged };
+  Board<std::atomic<int>> step;
+  const auto reached = [&](Step wanted) { return [&step, wanted] { return *step >= wanted; }; };
+  Child closing([&] {
+    become(kSecondWriter);
+    Writer served(instance_.string(), {.name = "served"});
+    must_be_ok(served.add("sum", 1), "add");
+    must_be_ok(served.flush(kPatience), "flush");
+    *step = kServed;
+    eventually("a merger that stopped", reached(kStopped));
+    Writer unseen(instance_.string(), {.name = "unseen"});
+    for (Writer* const writer : {&served, &unseen}) {
+      must_be_ok(writer->add("sum", 10), "add");
+      must(::chmod((rings_path(instance_) / ring_name(writer->ring_id())).c_str(), 0600) == 0, "chmod");
+    }
+    *step = kClosed;
+    eventually("a refusal", reached(kRefused));
+    for (Writer* const writer : {&served, &unseen}) {
+      must(::chmod((rings_path(instance_) / ring_name(writer->ring_id())).c_str(), 0660) == 0, "chmod");
+      must_be_ok(writer->flush(kPatience), "flush");
+    }
+    *step = kMerged;
+  });
+  eventually("a ring that is served", reached(kServed));
+  merger_->signal(SIGTERM);
+  EXPECT_EQ(merger_->wait(), 0) << merger_->output();
+  *step = kStopped;
+  eventually("a closed ring", reached(kClosed));
+  for (int i = 0; i < 2; ++i) {
+    merger_.emplace(start({}));
+    expect_service(8);
+    eventually("a report", [&] { return merger_->output().find("Permission denied") != std::string::npos; });
+    if (i == 0) merger_->kill();
+  }
+  *step = kRefused;
+  EXPECT_EQ(closing.verdict(), "");
+  EXPECT_EQ(Reader(instance_.string()).get<std::int64_t>("sum"), 21);
+  eventually("the end of both rings", [&] { return inspect(instance_.string()).rings.size() == 2; });
 }
 
 // Who takes the name of another user's shared ring keeps nobody from pushing, and gets nothing of what is pushed.

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cstring>
 #include <filesystem>
@@ -231,6 +232,50 @@ TEST_F(RingFileTest, AFileOfAnotherSizeThanItSaysIsRefused) {
     std::filesystem::resize_file(path_of(ring.id()), bytes);
     EXPECT_FALSE(open(ring.id())) << bytes;
   }
+}
+
+/// Until its end, this process can open no file.
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit none = before_;
+    none.rlim_cur = 0;
+    ::setrlimit(RLIMIT_NOFILE, &none);
+  }
+  NoDescriptors(const NoDescriptors&) = delete;
+  NoDescriptors& operator=(const NoDescriptors&) = delete;
+  ~NoDescriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(RingFileTest, ARingThatCannotBeOpenedNowIsNeitherGoneNorRemoved) {
+  const RingFile ring = create();
+  {
+    const NoDescriptors none;
+    EXPECT_EQ(test::error_of([&] { static_cast<void>(open(ring.id())); }).first, Status::kSystem);
+    RingFile::remove_broken(directory_.path(), ring.id(), false);
+  }
+  EXPECT_TRUE(open(ring.id()));
+}
+
+TEST_F(RingFileTest, AFileThatCannotBeLookedAtLeadsNowhereKnown) {
+  const RingFile ring = create();
+  const os::Fd file = os::open_file(path_of(ring.id()), O_RDONLY);
+  EXPECT_EQ(leads_to(path_of(ring.id()), file), true);
+  EXPECT_EQ(leads_to(path_of(ring.id() + 1), file), false) << "there is none";
+  EXPECT_EQ(leads_to(path_of(ring.id()) / "below", file), false) << "there can be none";
+  EXPECT_EQ(leads_to(directory_.path() / std::string(1000, 'n'), file), std::nullopt) << "nobody can tell";
+  EXPECT_EQ(leads_to(path_of(ring.id()), os::Fd()), std::nullopt) << "of what?";
+}
+
+TEST_F(RingFileTest, AGroupThatCannotBeLookedUpIsNotOneThatDoesNotExist) {
+  EXPECT_EQ(test::error_of([] { static_cast<void>(os::group_id("no-such-group")); }).first, Status::kInvalidArgument);
+  const NoDescriptors none;
+  EXPECT_EQ(test::error_of([] { static_cast<void>(os::group_id("no-such-group")); }).first, Status::kSystem);
+  EXPECT_EQ(test::error_of([] { static_cast<void>(os::boot_id()); }).first, Status::kSystem);
 }
 
 TEST_F(RingFileTest, OnlySixteenHexDigitsThatAreNotZeroAreARingsName) {

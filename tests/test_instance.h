@@ -146,6 +146,8 @@ class TestInstance {
     return owner_->statistic(stat).load(std::memory_order_relaxed);
   }
 
+  /// Time goes by without a merger.
+  void pass(std::chrono::nanoseconds time) { now_ns_ += static_cast<std::uint64_t>(time.count()); }
   void stop() {
     engine_.reset();
     owner_.reset();

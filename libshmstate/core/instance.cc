@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,11 +42,31 @@ std::string remedy_of_absence(const fs::path& instance) {
          ", or of your own: shmstate-merger --instance " + name;
 }
 
+void check_name(std::string_view name, std::string_view given) {
+  if (is_instance_name(name)) return;
+  throw Error(Status::kInvalidArgument,
+              "shmstate: instance \"" + std::string(given) +
+                  "\": a name, also as the last part of a path, has 1 to 200 characters and does not begin with a dot");
+}
+
+// In a root that this user may not search there is nothing for this user; another failure is no answer.
+bool may_be_in(const fs::path& root, std::string_view name) {
+  if (os::file_info(root / name)) return true;
+  if (os::is_absence(errno) || errno == EACCES) return false;
+  os::throw_errno("cannot look for instance \"" + std::string(name) + "\" in " + root.string(), errno,
+                  "give its path instead of its name");
+}
+
 std::string version_text(std::uint32_t major, std::uint32_t minor) {
   return std::to_string(major) + "." + std::to_string(minor);
 }
 
 }  // namespace
+
+bool is_instance_name(std::string_view name) noexcept {
+  constexpr std::size_t kNameBytesMax = 200;
+  return !name.empty() && name.front() != '.' && name.size() <= kNameBytesMax;
+}
 
 std::vector<fs::path> instance_roots() {
   if (const char* root = std::getenv("SHMSTATE_ROOT"); root != nullptr && *root != '\0') return {root};
@@ -55,6 +76,10 @@ std::vector<fs::path> instance_roots() {
 std::optional<Error> distrust(const fs::path& root) {
   if (root != personal_root()) return std::nullopt;
   const std::optional<os::FileInfo> info = os::file_info(root);
+  if (!info && !os::is_absence(errno)) {
+    return Error(os::status_of(errno), "shmstate: cannot tell whom " + root.string() +
+                                           " belongs to: " + std::generic_category().message(errno));
+  }
   if (!info || (info->uid == ::geteuid() && (info->mode & kOthersMayWrite) == 0)) return std::nullopt;
   return Error(Status::kNoPermission, "shmstate: " + root.string() + " belongs to user " + std::to_string(info->uid) +
                                           (info->uid == ::geteuid() ? ", but others may write to it" : "") +
@@ -64,21 +89,20 @@ std::optional<Error> distrust(const fs::path& root) {
 fs::path instance_path(std::string_view name) {
   if (name.find('/') != std::string_view::npos) {
     fs::path path = fs::absolute(name).lexically_normal();  // whoever changes directory stays attached
-    return path.filename().empty() ? path.parent_path() : path;
+    if (path.filename().empty()) path = path.parent_path();
+    check_name(path.filename().string(), name);
+    return path;
   }
-  if (name.empty() || name.front() == '.' || name.size() > 200) {
-    throw Error(Status::kInvalidArgument, "shmstate: instance \"" + std::string(name) +
-                                              "\": a name has 1 to 200 characters and does not begin with a dot");
-  }
+  check_name(name, name);
   const std::vector<fs::path> roots = instance_roots();
   for (const fs::path& root : roots) {
-    std::error_code ignored;
-    if (fs::exists(root / name, ignored) && !distrust(root)) return root / name;
+    if (may_be_in(root, name) && !distrust(root)) return root / name;
   }
   if (const std::optional<Error> why = distrust(roots.back())) throw *why;
   return roots.back() / name;
 }
 
+fs::path new_control_path(const fs::path& instance) { return instance / "control.new"; }
 fs::path gate_path(const fs::path& instance) { return instance / "writers"; }
 fs::path rings_path(const fs::path& instance) { return gate_path(instance) / "rings"; }
 fs::path doorbell_path(const fs::path& instance) { return gate_path(instance) / "doorbell"; }
@@ -87,10 +111,12 @@ std::string quoted(const fs::path& instance) {
   return "instance \"" + instance.filename().string() + "\" (" + instance.string() + ")";
 }
 
-bool leads_to(const fs::path& path, const os::Fd& fd) noexcept {
+std::optional<bool> leads_to(const fs::path& path, const os::Fd& fd) noexcept {
   const std::optional<os::FileInfo> mine = os::file_info(fd.get());
+  if (!mine) return std::nullopt;
   const std::optional<os::FileInfo> now = os::file_info(path);
-  return mine && now && mine->inode == now->inode && mine->device == now->device;
+  if (!now) return os::is_absence(errno) ? std::optional(false) : std::nullopt;
+  return mine->inode == now->inode && mine->device == now->device;
 }
 
 Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes, const fs::path& instance) {
@@ -149,10 +175,21 @@ Control::Control(fs::path instance, std::chrono::nanoseconds timeout, WhenTrunca
   }
 }
 
+void Control::must_be_current() const {
+  if (is_current()) return;
+  throw Error(Status::kNotReady, "shmstate: " + quoted(path_) + ": was removed or made anew at this moment; try again");
+}
+
 bool Control::try_open(std::optional<Error>& why) {
+  const auto not_ready = [&] {
+    why.emplace(Status::kNotReady,
+                "shmstate: " + quoted(path_) + ": its creation has not finished; start its merger, which begins again");
+    return false;
+  };
   fd_ = os::open_file(control_path_, O_RDONLY);
   if (!fd_.is_open()) {
-    if (errno == ENOENT || errno == ENOTDIR) {
+    if (os::is_absence(errno)) {
+      if (os::file_info(new_control_path(path_))) return not_ready();
       why.emplace(Status::kNoInstance, "shmstate: " + quoted(path_) + ": does not exist" + remedy_of_absence(path_));
       return false;
     }
@@ -164,12 +201,8 @@ bool Control::try_open(std::optional<Error>& why) {
     os::throw_errno("cannot open " + control_path_.string(), errno);
   }
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
-  const auto not_ready = [&] {
-    why.emplace(Status::kNotReady,
-                "shmstate: " + quoted(path_) + ": its creation has not finished; start its merger, which begins again");
-    return false;
-  };
-  if (!info || info->bytes == 0) return not_ready();
+  if (!info) os::throw_errno("cannot look at " + control_path_.string(), errno);
+  if (info->bytes == 0) return not_ready();
   if (info->bytes < sizeof(layout::ControlHeader)) throw_damaged(path_, "control is truncated");
   const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
@@ -181,7 +214,9 @@ bool Control::try_open(std::optional<Error>& why) {
   if (magic == 0) return not_ready();
   if (magic != layout::kControlMagic) throw_damaged(path_, "control is not a shmstate file");
   layout::Identity identity;  // a copy, so that what is checked is what is used
-  if (::pread(fd_.get(), &identity, sizeof identity, 0) != static_cast<ssize_t>(sizeof identity)) return not_ready();
+  const ssize_t got = ::pread(fd_.get(), &identity, sizeof identity, 0);
+  if (got < 0) os::throw_errno("cannot read " + control_path_.string(), errno);
+  if (got != static_cast<ssize_t>(sizeof identity)) return not_ready();
   geometry_ = check_identity(identity, bytes, path_);
   mapping_ = std::move(mapping);
   guard_ = std::move(guard);

@@ -20,9 +20,13 @@ inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger, sh
 inline constexpr std::uint64_t kPinByte = 0;     // of `snapshot`: buffer b is byte kPinByte + b
 inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes now
 
-/// The directory of an instance. A name with a slash is a path; otherwise it is looked for in $SHMSTATE_ROOT if set,
-/// else in /run/shmstate and then in the user's own /dev/shm/shmstate-<uid>. Throws `Error` for an impossible name, and
-/// for a root to distrust.
+/// Whether an instance may be called so: 1 to 200 characters, of which the first is no dot. What begins with a dot is a
+/// directory on its way to become an instance, or none at all: nobody serves, finds or lists it.
+[[nodiscard]] bool is_instance_name(std::string_view name) noexcept;
+
+/// The directory of an instance. A name with a slash is a path, whose last part is a name; otherwise it is looked for
+/// in $SHMSTATE_ROOT if set, else in /run/shmstate and then in the user's own /dev/shm/shmstate-<uid>. Throws `Error`
+/// for an impossible name, for a root to distrust, and when nobody can tell what is there.
 [[nodiscard]] std::filesystem::path instance_path(std::string_view name);
 
 /// The directories in which instances may lie, in that order.
@@ -32,6 +36,8 @@ inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes
 /// `root` is that of this user, but not made by this user.
 [[nodiscard]] std::optional<Error> distrust(const std::filesystem::path& root);
 
+/// What becomes `control` when the instance is complete. Where only this is, its creator died.
+[[nodiscard]] std::filesystem::path new_control_path(const std::filesystem::path& instance);
 /// What only writers need lies behind a directory of its own, the gate: whoever may pass it may write to the instance.
 [[nodiscard]] std::filesystem::path gate_path(const std::filesystem::path& instance);
 [[nodiscard]] std::filesystem::path rings_path(const std::filesystem::path& instance);
@@ -40,8 +46,8 @@ inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes
 /// "instance "plant"", for messages.
 [[nodiscard]] std::string quoted(const std::filesystem::path& instance);
 
-/// Whether `path` still leads to the file that `fd` has open.
-[[nodiscard]] bool leads_to(const std::filesystem::path& path, const os::Fd& fd) noexcept;
+/// Whether `path` still leads to the file that `fd` has open; nothing when that cannot be told.
+[[nodiscard]] std::optional<bool> leads_to(const std::filesystem::path& path, const os::Fd& fd) noexcept;
 
 /// The constant part of `control`, copied and checked once, so that nothing that changes later is trusted.
 struct Geometry {
@@ -69,6 +75,23 @@ struct Geometry {
 [[nodiscard]] Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes,
                                       const std::filesystem::path& instance);
 
+/// Calls `attach` with what is left of `timeout`, again while it throws `Error` (kNotReady) and time is left.
+template <typename Attach>
+auto attach_within(std::chrono::nanoseconds timeout, Attach&& attach) {
+  const auto began = std::chrono::steady_clock::now();
+  const auto left = [&] {
+    const std::chrono::nanoseconds passed = std::chrono::steady_clock::now() - began;
+    return timeout > passed ? timeout - passed : std::chrono::nanoseconds::zero();
+  };
+  for (;;) {
+    try {
+      return attach(left());
+    } catch (const Error& error) {
+      if (error.status() != Status::kNotReady || left() == std::chrono::nanoseconds::zero()) throw;
+    }
+  }
+}
+
 /// What happens to who has a file mapped that somebody truncates: it is killed by SIGBUS, or it finds zeros.
 enum class WhenTruncated : std::uint8_t { kDie, kReadZeros };
 
@@ -94,8 +117,10 @@ class Control {
 
   /// Asks the kernel whether a merger holds its lock.
   [[nodiscard]] bool merger_running() const noexcept { return os::is_locked(fd_.get(), kLifeByte); }
-  /// Whether the directory still leads to these files.
-  [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, fd_); }
+  /// Whether the directory still leads to these files; true also when that cannot be told.
+  [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, fd_).value_or(true); }
+  /// Throws `Error` (kNotReady) when it no longer does: what fails beside these files says nothing then.
+  void must_be_current() const;
 
  private:
   [[nodiscard]] const layout::ControlHeader& header() const noexcept {

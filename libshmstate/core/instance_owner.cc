@@ -10,6 +10,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "core/crash_point.h"
 #include "core/words.h"
@@ -29,8 +30,8 @@ constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
 std::uint64_t memory_limit(const InstanceOptions& options, const fs::path& path) {
   if (options.memory_limit_bytes != 0) return options.memory_limit_bytes;
   struct statvfs space {};
-  const std::uint64_t total =
-      ::statvfs(path.c_str(), &space) == 0 ? std::uint64_t{space.f_blocks} * space.f_frsize : kMemoryLimitDefaultMax;
+  if (::statvfs(path.c_str(), &space) != 0) os::throw_errno("cannot tell the size of " + path.string(), errno);
+  const std::uint64_t total = std::uint64_t{space.f_blocks} * space.f_frsize;
   return std::clamp(total / 4 * 3, options.buffer_count * kBufferBytesMin, kMemoryLimitDefaultMax);
 }
 
@@ -56,7 +57,7 @@ Geometry plan(const InstanceOptions& options, const fs::path& path) {
   return g;
 }
 
-void write_identity(layout::Identity& identity, const Geometry& g) {
+void write_identity(layout::Identity& identity, const Geometry& g, const layout::Id& boot_id) {
   identity.layout_major = layout::kLayoutMajor;
   identity.layout_minor = layout::kLayoutMinor;
   identity.required_features = layout::kRequiredFeatures;
@@ -64,7 +65,7 @@ void write_identity(layout::Identity& identity, const Geometry& g) {
   identity.control_bytes = g.control_bytes;
   identity.snapshot_bytes = g.snapshot_bytes;
   identity.instance_id = g.instance_id;
-  identity.boot_id = os::boot_id();
+  identity.boot_id = boot_id;
   identity.hash_seed = g.hash_seed;
   identity.created_ns = os::realtime_ns();
   identity.buffer_offset = g.buffer_offset;
@@ -89,11 +90,13 @@ void write_descriptions(layout::StatisticName* names) {
   }
 }
 
+[[noreturn]] void throw_closed(const fs::path& path) {
+  os::throw_errno("cannot open " + path.string(), errno, "the merger's user must be allowed to read and write it");
+}
+
 os::Fd open_or_throw(const fs::path& path, int flags, unsigned mode) {
   os::Fd fd = os::open_file(path, flags, mode);
-  if (!fd.is_open()) {
-    os::throw_errno("cannot open " + path.string(), errno, "the merger's user must be allowed to read and write it");
-  }
+  if (!fd.is_open()) throw_closed(path);
   return fd;
 }
 
@@ -103,18 +106,19 @@ void commit_or_throw(const os::Fd& fd, const fs::path& path, std::uint64_t offse
   }
 }
 
-// Returns whether it is new.
-bool make_directory(const fs::path& path, unsigned mode) {
+// Returns whether it is new. `asked` is what it is for.
+bool make_directory(const fs::path& path, unsigned mode, const fs::path& asked) {
   if (::mkdir(path.c_str(), mode) == 0) {
     if (::chmod(path.c_str(), mode) != 0) os::throw_errno("cannot chmod " + path.string(), errno);  // umask
     return true;
   }
   if (errno != EEXIST) {
-    os::throw_errno("cannot create " + path.string(), errno,
+    os::throw_errno("cannot create " + asked.string(), errno,
                     "the merger's user must be allowed to write there, or choose another path for the instance");
   }
   return false;
 }
+bool make_directory(const fs::path& path, unsigned mode) { return make_directory(path, mode, path); }
 
 // Lets the owner, the group and others do what `mode` says, whatever the umask is, and whatever was before.
 void give(const os::Fd& fd, const fs::path& path, unsigned mode, std::uint32_t gid) {
@@ -131,6 +135,44 @@ void give(const os::Fd& fd, const fs::path& path, unsigned mode, std::uint32_t g
 
 void give_directory(const fs::path& path, unsigned mode, std::uint32_t gid) {
   give(open_or_throw(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0), path, mode, gid);
+}
+
+os::FileInfo look_at_or_throw(const fs::path& path) {
+  const std::optional<os::FileInfo> found = os::file_info(path);
+  if (!found) os::throw_errno("cannot look at " + path.string(), errno);
+  return *found;
+}
+
+bool is_there(const fs::path& path) {
+  if (os::file_info(path)) return true;
+  if (!os::is_absence(errno)) os::throw_errno("cannot look at " + path.string(), errno);
+  return false;
+}
+
+// A file or an empty directory.
+void remove_if_there(const fs::path& path) {
+  if (::remove(path.c_str()) != 0 && !os::is_absence(errno)) os::throw_errno("cannot remove " + path.string(), errno);
+}
+
+void rename_or_throw(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    os::throw_errno("cannot rename " + from.string() + " to " + to.string(), errno);
+  }
+}
+
+// Makes a directory that has its mode and group from its first moment on. Another process may be doing the same.
+void make_whole_directory(const fs::path& path, unsigned mode, std::optional<std::uint32_t> gid) {
+  if (is_there(path)) return;
+  const fs::path unnamed = path.parent_path() / std::string(".").append(path.filename().string()).append(".new");
+  make_directory(unnamed, 0700, path);
+  try {
+    give(open_or_throw(unnamed, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0), path, mode,
+         gid ? *gid : look_at_or_throw(unnamed).gid);
+    rename_or_throw(unnamed, path);
+  } catch (const Error&) {
+    ::rmdir(unnamed.c_str());
+    if (!is_there(path)) throw;
+  }
 }
 
 bool gives_groups(const InstanceOptions& options) { return options.readers_group || options.writers_group; }
@@ -158,6 +200,10 @@ void check_options(const InstanceOptions& options) {
     refuse("the size of the feed must be a power of two of at least 1024 bytes, not " +
            std::to_string(options.feed_record_count * sizeof(layout::FeedRecord)));
   }
+  const std::uint64_t feed_record_count_max = kSharedBytesMax / sizeof(layout::FeedRecord);
+  if (options.memory_limit_bytes > kSharedBytesMax || options.feed_record_count > feed_record_count_max) {
+    refuse("memory limit and feed must be at most 64 TiB, which is more than any machine has");
+  }
   if (options.memory_limit_bytes != 0 && options.memory_limit_bytes < options.buffer_count * kBufferBytesMin) {
     refuse("the memory limit must be at least 2 MiB for each buffer, not " +
            std::to_string(options.memory_limit_bytes) + " bytes");
@@ -167,20 +213,20 @@ void check_options(const InstanceOptions& options) {
   }
 }
 
-InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : path_(std::move(path)) {
+// The boot is asked for before anything is touched: without an answer nothing may be replaced.
+InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options)
+    : path_(std::move(path)), control_path_(path_ / "control"), boot_id_(os::boot_id()) {
   check_options(options);
   make_directories(options);
   crash_point(CrashPoint::kDirectoryMade);
   lock_instance();
   crash_point(CrashPoint::kInstanceLocked);
   give_directories(options);
-  open_control();
   is_resumed_ = can_resume();
   if (!is_resumed_) create(options);
   guard_state();
   open_doorbell();
   crash_point(CrashPoint::kDoorbellReady);
-  give_files();
   heartbeat().merger_pid.store(static_cast<std::uint32_t>(::getpid()), std::memory_order_relaxed);
   heartbeat().started_ns.store(os::now_ns(), std::memory_order_relaxed);
   heartbeat().retired.store(0, std::memory_order_relaxed);
@@ -189,20 +235,25 @@ InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options) : pa
 
 void InstanceOwner::make_directories(const InstanceOptions& options) {
   const fs::path root = path_.parent_path();
-  if (!root.empty() && !fs::exists(root)) make_directory(root, 0755);
+  if (!root.empty()) make_whole_directory(root, 0755, std::nullopt);
   if (const std::optional<Error> why = distrust(root)) throw *why;
-  make_directory(path_, options.directory_mode.value_or(kDirectoryMode));
+  make_whole_directory(path_, options.directory_mode.value_or(kDirectoryMode), options.readers_group);
 }
 
 // The lock that makes the merger the only one lies on a file that nobody else can open. The one on `control` only tells
 // readers that a merger lives; being a shared lock, no reader's lock can keep it away.
 void InstanceOwner::lock_instance() {
   lock_ = open_or_throw(path_ / "merger.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
-  if (os::try_lock(lock_.get(), kLifeByte, true)) return;
+  if (os::try_lock(lock_.get(), kLifeByte, true)) {
+    const std::optional<bool> is_ours = leads_to(path_ / "merger.lock", lock_);
+    if (!is_ours) os::throw_errno("cannot look at " + (path_ / "merger.lock").string(), errno);
+    if (*is_ours) return;
+    throw Error(Status::kSystem, "shmstate: " + quoted(path_) + ": was just removed; start the merger again");
+  }
   if (errno != EAGAIN) os::throw_errno("cannot lock " + (path_ / "merger.lock").string(), errno);
   std::string who = "another process";
   layout::ControlHeader other{};
-  const os::Fd control = os::open_file(path_ / "control", O_RDONLY);
+  const os::Fd control = os::open_file(control_path_, O_RDONLY);
   if (control.is_open() && ::pread(control.get(), &other, sizeof other, 0) == sizeof other) {
     who = "process " + std::to_string(other.heartbeat.merger_pid.load(std::memory_order_relaxed));
   }
@@ -226,24 +277,29 @@ void InstanceOwner::give_directories(const InstanceOptions& options) {
   give(directory, path_, mode, permissions_.readers_group);
 
   const bool is_new = make_directory(gate_path(path_), 0700);
-  const std::optional<os::FileInfo> gate = os::file_info(gate_path(path_));
-  const std::uint32_t kept_group = is_new || !gate ? ::getegid() : gate->gid;
+  const std::uint32_t kept_group = is_new ? ::getegid() : look_at_or_throw(gate_path(path_)).gid;
   permissions_.writers_group = options.writers_group.value_or(kept_group);
   make_directory(rings_path(), 0700);
   give_directory(rings_path(), rings_mode(mode), ::getegid());
   give_directory(gate_path(path_), gate_mode(mode), permissions_.writers_group);
 }
 
-void InstanceOwner::open_control() {
-  control_ = open_or_throw(path_ / "control", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
-  give(control_, path_ / "control", file_mode(permissions_.directory_mode),
-       permissions_.readers_group);  // at once: readers may be waiting for it
-  if (!os::try_lock(control_.get(), kLifeByte, false)) os::throw_errno("cannot lock " + path_.string(), errno);
+void InstanceOwner::hold_control(const fs::path& path) {
+  give(control_, path, file_mode(permissions_.directory_mode), permissions_.readers_group);
+  if (!os::try_lock(control_.get(), kLifeByte, false)) os::throw_errno("cannot lock " + path.string(), errno);
 }
 
 bool InstanceOwner::can_resume() {
+  control_ = os::open_file(control_path_, O_RDWR | O_NOFOLLOW);
+  if (!control_.is_open()) {
+    if (errno != ENOENT) throw_closed(control_path_);
+    refuse_if_control_is_lost();
+    return false;
+  }
+  hold_control(control_path_);
   const std::optional<os::FileInfo> info = os::file_info(control_.get());
-  if (!info || info->bytes == 0) return false;  // new, or its creator died before it had a size
+  if (!info) os::throw_errno("cannot look at " + control_path_.string(), errno);
+  if (info->bytes == 0) return false;  // its creator died before it had a size
   if (info->bytes < sizeof(layout::ControlHeader)) {
     throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
                                       ": control is truncated; remove the directory to begin with an empty state");
@@ -251,44 +307,62 @@ bool InstanceOwner::can_resume() {
   // Not through a mapping: when its creator died, or found no memory, pages may be missing for which there is no room.
   layout::Identity identity;
   if (::pread(control_.get(), &identity, sizeof identity, 0) != static_cast<ssize_t>(sizeof identity)) {
-    os::throw_errno("cannot read " + (path_ / "control").string(), errno);
+    os::throw_errno("cannot read " + control_path_.string(), errno);
   }
   const std::uint64_t magic = identity.magic.load(std::memory_order_relaxed);
   if (magic != layout::kControlMagic) {
     if (magic == 0) return false;  // its creator died on the way
-    throw Error(Status::kDamaged, "shmstate: " + (path_ / "control").string() +
+    throw Error(Status::kDamaged, "shmstate: " + control_path_.string() +
                                       " is not a shmstate file; choose another directory or remove it");
   }
-  if (identity.boot_id != os::boot_id()) return false;  // nothing in it survived that boot
+  if (identity.boot_id == layout::Id{}) {
+    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
+                                      ": control does not say of which boot it is; remove the directory to begin with "
+                                      "an empty state");
+  }
+  if (identity.boot_id != boot_id_) return false;  // nothing in it survived that boot
   geometry_ = check_identity(identity, info->bytes, path_);
   control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
-  if (!os::file_info(path_ / "snapshot")) {
+  if (!is_there(path_ / "snapshot")) {
     throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
                                       ": snapshot is missing; remove the directory to begin with an empty state");
   }
   snapshot_ = open_or_throw(path_ / "snapshot", O_RDWR | O_NOFOLLOW, 0);
   const std::optional<os::FileInfo> snapshot_info = os::file_info(snapshot_.get());
-  if (!snapshot_info || snapshot_info->bytes < geometry_.snapshot_bytes) {
+  if (!snapshot_info) os::throw_errno("cannot look at " + (path_ / "snapshot").string(), errno);
+  if (snapshot_info->bytes < geometry_.snapshot_bytes) {
     throw Error(Status::kDamaged, "shmstate: " + quoted(path_) + ": snapshot is truncated; remove the directory");
   }
   snapshot_mapping_ =
       Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes), "snapshot");
+  give_snapshot();
   crash_point(CrashPoint::kFilesMapped);
   return true;
 }
 
+// A state that nobody knows the place of any more is still there, and so may be what waits in its rings.
+void InstanceOwner::refuse_if_control_is_lost() const {
+  if (is_there(new_control_path(path_)) || !is_there(path_ / "snapshot")) return;
+  throw Error(Status::kDamaged,
+              "shmstate: " + quoted(path_) + ": control is missing; remove the directory to begin with an empty state");
+}
+
 void InstanceOwner::create(const InstanceOptions& options) {
   geometry_ = plan(options, path_);
-  const fs::path control_path = path_ / "control";
+  const fs::path control_path = new_control_path(path_);
   const fs::path snapshot_path = path_ / "snapshot";
-  // From here to the last line, a crash leaves no control file, or one without magic, and the next start begins again.
-  // Both are new files: somebody may still have the old ones mapped, and must not see anything of the new instance
-  // there.
-  ::unlink(control_path.c_str());
-  open_control();
+  // From here to `announce`, a crash leaves a new control beside no other, and the next start begins again. Nobody
+  // attaches before all of it is there. Both files are new: somebody may still have the old ones mapped, and must not
+  // see anything of the new instance there.
+  if (!is_there(control_path_)) remove_if_there(snapshot_path);  // no snapshot is ever seen without either of the two
+  remove_if_there(control_path);
+  control_ = open_or_throw(control_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  hold_control(control_path);
+  remove_if_there(control_path_);
   crash_point(CrashPoint::kControlReplaced);
-  ::unlink(snapshot_path.c_str());
+  remove_if_there(snapshot_path);
   snapshot_ = open_or_throw(snapshot_path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  give_snapshot();
   crash_point(CrashPoint::kSnapshotCreated);
   std::error_code ignored;
   for (const fs::directory_entry& ring : fs::directory_iterator(rings_path())) fs::remove(ring, ignored);
@@ -297,8 +371,8 @@ void InstanceOwner::create(const InstanceOptions& options) {
   const auto set_size = [](const os::Fd& fd, const fs::path& path, std::uint64_t bytes) {
     if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) os::throw_errno("cannot size " + path.string(), errno);
   };
-  set_size(control_, control_path, geometry_.control_bytes);
-  commit_or_throw(control_, control_path, 0, geometry_.control_bytes);
+  set_size(control_, control_path_, geometry_.control_bytes);
+  commit_or_throw(control_, control_path_, 0, geometry_.control_bytes);
   crash_point(CrashPoint::kControlCommitted);
   set_size(snapshot_, snapshot_path, geometry_.snapshot_bytes);
   commit_or_throw(snapshot_, snapshot_path, geometry_.feed_offset,
@@ -306,10 +380,10 @@ void InstanceOwner::create(const InstanceOptions& options) {
   crash_point(CrashPoint::kFeedCommitted);
 
   control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.control_bytes),
-                             control_path.string());
+                             control_path_.string());
   snapshot_mapping_ = Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes),
                               snapshot_path.string());
-  write_identity(header().identity, geometry_);
+  write_identity(header().identity, geometry_, boot_id_);
   crash_point(CrashPoint::kIdentityWritten);
   write_descriptions(reinterpret_cast<layout::StatisticName*>(control_mapping_.data() + geometry_.statistic_offset));
 }
@@ -323,9 +397,15 @@ void InstanceOwner::guard_state() {
   snapshot_guard_ = FaultGuard(snapshot_mapping_.data(), snapshot_mapping_.size(), last_words_.c_str());
 }
 
+// A new one gets its name when writers may open it: an instance that is resumed is seen by them.
 void InstanceOwner::open_doorbell() {
-  doorbell_ = open_or_throw(doorbell_path(path_), O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  const fs::path path = doorbell_path(path_);
+  const bool is_new = !is_there(path);
+  const fs::path here = is_new ? fs::path(path.string() + ".new") : path;
+  doorbell_ = open_or_throw(here, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
   map_doorbell();
+  give(doorbell_, here, doorbell_mode(permissions_.directory_mode), ::getegid());
+  if (is_new) rename_or_throw(here, path);
 }
 
 void InstanceOwner::map_doorbell() {
@@ -346,16 +426,24 @@ void InstanceOwner::repair_doorbell() noexcept {
   }
 }
 
-void InstanceOwner::give_files() {
+void InstanceOwner::give_snapshot() {
   give(snapshot_, path_ / "snapshot", file_mode(permissions_.directory_mode), permissions_.readers_group);
-  give(doorbell_, doorbell_path(path_), doorbell_mode(permissions_.directory_mode), ::getegid());
 }
 
+void InstanceOwner::announce() {
+  header().identity.magic.store(layout::kControlMagic, std::memory_order_release);  // pair: identity.magic
+  rename_or_throw(new_control_path(path_), control_path_);
+}
+
+// First, nobody new attaches, and a merger that is started after a crash in the middle begins again.
 std::error_code InstanceOwner::remove_files() const noexcept {
+  if (leads_to(control_path_, control_) != true) return {ESTALE, std::generic_category()};  // another's, perhaps
   std::error_code error;
-  fs::remove(path_ / "control", error);  // first: nobody new attaches
+  fs::rename(control_path_, new_control_path(path_), error);
+  if (error) return error;
   fs::remove_all(gate_path(path_), error);
   fs::remove(path_ / "snapshot", error);
+  fs::remove(new_control_path(path_), error);
   fs::remove(path_ / "merger.lock", error);
   fs::remove(path_, error);
   return error;

@@ -30,6 +30,7 @@ struct InstanceOptions {
 
 inline constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
 inline constexpr std::uint64_t kFeedRecordsMin = 64;
+inline constexpr std::uint64_t kSharedBytesMax = std::uint64_t{1} << 46;  // what a process can map
 
 /// Throws `Error` (kInvalidArgument) for options that make no sense, alone or together.
 void check_options(const InstanceOptions& options);
@@ -46,7 +47,8 @@ class InstanceOwner {
  public:
   /// Creates the instance, or resumes it when its files are those of a merger that ended, however it ended. What an
   /// existing instance was created with stays; the options then only matter if it has to be created anew.
-  /// Throws `Error` (kAlreadyRunning, kNoPermission, kNoMemory, kVersionMismatch, kInvalidArgument, kSystem).
+  /// Throws `Error` (kAlreadyRunning, kNoPermission, kNoMemory, kVersionMismatch, kInvalidArgument, kSystem); when
+  /// something cannot be told that decides between the two, nothing is touched.
   InstanceOwner(std::filesystem::path path, const InstanceOptions& options);
   InstanceOwner(const InstanceOwner&) = delete;
   InstanceOwner& operator=(const InstanceOwner&) = delete;
@@ -86,16 +88,15 @@ class InstanceOwner {
   bool collapse_next(std::uint64_t page_count) noexcept;
   /// The bytes of all buffers that were moved.
   [[nodiscard]] std::uint64_t collapsed_bytes() const noexcept { return collapsed_bytes_; }
-  /// Whether the directory still leads to these files.
-  [[nodiscard]] bool is_current() const noexcept { return leads_to(path_ / "control", control_); }
+  /// Whether the directory still leads to these files; true also when that cannot be told.
+  [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, control_).value_or(true); }
   /// Makes the doorbell whole again if a writer has truncated or grown it. When there is no memory for that, writers
   /// wake the merger late until a later call succeeds.
   void repair_doorbell() noexcept;
-  /// Lets others attach: called once the first snapshot is published.
-  void announce() noexcept {
-    header().identity.magic.store(layout::kControlMagic, std::memory_order_release);  // pair: identity.magic
-  }
-  /// Removes the instance's files, and its directory unless something else is in it, too: then that is the error.
+  /// Lets others attach to a new instance: called once the first snapshot is published. Throws `Error`.
+  void announce();
+  /// Removes the instance's files, and its directory unless something else is in it, too: then that is the error. When
+  /// the path leads to other files by now, or nobody can tell, these stay.
   [[nodiscard]] std::error_code remove_files() const noexcept;
 
  private:
@@ -105,15 +106,18 @@ class InstanceOwner {
   void make_directories(const InstanceOptions& options);
   void lock_instance();
   void give_directories(const InstanceOptions& options);
-  void open_control();
+  void hold_control(const std::filesystem::path& path);
   [[nodiscard]] bool can_resume();
+  void refuse_if_control_is_lost() const;
   void create(const InstanceOptions& options);
   void guard_state();
   void open_doorbell();
   void map_doorbell();
-  void give_files();
+  void give_snapshot();
 
   std::filesystem::path path_;
+  std::filesystem::path control_path_;  // looking at it allocates nothing
+  layout::Id boot_id_;
   Permissions permissions_;  // of the directory and the gate; the files follow
   os::Fd lock_;
   os::Fd control_;

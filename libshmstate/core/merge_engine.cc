@@ -99,6 +99,7 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
   for (std::size_t i = 0; i < owner.geometry().ring_count_max; ++i) {
     owner.ring_status(i).ring_id.store(0, std::memory_order_relaxed);
   }
+  owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);  // also for as long as resuming takes
   table_.start_timers(now_ns);
   const std::uint64_t batch_max_before = owner.sleep().batch_max.load(std::memory_order_relaxed);
   set_options(options);
@@ -140,6 +141,8 @@ void MergeEngine::create() {
   is_dirty_ = true;
   publish();
   crash_point(CrashPoint::kFirstPublished);
+  owner_.heartbeat().current_as_of_ns.store(now_ns_, std::memory_order_relaxed);
+  write_statistics();
   owner_.announce();
   crash_point(CrashPoint::kAnnounced);
 }
@@ -169,27 +172,53 @@ void MergeEngine::resume() {
 }
 
 void MergeEngine::resume_rings() {
-  const auto* const cursors =
-      reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset);
   for (std::uint32_t i = 0; i < owner_.geometry().ring_count_max; ++i) {
-    if (cursors[i].ring_id == 0) continue;
+    const std::uint64_t id = published_cursor_at(i).ring_id;
+    if (id == 0) continue;
     is_index_used_[i] = true;
-    std::optional<RingFile> file =
-        RingFile::open(owner_.rings_path(), cursors[i].ring_id, owner_.geometry().instance_id);
-    if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
-      RingFile::remove_broken(owner_.rings_path(), cursors[i].ring_id, true);
-      orphans_.push_back(i);
-      crash_point(CrashPoint::kOrphanFound);
-      continue;
+    try {
+      resume_ring(i);
+    } catch (const Error& why) {
+      if (why.status() != Status::kNoPermission) throw;  // what runs out here makes no ring a finished one
+      served_ids_.insert(id);                            // it must not come back as a new one
+      closed_rings_.push_back(i);
+      ++rings_refused_;
+      report(MergeEvent::Kind::kRingRefused, id, why.what());
     }
-    ServedRing& ring = add_ring(std::move(*file), i, cursors[i].cursor);
-    ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed),
-                                     std::memory_order_relaxed);
-    mirror_counters(ring.file.header(), cursors[i]);  // the merger before us may have died before it came to this
-    if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));
-    ++rings_seen_;
-    crash_point(CrashPoint::kRingResumed);
   }
+}
+
+void MergeEngine::resume_ring(std::uint32_t index) {
+  const layout::RingCursor& cursor = published_cursor_at(index);
+  std::optional<RingFile> file = RingFile::open(owner_.rings_path(), cursor.ring_id, owner_.geometry().instance_id);
+  if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
+    RingFile::remove_broken(owner_.rings_path(), cursor.ring_id, true);
+    served_ids_.erase(cursor.ring_id);
+    orphans_.push_back(index);
+    crash_point(CrashPoint::kOrphanFound);
+    return;
+  }
+  ServedRing& ring = add_ring(std::move(*file), index, cursor.cursor);
+  ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed), std::memory_order_relaxed);
+  mirror_counters(ring.file.header(), cursor);  // the merger before us may have died before it came to this
+  if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));
+  ++rings_seen_;
+  crash_point(CrashPoint::kRingResumed);
+}
+
+// Those that their writers did not let us open: nobody knows whether something waits in them, so they keep their place.
+// What does may have been pushed under another limit of batches.
+void MergeEngine::retry_closed_rings() {
+  std::erase_if(closed_rings_, [this](std::uint32_t index) {
+    try {
+      const std::size_t before = rings_.size();
+      resume_ring(index);
+      if (rings_.size() > before) rings_.back()->unlimited_until = rings_.back()->consumer.tail();
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  });
 }
 
 // ---- one turn
@@ -633,9 +662,8 @@ void MergeEngine::wake_readers() {
 
 // ---- rings
 
-const layout::RingCursor& MergeEngine::published_cursor_of(const ServedRing& ring) const noexcept {
-  return reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) +
-                                                     layout::kCursorOffset)[ring.index];
+const layout::RingCursor& MergeEngine::published_cursor_at(std::uint32_t index) const noexcept {
+  return reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset)[index];
 }
 
 layout::RingCursor& MergeEngine::cursor_of(const ServedRing& ring) noexcept {
@@ -710,8 +738,9 @@ bool MergeEngine::consider(const std::string& name) {
     crash_point(CrashPoint::kRingOpened);
     if (file && serve(std::move(*file))) return true;
     if (!file) RingFile::remove_broken(owner_.rings_path(), *id, false);
-    why = file ? "too many rings, or too large a one" : "not a ring, or one that nobody may open";
-  } catch (const Error& problem) {  // no address space, no descriptors: others go on
+    why = file ? "too many rings, or too large a one" : "not a ring of this instance";
+  } catch (const Error& problem) {  // no address space, no descriptors, no permission: others go on
+    if (problem.status() == Status::kNoPermission) RingFile::remove_broken(owner_.rings_path(), *id, false);
     why = problem.what();
   }
   refuse(*id, std::move(why));
@@ -837,6 +866,7 @@ void MergeEngine::round() {
   if (now_ns_ >= next_search_ns_) {
     next_search_ns_ = now_ns_ + kSearchIntervalNs;
     must_search_ = true;
+    if (!closed_rings_.empty()) retry_closed_rings();
     is_current_ = owner_.is_current();
     if (!is_current_) {
       owner_.heartbeat().retired.store(1, std::memory_order_release);
@@ -867,7 +897,7 @@ void MergeEngine::inspect(ServedRing& ring) {
   has_abandoned_rings_ = has_abandoned_rings_ || ring.is_abandoned;
   if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, QuarantineReason::kTruncated);
   const layout::RingHeader& header = ring.file.header();
-  const layout::RingCursor& cursor = published_cursor_of(ring);  // the back buffer may be pinned
+  const layout::RingCursor& cursor = published_cursor_at(ring.index);  // the back buffer may be pinned
   layout::RingStatus& status = owner_.ring_status(ring.index);
   std::uint64_t rejected = 0;
   for (const std::uint64_t count : cursor.rejected) rejected += count;

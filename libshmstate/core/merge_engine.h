@@ -122,6 +122,7 @@ class MergeEngine {
   void create();
   void resume();
   void resume_rings();
+  void resume_ring(std::uint32_t index);
   void lift_limit_of_pushed_batches() noexcept;
 
   // One turn
@@ -175,13 +176,14 @@ class MergeEngine {
   void drop_cursor(std::uint32_t index);
   void quarantine(ServedRing& ring, layout::QuarantineReason reason);
   [[nodiscard]] layout::RingCursor& cursor_of(const ServedRing& ring) noexcept;
-  [[nodiscard]] const layout::RingCursor& published_cursor_of(const ServedRing& ring) const noexcept;
+  [[nodiscard]] const layout::RingCursor& published_cursor_at(std::uint32_t index) const noexcept;
 
   // The slow round
   void round();
   void move_to_huge_pages();
   void inspect_some_rings();
   void inspect(ServedRing& ring);
+  void retry_closed_rings();
   void report_no_memory();
   void report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const;
 
@@ -217,8 +219,9 @@ class MergeEngine {
   std::unordered_set<std::uint64_t> refused_;         // rings in this look
   std::unordered_set<std::uint64_t> refused_before_;  // in the one before, so that each is reported once
   std::uint64_t next_refusal_report_ns_ = 0;
-  std::size_t refusal_reports_ = 0;     // until then
-  std::vector<std::uint32_t> orphans_;  // cursors whose ring was finished before a crash
+  std::size_t refusal_reports_ = 0;          // until then
+  std::vector<std::uint32_t> closed_rings_;  // places of rings in the state that we may not open
+  std::vector<std::uint32_t> orphans_;       // cursors whose ring was finished before a crash
   bool has_abandoned_rings_ = false;
   std::size_t next_drained_ = 0;
   std::size_t next_inspected_ = 0;

@@ -16,6 +16,7 @@
 #include <climits>
 #include <ctime>
 #include <fstream>
+#include <string_view>
 #include <system_error>
 
 #if defined(__SANITIZE_THREAD__)
@@ -72,6 +73,17 @@ std::string remedy_of(int error_number, const std::string& otherwise) {
   }
 }
 
+// getgrnam(3): some errno values that it leaves behind mean that there is no such group.
+bool is_failure_to_look_up(int error_number) {
+  switch (error_number) {
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case EIO: return true;
+    default: return false;
+  }
+}
+
 FileInfo file_info_of(const struct stat& info) noexcept {
   return {.bytes = static_cast<std::uint64_t>(info.st_size),
           .committed_bytes = static_cast<std::uint64_t>(info.st_blocks) * 512,
@@ -110,6 +122,8 @@ Status status_of(int error_number) noexcept {
   }
 }
 
+bool is_absence(int error_number) noexcept { return error_number == ENOENT || error_number == ENOTDIR; }
+
 void throw_errno(const std::string& what, int error_number, const std::string& remedy) {
   const std::string advice = remedy_of(error_number, remedy);
   throw Error(status_of(error_number), "shmstate: " + what + ": " + std::generic_category().message(error_number) +
@@ -142,7 +156,9 @@ std::uint32_t group_id(const std::string& name) {
   if (const auto [rest, error] = std::from_chars(name.data(), end, number); error == std::errc() && rest == end) {
     return number;
   }
+  errno = 0;
   if (const group* const found = ::getgrnam(name.c_str()); found != nullptr) return found->gr_gid;
+  if (is_failure_to_look_up(errno)) throw_errno("cannot look up group \"" + name + '"', errno);
   throw Error(Status::kInvalidArgument, "shmstate: group \"" + name +
                                             "\" does not exist; create it (groupadd --system " + name +
                                             ") or name another one");
@@ -216,16 +232,24 @@ std::uint64_t now_ns() noexcept { return clock_ns(CLOCK_BOOTTIME); }
 std::uint64_t realtime_ns() noexcept { return clock_ns(CLOCK_REALTIME); }
 
 std::array<std::uint8_t, 16> boot_id() {
-  std::string text;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> text;
+  constexpr const char* kPath = "/proc/sys/kernel/random/boot_id";
+  constexpr const char* kRemedy = "without it nobody can tell whether files are of this boot: let this process see it";
+  const auto refuse = [](const std::string& why) {
+    throw Error(Status::kSystem, std::string("shmstate: cannot read ") + kPath + ": " + why + "; " + kRemedy);
+  };
+  char text[64];
+  const Fd file = open_file(kPath, O_RDONLY);
+  const ssize_t got = file.is_open() ? ::read(file.get(), text, sizeof text) : -1;
+  if (got < 0) refuse(std::generic_category().message(errno));
   std::array<std::uint8_t, 16> id{};
   std::size_t digits = 0;
-  for (const char c : text) {
+  for (const char c : std::string_view(text, static_cast<std::size_t>(got))) {
     const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
     if (digit < 0 || digits == 2 * id.size()) continue;
     std::uint8_t& byte = id.at(digits++ / 2);
     byte = static_cast<std::uint8_t>(byte << 4 | digit);
   }
+  if (digits != 2 * id.size()) refuse("it holds no boot id");
   return id;
 }
 

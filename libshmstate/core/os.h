@@ -36,6 +36,9 @@ class Fd {
 /// What an errno value means to who called: kNoMemory, kNoPermission, kNoInstance, or kSystem.
 [[nodiscard]] Status status_of(int error_number) noexcept;
 
+/// Whether an errno value is an answer, that there is no such file, and not the lack of one.
+[[nodiscard]] bool is_absence(int error_number) noexcept;
+
 /// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status and perhaps the remedy of errno.
 [[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
 
@@ -58,11 +61,13 @@ struct FileInfo {
   std::uint32_t mode;  // permissions, set-group-ID, sticky
   bool is_regular;
 };
+/// Nothing on failure, with errno set: only ENOENT and ENOTDIR (see `is_absence`) say that there is no file.
 [[nodiscard]] std::optional<FileInfo> file_info(int fd) noexcept;
-/// Opens nothing, and does not follow a symbolic link at the end.
+/// The same. Opens nothing, and does not follow a symbolic link at the end.
 [[nodiscard]] std::optional<FileInfo> file_info(const std::filesystem::path& path) noexcept;
 
-/// The number of a group, given by name or as a number. Throws `Error` (kInvalidArgument) when there is no such group.
+/// The number of a group, given by name or as a number. Throws `Error`: kInvalidArgument when there is no such group,
+/// another status when the groups cannot be read.
 [[nodiscard]] std::uint32_t group_id(const std::string& name);
 
 /// Reserves memory for a range of a file. Returns 0 or an errno value (ENOSPC).
@@ -114,6 +119,7 @@ bool fence_all_processes() noexcept;
 /// Nanoseconds since boot, CLOCK_BOOTTIME: the one clock of shared memory.
 [[nodiscard]] std::uint64_t now_ns() noexcept;
 [[nodiscard]] std::uint64_t realtime_ns() noexcept;
+/// Of the boot that `now_ns` counts from. Throws `Error` (kSystem) when it cannot be read: that is not another boot.
 [[nodiscard]] std::array<std::uint8_t, 16> boot_id();
 void random_bytes(void* data, std::size_t bytes);
 [[nodiscard]] std::string program_name();

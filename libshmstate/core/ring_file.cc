@@ -21,14 +21,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Not the file's fault.
-bool has_run_out(int error_number) {
-  return error_number == EMFILE || error_number == ENFILE || error_number == ENOMEM || error_number == ENOLCK;
+// Whether a failure to open a file says that it is none of ours: it is gone, a link, a socket, a device.
+bool is_no_ring(int error_number) {
+  return os::is_absence(error_number) || error_number == ELOOP || error_number == ENXIO || error_number == ENODEV;
 }
 
-bool leads_anywhere(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
+bool leads_nowhere(const fs::path& path) { return !os::file_info(path) && os::is_absence(errno); }
+
+// Whether somebody may need that file: holds a lock on it, or has pushed into what only looks like no ring because this
+// process may not open it.
+bool may_be_in_use(const fs::path& path) noexcept {
+  const os::Fd fd = os::open_file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  if (fd.is_open()) return os::is_locked(fd.get(), kLifeByte);
+  if (is_no_ring(errno)) return false;
+  const std::optional<os::FileInfo> info = os::file_info(path);
+  return info ? info->bytes >= layout::kRingHeaderBytes + kRingBytesMin : !os::is_absence(errno);
 }
 
 constexpr int kNameDigits = 16;
@@ -123,11 +130,15 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
 std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
   if (is_taken_from(::geteuid(), path)) return std::nullopt;
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-  if (!fd.is_open() || !os::try_lock(fd.get(), kLifeByte, false)) {
-    if (has_run_out(errno)) os::throw_errno("cannot open " + path.string(), errno);
-    return std::nullopt;
+  if (!fd.is_open()) {
+    if (is_no_ring(errno)) return std::nullopt;
+    os::throw_errno("cannot open " + path.string(), errno);
   }
-  if (!leads_to(path, fd)) return std::nullopt;
+  if (!os::try_lock(fd.get(), kLifeByte, false)) {
+    if (errno == EAGAIN) return std::nullopt;
+    os::throw_errno("cannot lock " + path.string(), errno);
+  }
+  if (!leads_to(path, fd).value_or(false)) return std::nullopt;
   crash_point(CrashPoint::kSharedRingOpened);
   return open_checked(std::move(fd), std::nullopt, instance_id);
 }
@@ -138,7 +149,7 @@ RingFile RingFile::open_shared(const fs::path& rings, const Description& descrip
   for (int i = 0; i < kTries; ++i) {
     if (std::optional<RingFile> ring = try_open_shared(path, description.instance_id)) return std::move(*ring);
     if (is_taken_from(::geteuid(), path)) return create(rings, description);
-    if (leads_anywhere(path)) {  // being removed, or just being made by another process
+    if (!leads_nowhere(path)) {  // being removed, or just being made by another process
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;
     }
@@ -152,9 +163,14 @@ RingFile RingFile::open_shared(const fs::path& rings, const Description& descrip
 
 std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, const layout::Id& instance_id) {
   const fs::path path = rings / ring_name(id);
-  if (const std::optional<os::FileInfo> info = os::file_info(path); !info || !info->is_regular) return std::nullopt;
+  const std::optional<os::FileInfo> info = os::file_info(path);
+  if (!info && !os::is_absence(errno)) os::throw_errno("cannot look at " + path.string(), errno);
+  if (!info || !info->is_regular) return std::nullopt;
   os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-  if (!fd.is_open() && has_run_out(errno)) os::throw_errno("cannot open " + path.string(), errno);
+  if (!fd.is_open()) {
+    if (is_no_ring(errno)) return std::nullopt;
+    os::throw_errno("cannot open " + path.string(), errno, "the merger must be allowed to read and write it");
+  }
   std::optional<RingFile> ring = open_checked(std::move(fd), id, instance_id);
   if (ring) ring->survive_truncation();
   return ring;
@@ -163,24 +179,21 @@ std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, 
 std::optional<RingFile> RingFile::open_checked(os::Fd fd, std::optional<std::uint64_t> id,
                                                const layout::Id& instance_id) {
   layout::RingHeader header{};
-  struct stat info {};
-  if (!fd.is_open() || ::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
-      ::pread(fd.get(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) {
-    return std::nullopt;
-  }
+  const std::optional<os::FileInfo> info = os::file_info(fd.get());
+  const ssize_t got = info ? ::pread(fd.get(), &header, sizeof header, 0) : -1;
+  if (got < 0) os::throw_errno("cannot read a ring", errno);
+  if (!info->is_regular || got != static_cast<ssize_t>(sizeof header)) return std::nullopt;
   const bool sound = header.magic == layout::kRingMagic && header.layout_major == layout::kLayoutMajor &&
                      header.ring_id == id.value_or(header.ring_id) && header.instance_id == instance_id &&
                      std::has_single_bit(header.data_bytes) && header.data_bytes >= kRingBytesMin &&
-                     header.data_bytes <= kRingBytesMax &&
-                     static_cast<std::uint64_t>(info.st_size) >= layout::kRingHeaderBytes + header.data_bytes;
+                     header.data_bytes <= kRingBytesMax && info->bytes >= layout::kRingHeaderBytes + header.data_bytes;
   if (!sound) return std::nullopt;
   return RingFile(std::move(fd), header.ring_id, header.data_bytes, ring_name(header.ring_id));
 }
 
 void RingFile::remove_broken(const fs::path& rings, std::uint64_t id, bool anyway) noexcept {
   const fs::path path = rings / ring_name(id);
-  const os::Fd fd = os::open_file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-  if (!anyway && fd.is_open() && os::is_locked(fd.get(), kLifeByte)) return;
+  if (!anyway && may_be_in_use(path)) return;
   std::error_code ignored;
   fs::remove(path, ignored);
   crash_point(CrashPoint::kBrokenRingRemoved);
@@ -220,7 +233,7 @@ bool RingFile::try_remove(const fs::path& rings, bool anyway, std::uint64_t merg
   std::error_code ignored;
   if ((header().flags & layout::kRingShared) != 0) {
     const fs::path shared = rings / shared_ring_name(header().owner_uid);
-    if (leads_to(shared, fd_)) fs::remove(shared, ignored);
+    if (leads_to(shared, fd_).value_or(false)) fs::remove(shared, ignored);
     crash_point(CrashPoint::kSharedNameRemoved);
   }
   fs::remove(rings / ring_name(id_), ignored);

@@ -41,9 +41,9 @@ class RingFile {
   /// that only this process uses when another user has taken the name.
   static RingFile open_shared(const std::filesystem::path& rings, const Description& description);
 
-  /// For the merger: opens and checks a ring that somebody created; nothing if there is none, it is not one of this
-  /// instance, or its writer lets nobody open it. Throws `Error` when that cannot be told (no descriptors, no address
-  /// space).
+  /// For the merger: opens and checks a ring that somebody created; nothing if there is none, or it is not one of this
+  /// instance. Throws `Error` when that cannot be told: kNoPermission when its writer does not let the merger open it,
+  /// another status when something has run out or does not work.
   static std::optional<RingFile> open(const std::filesystem::path& rings, std::uint64_t id,
                                       const layout::Id& instance_id);
 
@@ -70,7 +70,8 @@ class RingFile {
   [[nodiscard]] bool is_abandoned() const noexcept;
   /// Removes the file, unless somebody holds it (merger only).
   [[nodiscard]] bool try_remove(const std::filesystem::path& rings, bool anyway, std::uint64_t merged) const noexcept;
-  /// Removes what has a ring's name but is none and belongs to nobody any more; with `anyway`, whoever holds it.
+  /// Removes what has a ring's name but is none and belongs to nobody any more, not what may be one; with `anyway`,
+  /// whoever holds it.
   static void remove_broken(const std::filesystem::path& rings, std::uint64_t id, bool anyway) noexcept;
   /// Removes what cannot be in use in the directory of rings, whoever put it there; returns whether it did.
   static bool remove_junk(const std::filesystem::path& rings, const std::string& name) noexcept;

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
+#include <memory>
 
 #include "core/instance.h"
 #include "core/snapshot_file.h"
@@ -14,15 +15,32 @@ namespace shmstate {
 struct Attachment {
   Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout, bool survive_truncation)
       : control(path, timeout, survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
-        snapshot(control) {
+        snapshot(open_snapshot(control)) {
     if (Version version; pin_current(version) == Status::kOk) {
       const bool is_foreign = has_foreign_snapshot(version);
       snapshot.unpin(version.buffer);
       if (is_foreign) {
+        control.must_be_current();
         throw Error(Status::kDamaged, "shmstate: " + quoted(path) +
                                           ": snapshot is not the one that control describes; remove the directory and "
                                           "restart the merger");
       }
+    }
+  }
+
+  /// The same, and again while it fails because the instance is being removed or made anew.
+  [[nodiscard]] static std::shared_ptr<Attachment> open(const std::filesystem::path& path,
+                                                        std::chrono::nanoseconds timeout, bool survive_truncation) {
+    return attach_within(timeout, [&](std::chrono::nanoseconds left) {
+      return std::make_shared<Attachment>(path, left, survive_truncation);
+    });
+  }
+  [[nodiscard]] static SnapshotFile open_snapshot(const Control& control) {
+    try {
+      return SnapshotFile(control);
+    } catch (const Error&) {
+      control.must_be_current();
+      throw;
     }
   }
 

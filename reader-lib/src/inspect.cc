@@ -153,6 +153,7 @@ std::vector<std::string> list_instances() {
     std::error_code error;
     for (fs::directory_iterator entry(root, error), end; !error && entry != end; entry.increment(error)) {
       std::error_code ignored;
+      if (!is_instance_name(entry->path().filename().string())) continue;
       if (fs::exists(entry->path() / "control", ignored)) instances.push_back(entry->path().string());
     }
   }

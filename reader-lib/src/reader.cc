@@ -39,8 +39,7 @@ std::optional<nanoseconds> EntryView::time_to_live() const noexcept { return tim
 
 struct Reader::Impl {
   Impl(std::string_view instance, const ReaderOptions& options)
-      : files(
-            std::make_shared<Attachment>(instance_path(instance), options.attach_timeout, options.survive_truncation)),
+      : files(Attachment::open(instance_path(instance), options.attach_timeout, options.survive_truncation)),
         survive_truncation(options.survive_truncation),
         path(files->control.path().string()),
         plain(files->publication()) {
@@ -65,7 +64,7 @@ struct Reader::Impl {
     is_gone = !files->control.is_current();
     if (!is_gone) return;
     try {
-      files = std::make_shared<Attachment>(files->control.path(), nanoseconds::zero(), survive_truncation);
+      files = Attachment::open(files->control.path(), nanoseconds::zero(), survive_truncation);
       plain = PlainView(files->publication());
       is_gone = false;
       ++reattach_count;
