@@ -19,9 +19,12 @@
 #include <system_error>
 #include <vector>
 
+#include "check.h"
 #include "core/instance.h"
 #include "core/os.h"
+#include "core/ring_file.h"
 #include "log/log.h"
+#include "unit.h"
 
 namespace shmstate {
 namespace {
@@ -38,6 +41,7 @@ const std::map<std::string, std::uint64_t> kDurations{
 /// The options as CLI11 reads them.
 struct RawOptions {
   std::string instance;
+  std::string file;
   std::string mode;
   std::string readers_group;
   std::string writers_group;
@@ -54,7 +58,10 @@ class ConfigurationFile final : public CLI::ConfigBase {
  public:
   explicit ConfigurationFile(const CLI::App& app) : app_(app) {}
 
+  [[nodiscard]] bool was_read() const { return was_read_; }
+
   [[nodiscard]] std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    was_read_ = true;
     std::vector<CLI::ConfigItem> all;
     std::string line;
     for (int number = 1; std::getline(input, line); ++number) {
@@ -91,12 +98,21 @@ class ConfigurationFile final : public CLI::ConfigBase {
 
   const CLI::App& app_;
   mutable std::map<std::string, int> lines_;  // by option: CLI11 only reads
+  mutable bool was_read_ = false;
 };
 
 std::string refuse_negative(const std::string& value) { return value.starts_with('-') ? "must not be negative" : ""; }
 
 // The last transformation that is added is the first one that CLI11 makes.
 const CLI::Validator kNotNegative(refuse_negative, "", "");
+
+/// What is no number is left to CLI11 to refuse.
+std::uint64_t number_in(const std::string& text, std::uint64_t otherwise) {
+  char* end = nullptr;
+  errno = 0;
+  const std::uint64_t number = std::strtoull(text.c_str(), &end, 0);
+  return end != text.c_str() && *end == '\0' && errno == 0 ? number : otherwise;
+}
 
 std::string refuse_odd_feed(const std::string& bytes) {
   const std::uint64_t size = std::stoull(bytes, nullptr, 0);
@@ -109,6 +125,27 @@ std::string refuse_little_memory(const std::string& bytes) {
   return std::stoull(bytes, nullptr, 0) >= layout::kBuffersMin * kBufferBytesMin
              ? ""
              : "must be at least 2 MiB for each buffer";
+}
+
+std::string refuse_little_rings(const std::string& bytes) {
+  return number_in(bytes, kRingBytesMin) >= kRingBytesMin ? "" : "must be at least 64k: no ring is smaller";
+}
+
+std::string refuse_no_entries(const std::string& count) {
+  return number_in(count, 1) != 0 ? "" : "0 would refuse every key; for no limit, leave the option out";
+}
+
+// The merger beats, and looks at its writers, between turns and spells of work; readers take a second without for a
+// sign that it is gone.
+std::string refuse_long(const std::string& duration_ns) {
+  return number_in(duration_ns, 0) <= kDurations.at("s") ? "" : "must be at most 1s";
+}
+
+std::string refuse_short_pins(const std::string& duration_ns) {
+  const std::uint64_t duration = number_in(duration_ns, 0);
+  return duration == 0 || duration >= kDurations.at("ms") ? ""
+                                                          : "must be at least 1ms, or 0s for ever: shorter, no reader "
+                                                            "could keep a snapshot";
 }
 
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::uint64_t& duration_ns,
@@ -129,7 +166,8 @@ void add_general(CLI::App& app, RawOptions& raw, const char* default_file) {
       "--config", default_file,
       "File with these options, as in \"memory-limit = 512m\"; $SHMSTATE_CONFIG names one that may be missing");
   app.allow_config_extras(CLI::config_extras_mode::error);
-  app.add_flag("--check", raw.only_check, "Only check the options and the file: 0 when they make sense, 2 when not")
+  app.add_flag("--check", raw.only_check,
+               "Only check options, file and unit: 0 when a start with them could serve, 2 when not")
       ->configurable(false);
   app.set_version_flag("--version", std::string("shmstate-merger ") + SHMSTATE_VERSION);
 }
@@ -180,25 +218,30 @@ void add_permissions(CLI::App& app, RawOptions& raw) {
 
 void add_changeable(CLI::App& app, RawOptions& raw, Configuration& configuration) {
   add_duration(app, "--publish-interval", raw.publish_interval_ns, "1ms",
-               "How long rings are drained before what was taken is published")
-      ->envname("SHMSTATE_PUBLISH_INTERVAL");
+               "How long rings are drained before what was taken is published, at most 1s")
+      ->envname("SHMSTATE_PUBLISH_INTERVAL")
+      ->check(refuse_long, "");
   add_duration(app, "--pin-time-max", raw.pin_time_max_ns, "5s",
                "How long pins may hold up a publish before a buffer is taken back; 0s: for ever")
-      ->envname("SHMSTATE_PIN_TIME_MAX");
-  add_duration(app, "--spin-time", raw.spin_time_ns, "50us", "How long to look for work before sleeping")
-      ->envname("SHMSTATE_SPIN_TIME");
+      ->envname("SHMSTATE_PIN_TIME_MAX")
+      ->check(refuse_short_pins, "");
+  add_duration(app, "--spin-time", raw.spin_time_ns, "50us", "How long to look for work before sleeping, at most 1s")
+      ->envname("SHMSTATE_SPIN_TIME")
+      ->check(refuse_long, "");
   add_duration(app, "--tombstone-time", raw.tombstone_time_ns, "60s",
                "How long the version of an erased key is remembered")
       ->envname("SHMSTATE_TOMBSTONE_TIME");
   app.add_option("--max-entries", configuration.service.merge.entries_max, "Entries and tombstones of the instance")
       ->envname("SHMSTATE_MAX_ENTRIES")
       ->transform(kNotNegative)
+      ->check(refuse_no_entries, "")
       ->default_str("unlimited")
       ->group(kWhileRunning);
   app.add_option("--max-ring-bytes", configuration.service.merge.ring_bytes_max, "Larger rings are refused")
       ->envname("SHMSTATE_MAX_RING_BYTES")
       ->transform(CLI::AsSizeValue(false))
       ->transform(kNotNegative)
+      ->check(refuse_little_rings, "")
       ->default_str("1g")
       ->group(kWhileRunning);
   app.add_option("--batch-max", configuration.service.merge.batch_max,
@@ -239,13 +282,32 @@ std::map<std::string, std::string> options_at_start(const CLI::App& app) {
   return found;
 }
 
-/// CLI11 takes no notice of a default file that it cannot read. Returns why not; empty if it can be read, or is
-/// missing.
-std::string why_unreadable(const char* path) {
-  const os::Fd file = os::open_file(path, O_RDONLY);
+/// CLI11 takes no notice of a default file that it cannot read. Throws `Error`, unless it was read or is missing: one
+/// that cannot be read now is another matter than one that the merger's user may not read.
+void refuse_unread(const char* path, const ConfigurationFile& file) {
+  if (*path == '\0' || file.was_read()) return;
+  const os::Fd unread = os::open_file(path, O_RDONLY);
   char first = 0;
-  if (file.is_open() && ::read(file.get(), &first, sizeof first) >= 0) return "";
-  return errno == ENOENT || errno == ENOTDIR ? "" : std::generic_category().message(errno);
+  const bool is_readable = unread.is_open() && ::read(unread.get(), &first, sizeof first) >= 0;
+  const int error_number = is_readable ? EAGAIN : errno;
+  if (os::is_absence(error_number)) return;
+  const bool is_closed = error_number == EACCES || error_number == EPERM || error_number == EISDIR;
+  throw Error(is_closed ? Status::kInvalidArgument : Status::kSystem,
+              fmt::format("shmstate: cannot read {}: {}; the merger's user must be allowed to", path,
+                          std::generic_category().message(error_number)));
+}
+
+/// For --check: what the unit will tell the merger is what counts, not what this shell has.
+void adopt_environment(const Unit& unit) {
+  std::vector<std::string> ours;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (text.starts_with("SHMSTATE_")) ours.emplace_back(text.substr(0, text.find('=')));
+  }
+  for (const std::string& name : ours) {
+    if (name != "SHMSTATE_INSTANCE") ::unsetenv(name.c_str());
+  }
+  for (const auto& [name, value] : unit.environment) ::setenv(name.c_str(), value.c_str(), 1);
 }
 
 bool is_on_command_line(const std::string& option, int argc, char** argv) {
@@ -264,9 +326,7 @@ std::string place_of(std::string_view message, const CLI::App& app, const Config
   return "";
 }
 
-}  // namespace
-
-std::optional<int> read_configuration(int argc, char** argv, Configuration& configuration) {
+std::optional<int> read_options(int argc, char** argv, Configuration& configuration, RawOptions& raw) {
   CLI::App app{
       "Serves one shmstate instance: merges what writers push and publishes snapshots for readers.\n"
       "Ends on SIGTERM or SIGINT with everything published; a later start resumes the same state."};
@@ -274,7 +334,6 @@ std::optional<int> read_configuration(int argc, char** argv, Configuration& conf
   const char* const default_file = named_file != nullptr ? named_file : "";
   const auto file = std::make_shared<ConfigurationFile>(app);
   app.config_formatter(file);
-  RawOptions raw;
   add_general(app, raw, default_file);
   add_fixed(app, raw, configuration.service.files);
   add_permissions(app, raw);
@@ -288,15 +347,40 @@ std::optional<int> read_configuration(int argc, char** argv, Configuration& conf
     print_error(fmt::format("shmstate: {}{}; see shmstate-merger --help", place, error.what()));
     return kExitUsage;
   }
-  if (const std::string reason = why_unreadable(default_file); !reason.empty()) {
-    print_error(
-        fmt::format("shmstate: cannot read {}: {}; the merger's user must be allowed to", default_file, reason));
-    return kExitUsage;
-  }
+  raw.file = app.get_config_ptr()->as<std::string>();
+  refuse_unread(default_file, *file);
   apply(raw, configuration.service);
   check_options(configuration.service.files);
-  if (raw.only_check) return EXIT_SUCCESS;
   configuration.at_start = options_at_start(app);
+  return std::nullopt;
+}
+
+/// With what the unit sets, if there is one: it serves this instance, whatever the name led to here.
+int check(int argc, char** argv, const Configuration& configuration, const RawOptions& raw) {
+  const std::optional<Unit> unit = find_unit(configuration.service.instance, raw.file);
+  if (!unit) {
+    check_start(configuration.service, unit);
+    return EXIT_SUCCESS;
+  }
+  adopt_environment(*unit);
+  try {
+    Configuration of_unit;
+    RawOptions raw_of_unit;
+    if (const auto status = read_options(argc, argv, of_unit, raw_of_unit)) return *status;
+    of_unit.service.instance = "/run/shmstate/" + unit->name;
+    check_start(of_unit.service, unit);
+    return EXIT_SUCCESS;
+  } catch (const Error& error) {
+    throw Error(error.status(), fmt::format("{} (with what {} sets)", error.what(), unit->file.string()));
+  }
+}
+
+}  // namespace
+
+std::optional<int> read_configuration(int argc, char** argv, Configuration& configuration) {
+  RawOptions raw;
+  if (const auto status = read_options(argc, argv, configuration, raw)) return status;
+  if (raw.only_check) return check(argc, argv, configuration, raw);
   return std::nullopt;
 }
 

@@ -1,6 +1,8 @@
 // What cannot be opened, read or stored: each failure has its status, names the path, the reason and the remedy, and
 // changes nothing.
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -163,6 +165,25 @@ TEST_F(BadInput, ImpossibleName) {
   for (const std::string& name : {std::string(), std::string(".hidden"), std::string(201, 'n')}) {
     everybody_must_throw(name, Status::kInvalidArgument, {'"' + name + '"', "1 to 200 characters"});
   }
+}
+
+// The last part of a path is a name, too: what begins with a dot is served, found and listed by nobody.
+TEST_F(BadInput, ImpossibleNameAtTheEndOfAPath) {
+  const std::string hidden = directory_ / ".hidden";
+  const std::string long_name = directory_ / std::string(201, 'n');
+  for (const std::string& path : {hidden, hidden + "/", long_name, std::string("/")}) {
+    everybody_must_throw(path, Status::kInvalidArgument, {'"' + path + '"', "does not begin with a dot"});
+    Program merger(SHMSTATE_MERGER, {"--instance", path});
+    EXPECT_EQ(merger.wait(), 2) << path << ": " << merger.output();
+    Program ctl(SHMSTATE_CTL, {"-i", path, "status"});
+    EXPECT_EQ(ctl.wait(), 2) << path << ": " << ctl.output();
+  }
+  EXPECT_TRUE(fs::is_empty(directory_.path()));
+  { const Program merger = start_merger(instance_); }
+  fs::copy(instance_, hidden, fs::copy_options::recursive);
+  Program list("/usr/bin/env", {"SHMSTATE_ROOT=" + directory_.path().string(), SHMSTATE_CTL, "instances"});
+  EXPECT_EQ(list.wait(), 0);
+  EXPECT_EQ(list.output().find("hidden"), std::string::npos) << list.output();
 }
 
 // A ring size that cannot be is an invalid argument, and no ring is created.
@@ -476,6 +497,125 @@ TEST_F(ConfigurationFile, IsCheckedWithoutAStart) {
   EXPECT_EQ(check({"--readers-group", "no-such-group"}).wait(), 2);
   EXPECT_EQ(check({"--buffers", "4", "--memory-limit", "6m"}).wait(), 2);
   EXPECT_FALSE(fs::exists(instance_));
+}
+
+// What no start could serve, or every user would run into, does not pass: each value beside the memory and the other
+// options that there are.
+TEST_F(ConfigurationFile, WhatCannotServeIsToldBeforehand) {
+  const std::vector<std::pair<std::string, std::string>> mistakes{
+      {"memory-limit = 99999g\n", "at most 64 TiB"},
+      {"memory-limit = 60000g\n", "do not fit"},
+      {"feed-bytes = 16384g\n", "do not fit"},
+      {"feed-bytes = 67108864g\n", "at most 64 TiB"},
+      {"max-ring-bytes = 1k\n", ":1: --max-ring-bytes: must be at least 64k"},
+      {"max-ring-bytes = 0\n", ":1: --max-ring-bytes: must be at least 64k"},
+      {"max-entries = 0\n", ":1: --max-entries: 0 would refuse every key"},
+      {"spin-time = 10s\n", ":1: --spin-time: must be at most 1s"},
+      {"publish-interval = 10s\n", ":1: --publish-interval: must be at most 1s"},
+      {"pin-time-max = 1us\n", ":1: --pin-time-max: must be at least 1ms"},
+      {"mode = 0700\nreaders-group = 0\n", "mode 0700 lets no group in"},
+      {"buffers = 8\nmemory-limit = 15m\n", "at least 2 MiB for each buffer"},
+  };
+  for (const auto& [text, told] : mistakes) {
+    write(text);
+    Program merger = check();
+    EXPECT_EQ(merger.wait(), 2) << text;
+    must_contain(merger.output(), {told});
+  }
+  for (const std::string text : {"max-entries = 1\n", "max-ring-bytes = 64k\n", "spin-time = 1s\n",
+                                 "pin-time-max = 0s\n", "mode = 0700\n", "publish-interval = 0ms\n"}) {
+    write(text);
+    Program merger = check();
+    EXPECT_EQ(merger.wait(), 0) << text << merger.output();
+  }
+  EXPECT_FALSE(fs::exists(instance_));
+}
+
+// A place where no instance can be made, and one that is there but lets no group in.
+TEST_F(ConfigurationFile, APlaceThatCannotServeIsToldBeforehand) {
+  write("");
+  for (const fs::path& nowhere : {directory_ / "no" / "such" / "plant", path() / "plant"}) {
+    Program merger(SHMSTATE_MERGER, {"--instance", nowhere, "--check"});
+    EXPECT_EQ(merger.wait(), 2) << nowhere;
+    must_contain(merger.output(), {nowhere.string() + " cannot be made"});
+  }
+  Program below(SHMSTATE_MERGER, {"--instance", directory_ / "new" / "plant", "--check"});
+  EXPECT_EQ(below.wait(), 0) << below.output();
+  fs::create_directory(instance_);
+  ASSERT_EQ(::chmod(instance_.c_str(), 0700), 0);
+  Program kept = check({"--readers-group", "0"});
+  EXPECT_EQ(kept.wait(), 2) << kept.output();
+  must_contain(kept.output(), {instance_ + " has mode 0700, which lets no group in"});
+  EXPECT_EQ(check({"--readers-group", "0", "--mode", "0750"}).wait(), 0);
+}
+
+// --check knows what the unit will say: its environment, what an administrator added to it, its user.
+class UnitOfAnInstance : public ConfigurationFile {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0 || kIsSanitized)
+      GTEST_SKIP() << "needs root, to mount; and no sanitizer, which looks into /etc";
+    ASSERT_TRUE(::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    is_ours_ = fs::create_directory("/etc/shmstate");
+    ASSERT_EQ(::mount("none", "/etc/shmstate", "tmpfs", 0, "mode=0755"), 0);
+    fs::create_directories(units() / "shmstate-merger@plant.service.d");
+    unit("shmstate-merger@.service",
+         "[Service]\nEnvironment=SHMSTATE_CONFIG=/etc/shmstate/%i.conf\n"
+         "Environment=SHMSTATE_READERS_GROUP=0 \"SHMSTATE_WRITERS_GROUP=0\"\nUser=root\n");
+  }
+  void TearDown() override {
+    ::umount2("/etc/shmstate", MNT_DETACH);
+    if (is_ours_) fs::remove("/etc/shmstate");
+  }
+  [[nodiscard]] fs::path units() const { return directory_ / "units"; }
+  void unit(const std::string& name, const std::string& text) const { std::ofstream(units() / name) << text; }
+  static void configure(const std::string& text) { std::ofstream("/etc/shmstate/plant.conf") << text; }
+  [[nodiscard]] Program check_unit(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> words{"SYSTEMD_UNIT_PATH=" + units().string(), "SHMSTATE_MODE=0700", SHMSTATE_MERGER,
+                                   "--check"};
+    words.insert(words.end(), more.begin(), more.end());
+    return {"/usr/bin/env", words};
+  }
+  void expect_refused(const std::string& why) const {
+    for (const std::vector<std::string>& asked :
+         {std::vector<std::string>{"-i", "plant", "--config", "/etc/shmstate/plant.conf"},
+          std::vector<std::string>{"-i", "/run/shmstate/plant"}}) {
+      Program merger = check_unit(asked);
+      EXPECT_EQ(merger.wait(), 2) << asked.back();
+      must_contain(merger.output(), {why});
+    }
+  }
+
+  bool is_ours_ = false;
+};
+
+TEST_F(UnitOfAnInstance, IsKnownToCheck) {
+  configure("mode = 0700\n");
+  expect_refused("mode 0700 lets no group in, but groups are given");
+  configure("mode = 0750\n");
+  Program good = check_unit({"-i", "plant", "--config", "/etc/shmstate/plant.conf"});
+  EXPECT_EQ(good.wait(), 0) << good.output();
+  EXPECT_FALSE(fs::exists("/run/shmstate/plant"));
+  Program other = check_unit({"-i", instance_, "--mode", "0700"});
+  EXPECT_EQ(other.wait(), 0) << "no unit serves that one: " << other.output();
+}
+
+TEST_F(UnitOfAnInstance, IsKnownWithWhatIsAddedToIt) {
+  configure("");
+  unit("shmstate-merger@plant.service.d/override.conf", "[Service]\nEnvironment=\\\n SHMSTATE_MAX_ENTRIES=0\n");
+  expect_refused("$SHMSTATE_MAX_ENTRIES: --max-entries: 0 would refuse every key");
+  unit("shmstate-merger@plant.service.d/override.conf", "[Service]\nEnvironment=\nUser=daemon\n");
+  Program no_groups = check_unit({"-i", "/run/shmstate/plant", "--mode", "0700"});
+  EXPECT_EQ(no_groups.wait(), 0) << "without an environment, nothing gives groups: " << no_groups.output();
+}
+
+TEST_F(UnitOfAnInstance, HasAUserWhoMustBeAMemberOfTheGroups) {
+  configure("");
+  unit("shmstate-merger@plant.service.d/10-user.conf", "[Service]\nUser=daemon\n");
+  expect_refused("the merger's user daemon is no member of group root");
+  unit("shmstate-merger@plant.service.d/20-groups.conf", "[Service]\nSupplementaryGroups=root\n");
+  Program good = check_unit({"-i", "/run/shmstate/plant"});
+  EXPECT_EQ(good.wait(), 0) << good.output();
 }
 
 // What an existing instance does not follow was told at a reload, and never at a start.

@@ -99,7 +99,7 @@ double ShmstateContender::statistic(std::string_view name) const {
 }
 
 std::unique_ptr<ShmstateContender> make_shmstate(std::vector<std::string> merger_options) {
-  merger_options.insert(merger_options.end(), {"--spin-time", "3600s"});
+  merger_options.insert(merger_options.end(), {"--spin-time", "1s"});
   return std::make_unique<ShmstateContender>("shmstate", Contender::kState & ~Contender::kIdle,
                                              std::move(merger_options), std::chrono::microseconds(2));
 }
