@@ -7,8 +7,8 @@ set -euo pipefail
 PATH=$(dirname "$1"):$PATH
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-mkdir -p "$root/plant" "$root/plane" "$root/no-instance"
-touch "$root/plant/control" "$root/plane/control"
+mkdir -p "$root/plant" "$root/plane" "$root/no-instance" "$root/.plan.new"
+touch "$root/plant/control" "$root/plane/control" "$root/.plan.new/control"
 export SHMSTATE_ROOT=$root
 
 # shellcheck source=/dev/null
@@ -39,6 +39,9 @@ expect "--interval" shmstatectl top --int
 expect "--instance" shmstatectl list --inst
 expect "plane plant" shmstatectl -i pla
 expect "plane" shmstatectl get --instance plane
+shopt -s dotglob
+expect "" shmstatectl -i .pl
+shopt -u dotglob
 expect "plane plant" shmstatectl --instance = pla
 expect "plane plant" shmstatectl --instance =
 expect "set" shmstatectl --instance = plant se

@@ -404,6 +404,11 @@ case_purge() {
   expect_equal "$(pgrep -c shmstate || true)" 0 "processes after removing"
   if mountpoint -q /run/shmstate; then fail "the memory is still mounted"; fi
   dpkg -i "$next_packages"/shmstate_*.deb >/tmp/dpkg.log 2>&1 || fail "dpkg: $(cat /tmp/dpkg.log)"
+  # As docs/operations.md tells: another size for the memory, the limit of a merger.
+  for unit in run-shmstate.mount shmstate-merger@plant.service shmstate-merger@.service; do
+    mkdir -p "/etc/systemd/system/$unit.d"
+    printf '[Unit]\nDescription=changed\n' >"/etc/systemd/system/$unit.d/override.conf"
+  done
   systemctl start $kMerger
   setpriv --reuid=reader --regid=reader --init-groups -- sh -c 'cd /run/shmstate/plant && exec sleep infinity' &
   reader=$!
