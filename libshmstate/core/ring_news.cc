@@ -19,8 +19,8 @@ constexpr std::uint32_t kWanted = IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYD
 
 }  // namespace
 
-RingNews::RingNews(const std::filesystem::path& rings)
-    : rings_(rings), inotify_(os::move_up(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK))) {
+RingNews::RingNews(std::filesystem::path rings)
+    : rings_(std::move(rings)), inotify_(os::move_up(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK))) {
   if (inotify_.is_open() && ::inotify_add_watch(inotify_.get(), rings_.c_str(), kWanted) < 0) inotify_ = os::Fd();
 }
 

@@ -25,7 +25,7 @@ namespace shmstate {
 class RingNews {
  public:
   /// Where the kernel cannot do that now, nothing is ever told.
-  explicit RingNews(const std::filesystem::path& rings);
+  explicit RingNews(std::filesystem::path rings);
 
   [[nodiscard]] bool is_told() const noexcept { return inotify_.is_open(); }
   /// Takes a bounded part of what the kernel has to tell, but of rings that are served.
