@@ -124,7 +124,7 @@ struct Watch::Impl {
 
   /// Entries that were read in several epochs, some of them twice: brings them to one epoch. False when the feed does
   /// not reach back that far.
-  [[nodiscard]] bool catch_up(WatchBatch& batch, Epoch begun) {
+  [[nodiscard]] bool catch_up(WatchBatch& batch, Epoch begun) const {
     Changes news = reader.changes(begun);
     if (news.gap) return false;
     std::unordered_map<std::string, Change> entries;
