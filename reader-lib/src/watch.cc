@@ -90,7 +90,7 @@ struct Watch::Impl {
   }
 
   /// False when the deadline passed and nothing more could be read, or the feed lost track of what changed meanwhile.
-  [[nodiscard]] bool read_all(WatchBatch& batch, Clock::time_point deadline) {
+  [[nodiscard]] bool read_all(WatchBatch& batch, Clock::time_point deadline) const {
     std::uint32_t segment = 0;
     if (read_some(batch, segment)) return true;
     const Epoch begun = batch.epoch;
@@ -101,7 +101,7 @@ struct Watch::Impl {
   }
 
   /// Reads from a segment of the table on. False when the buffer was taken back; then `segment` says where to go on.
-  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) {
+  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) const {
     const Snapshot snapshot = reader.snapshot();
     batch.epoch = snapshot.epoch();
     try {
