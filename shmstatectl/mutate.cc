@@ -84,6 +84,7 @@ std::string_view push_remedy(Status status) {
   switch (status) {
     case Status::kKeyEmpty:
     case Status::kKeyTooLong: return "choose another KEY";
+    case Status::kOutOfRange: return "what is no number (NaN) cannot be added";
     case Status::kValueTooBig:
     case Status::kMutationTooBig: return "choose a smaller value, or several keys";
     case Status::kNoMemory: return "the file system of the instance is full: erase keys, or give it more room";

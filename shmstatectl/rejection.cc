@@ -14,7 +14,7 @@ std::string rejection_text(Status reason) {
   switch (reason) {
     case Status::kWrongType:
       return "the key holds another type; look with get --json, choose --type, or erase the key first";
-    case Status::kOutOfRange: return "the sum overflows; set the key to a smaller number first";
+    case Status::kOutOfRange: return "the sum overflows, or is no number (NaN); set the key to another number first";
     case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
     case Status::kMutationTooBig:
       return "a batch is larger than the merger allows (its --batch-max); make smaller ones";

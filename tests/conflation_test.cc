@@ -34,7 +34,10 @@ struct Entry {
   std::uint64_t ttl_ns = 0;
   bool is_ephemeral = false;
 
-  bool operator==(const Entry&) const = default;
+  bool operator==(const Entry& other) const {
+    return is_tombstone == other.is_tombstone && test::is_same(value, other.value) && version == other.version &&
+           ttl_ns == other.ttl_ns && is_ephemeral == other.is_ephemeral;
+  }
 };
 using State = std::map<std::string, Entry>;
 
@@ -56,7 +59,7 @@ void combine_into(State& state, const Mutation& mutation) {
   } else if (ValueView(entry.value).type() != mutation.value.type()) {
     return;  // rejected
   } else if (auto* const number = std::get_if<double>(&entry.value)) {
-    *number = combine(mutation.operation, *number, mutation.value.float64());
+    *number = combine(mutation.operation, *number, mutation.value.float64()).value_or(*number);
   } else {
     auto& sum = std::get<std::int64_t>(entry.value);
     sum = combine(mutation.operation, sum, mutation.value.int64()).value_or(sum);
@@ -118,11 +121,18 @@ void drain_into(Conflation& conflation, State& state, std::size_t groups = std::
 
 // ---- random mutations
 
-/// Small whole numbers, so that sums of floats are exact and sums of integers never overflow.
+double random_infinity(Random& random) {
+  return random.chance(50) ? std::numeric_limits<double>::infinity() : -std::numeric_limits<double>::infinity();
+}
+
+/// Small whole numbers, so that sums of floats are exact and sums of integers never overflow; and what is beyond
+/// numbers.
 Value random_value(Random& random, Operation operation) {
   const auto number = static_cast<std::int64_t>(random.below(41)) - 20;
   const std::size_t dice = random.below(operation == Operation::kSet ? 4 : 3);
   if (dice == 3) return random.bytes(random.below(30));
+  if (dice == 2 && random.chance(20)) return random_infinity(random);
+  if (dice == 2 && operation == Operation::kSet && random.chance(20)) return std::nan("");
   if (dice == 2) return static_cast<double>(number);
   return number;
 }
@@ -402,6 +412,30 @@ TEST(Conflation, OverflowIsLeftToTheMerger) {
   ASSERT_TRUE(conflation.add(std::array{plain(Operation::kSet, "sum", kMax - 1)}));
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(conflation.add(std::array{plain(Operation::kAdd, "sum", 1)}));
   EXPECT_EQ(take_front(conflation).mutations.size(), 2U);
+}
+
+// So is a float sum that stops being a number, or a finite one: merged one by one, its parts may be fine.
+TEST(Conflation, ASumThatIsNoFiniteNumberIsLeftToTheMerger) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr double kLarge = std::numeric_limits<double>::max();
+  struct Case {
+    double entry;
+    std::vector<double> operands;
+    double becomes;
+  };
+  const std::vector<Case> cases{{5, {kInfinity, -kInfinity}, kInfinity},
+                                {5, {-kInfinity, kInfinity, 1}, -kInfinity},
+                                {-kLarge, {kLarge, kLarge}, kLarge},
+                                {kLarge, {-kLarge, -kLarge}, -kLarge}};
+  for (const Case& tried : cases) {
+    State state;
+    apply_to(state, plain(Operation::kSet, "sum", tried.entry));
+    Conflation conflation(kPlenty, kPlenty);
+    for (const double operand : tried.operands)
+      ASSERT_TRUE(conflation.add(std::array{plain(Operation::kAdd, "sum", operand)}));
+    drain_into(conflation, state);
+    EXPECT_EQ(state.at("sum").value, Value(tried.becomes)) << "from " << tried.entry;
+  }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdarg>
 #include <cstring>
 #include <deque>
@@ -105,6 +106,10 @@ struct Producer {
   std::array<std::uint64_t, layout::kRejectCount> rejected{};
 };
 
+double infinity_like(std::int64_t number) {
+  return std::copysign(std::numeric_limits<double>::infinity(), static_cast<double>(number));
+}
+
 Known made_by(const Change& change, std::uint64_t ring_id, std::uint64_t now_ns) {
   const Mutation& mutation = change.mutation;
   return {.is_tombstone = false,
@@ -124,7 +129,9 @@ std::optional<layout::Reject> combine_known(State& state, const Change& change, 
   }
   if (known.value.index() != change.value.index()) return layout::Reject::kWrongType;
   if (auto* const number = std::get_if<double>(&known.value)) {
-    *number = combine(change.mutation.operation, *number, std::get<double>(change.value));
+    const auto result = combine(change.mutation.operation, *number, std::get<double>(change.value));
+    if (!result) return layout::Reject::kOutOfRange;
+    *number = *result;
     return std::nullopt;
   }
   auto& number = std::get<std::int64_t>(known.value);
@@ -307,6 +314,7 @@ class World {
     const auto number = static_cast<std::int64_t>(random_.below(200)) - 100;
     change.value = number;
     if (change.key.back() == '3' || random_.chance(5)) change.value = static_cast<double>(number);
+    if (change.key.back() == '3' && random_.chance(10)) change.value = infinity_like(number);
     if (mutation.operation == Operation::kAdd && random_.chance(5))
       change.value = std::numeric_limits<std::int64_t>::max();
     const bool is_set = mutation.operation == Operation::kSet;

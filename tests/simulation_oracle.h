@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -61,6 +62,9 @@ struct Content {
       case Type::kNone: break;
     }
     return {};
+  }
+  [[nodiscard]] bool is_nan() const noexcept {
+    return type == Type::kFloat64 && std::isnan(std::bit_cast<double>(bits));
   }
   /// Whether a value is exactly this one, to its last byte.
   [[nodiscard]] bool is(ValueView view) const noexcept {
@@ -148,6 +152,7 @@ inline Known made_by(const Pushed& pushed, const Applying& how) noexcept {
 }
 
 inline std::optional<layout::Reject> combine_into(Known& known, const Pushed& pushed, const Applying& how) noexcept {
+  if (pushed.content.is_nan()) return layout::Reject::kOutOfRange;
   if (!known.is_entry) {
     known = made_by(pushed, how);
     return std::nullopt;
@@ -155,8 +160,10 @@ inline std::optional<layout::Reject> combine_into(Known& known, const Pushed& pu
   if (known.content.type != pushed.content.type) return layout::Reject::kWrongType;
   std::uint64_t& bits = known.content.bits;
   if (known.content.type == Type::kFloat64) {
-    bits = std::bit_cast<std::uint64_t>(
-        combine(pushed.operation, std::bit_cast<double>(bits), std::bit_cast<double>(pushed.content.bits)));
+    const std::optional<double> result =
+        combine(pushed.operation, std::bit_cast<double>(bits), std::bit_cast<double>(pushed.content.bits));
+    if (!result) return layout::Reject::kOutOfRange;
+    bits = std::bit_cast<std::uint64_t>(*result);
     return std::nullopt;
   }
   const std::optional<std::int64_t> result =

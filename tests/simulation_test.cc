@@ -10,11 +10,13 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -681,6 +683,8 @@ Pushed Simulation::random_mutation(const Producer& producer) {
   const auto number = static_cast<std::int64_t>(dice_.below(100)) - 50;
   Value value = number;
   if (dice_.chance(15)) value = static_cast<double>(number);
+  if (dice_.chance(3)) value = std::copysign(std::numeric_limits<double>::infinity(), static_cast<double>(number));
+  if (is_set && dice_.chance(1)) value = std::numeric_limits<double>::quiet_NaN();
   if (is_set && dice_.chance(20)) value = Content{Type::kBytes, dice_.word(), dice_.below(200)}.to_value();
   if (pushed.operation != Operation::kErase) pushed.content = Content::of(ValueView(value));
   if (is_set && dice_.chance(20)) {

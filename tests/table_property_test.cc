@@ -58,14 +58,17 @@ Status push(To& to, const Mutation& mutation) {
 
 // ---- the model
 
-// What add, max and min make of two numbers; nothing when a sum overflows.
+// What add, max and min make of two numbers; nothing when an integer sum overflows, or anything is no number.
 template <typename Number>
 std::optional<Number> combined(Operation operation, Number old, Number operand) {
+  if (old != old || operand != operand) return std::nullopt;
   if (operation == Operation::kMax) return operand > old ? operand : old;
   if (operation == Operation::kMin) return operand < old ? operand : old;
   if constexpr (std::is_same_v<Number, std::int64_t>) {
     const bool overflows = operand > 0 ? old > kInt64Max - operand : old < kInt64Min - operand;
     if (overflows) return std::nullopt;
+  } else if (std::isinf(old) && std::isinf(operand) && old != operand) {
+    return std::nullopt;
   }
   return old + operand;
 }
@@ -84,7 +87,9 @@ Status apply(Entries& entries, const Change& change) {
   }
   if (entry->second.index() != change.value.index()) return Status::kWrongType;
   if (auto* const number = std::get_if<double>(&entry->second)) {
-    *number = *combined(change.operation, *number, std::get<double>(change.value));
+    const auto result = combined(change.operation, *number, std::get<double>(change.value));
+    if (!result) return Status::kOutOfRange;
+    *number = *result;
     return Status::kOk;
   }
   auto& number = std::get<std::int64_t>(entry->second);
@@ -158,6 +163,7 @@ Change random_change(Random& random, const std::vector<std::string>& keys) {
   if (dice < 40) return {Operation::kAdd, key, random_number(random)};
   if (dice < 44) return {Operation::kMax, key, random_number(random)};
   if (dice < 48) return {Operation::kMin, key, random_number(random)};
+  if (dice == 48) return {Operation::kSet, key, std::numeric_limits<double>::quiet_NaN()};
   if (dice < 65) return {Operation::kSet, key, random_number(random)};
   return {Operation::kSet, key, random_value_bytes(random)};
 }

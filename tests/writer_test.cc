@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <optional>
@@ -166,6 +167,54 @@ TEST_F(WriterTest, AQuarantinedRingSaysSoWhenItIsFlushedAndWhenItIsFull) {
 }
 
 // ---- what the merger refuses
+
+// A sum that is no number any more would never become one again: it is refused as an integer that overflows is.
+TEST_F(WriterTest, AFloatSumNeverStopsBeingANumber) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  writer_.set("up", kInfinity);
+  writer_.set("down", -kInfinity);
+  EXPECT_EQ(writer_.add("up", -kInfinity), Status::kOk);
+  EXPECT_EQ(writer_.add("down", kInfinity), Status::kOk);
+  writer_.add("up", 1.0);
+  writer_.max("down", -kInfinity);
+  instance_.pump();
+  EXPECT_EQ(writer_.rejected(Status::kOutOfRange), 2U);
+  EXPECT_EQ(writer_.flush(0s), Status::kRejected);
+  EXPECT_EQ(read("up"), Value(kInfinity));
+  EXPECT_EQ(read("down"), Value(-kInfinity));
+}
+
+// No add, max or min hides that an entry is no number; a set ends it.
+TEST_F(WriterTest, AnEntryThatIsNoNumberRefusesAddMaxAndMin) {
+  Key bound("nan");
+  writer_.set("nan", std::nan(""));
+  writer_.add("nan", 1.0);
+  writer_.max("nan", 1.0);
+  writer_.min("nan", 1.0);
+  writer_.add(bound, 1.0);
+  instance_.pump();
+  EXPECT_EQ(writer_.rejected(Status::kOutOfRange), 4U);
+  EXPECT_TRUE(std::isnan(std::get<double>(*read("nan"))));
+  writer_.set("nan", 1.0);
+  writer_.add("nan", 1.0);
+  instance_.pump();
+  EXPECT_EQ(writer_.rejected(Status::kOutOfRange), 4U);
+  EXPECT_EQ(read("nan"), Value(2.0));
+}
+
+TEST_F(WriterTest, NoOperandIsANaN) {
+  const double nan = std::nan("");
+  Key bound("nan");
+  EXPECT_EQ(writer_.add("nan", nan), Status::kOutOfRange);
+  EXPECT_EQ(writer_.max("nan", nan), Status::kOutOfRange);
+  EXPECT_EQ(writer_.min("nan", nan), Status::kOutOfRange);
+  EXPECT_EQ(writer_.add(bound, nan), Status::kOutOfRange);
+  Batch batch = writer_.batch();
+  EXPECT_EQ(batch.add("nan", nan), Status::kOutOfRange);
+  EXPECT_EQ(batch.commit(), Status::kOutOfRange);
+  instance_.pump();
+  EXPECT_FALSE(read("nan"));
+}
 
 TEST_F(WriterTest, WhatTheMergerRefusesIsCountedByItsReason) {
   writer_.set("text", "x");

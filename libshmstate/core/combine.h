@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 
@@ -11,9 +12,16 @@
 
 namespace shmstate {
 
-[[nodiscard]] inline double combine(Operation operation, double old, double operand) noexcept {
+/// Whether an operand of add, max or min is a number at all: a NaN would stick for ever.
+[[nodiscard]] inline bool is_operand(Type type, std::uint64_t bits) noexcept {
+  return type != Type::kFloat64 || !std::isnan(std::bit_cast<double>(bits));
+}
+
+/// Nothing when one of the two is no number, and when infinities of both signs would make a sum that is none.
+[[nodiscard]] inline std::optional<double> combine(Operation operation, double old, double operand) noexcept {
+  if (std::isnan(old) || std::isnan(operand)) return std::nullopt;
   switch (operation) {
-    case Operation::kAdd: return old + operand;
+    case Operation::kAdd: return std::isnan(old + operand) ? std::nullopt : std::optional(old + operand);
     case Operation::kMax: return operand > old ? operand : old;
     case Operation::kMin: return operand < old ? operand : old;
     default: return operand;
@@ -36,7 +44,8 @@ namespace shmstate {
 [[nodiscard]] inline std::optional<std::uint64_t> combine_bits(Operation operation, Type type, std::uint64_t old,
                                                                std::uint64_t operand) noexcept {
   if (type == Type::kFloat64) {
-    return std::bit_cast<std::uint64_t>(combine(operation, std::bit_cast<double>(old), std::bit_cast<double>(operand)));
+    const std::optional<double> result = combine(operation, std::bit_cast<double>(old), std::bit_cast<double>(operand));
+    return result ? std::optional(std::bit_cast<std::uint64_t>(*result)) : std::nullopt;
   }
   const std::optional<std::int64_t> result =
       combine(operation, static_cast<std::int64_t>(old), static_cast<std::int64_t>(operand));

@@ -1,6 +1,7 @@
 #include "core/conflation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <unordered_set>
 #include <utility>
@@ -13,10 +14,18 @@ namespace {
 
 constexpr std::size_t kEntryOverhead = 256;  // about what the containers take for a key
 
-// False when a sum overflows: then the merger shall say so.
+// Whether finite numbers became an infinite one: from another entry, one by one, they might not have.
+bool has_overflowed(double old, double operand, double result) {
+  return std::isinf(result) && std::isfinite(old) && std::isfinite(operand);
+}
+
+// False when a sum overflows, or is no number: then the merger shall say what becomes of it.
 bool fold_number(Value& number, const Mutation& mutation) noexcept {
   if (double* const held = std::get_if<double>(&number)) {
-    *held = combine(mutation.operation, *held, mutation.value.float64());
+    const double operand = mutation.value.float64();
+    const std::optional<double> result = combine(mutation.operation, *held, operand);
+    if (!result || has_overflowed(*held, operand, *result)) return false;
+    *held = *result;
     return true;
   }
   auto& held = std::get<std::int64_t>(number);

@@ -83,8 +83,8 @@ inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValue
       if (mutation.operation != Operation::kSet) return Status::kWrongType;
       return mutation.value.bytes().size() <= kValueBytesMax ? Status::kOk : Status::kValueTooBig;
     case Type::kFloat64: {
-      const bool compares = mutation.operation == Operation::kMax || mutation.operation == Operation::kMin;
-      return compares && std::isnan(mutation.value.float64()) ? Status::kOutOfRange : Status::kOk;
+      const bool combines = mutation.operation != Operation::kSet;
+      return combines && std::isnan(mutation.value.float64()) ? Status::kOutOfRange : Status::kOk;
     }
     case Type::kInt64: return Status::kOk;
   }

@@ -70,6 +70,7 @@ std::optional<Reject> Table::set(const HashedKey& key, const NewValue& value, co
 
 std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, const NewValue& operand,
                                      std::uint64_t epoch) {
+  if (!is_operand(operand.type, operand.number)) return Reject::kOutOfRange;  // writers never push one
   Location at;
   SlotHead head;
   if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, operand, {}, epoch);

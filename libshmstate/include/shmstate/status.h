@@ -20,7 +20,7 @@ enum class Status : std::uint8_t {
   kKeyTooLong,       ///< a key has at most 4,096 bytes
   kValueTooBig,      ///< a value has at most 1 MiB
   kMutationTooBig,   ///< the mutation or batch is larger than the ring can ever hold, or the batch than is allowed
-  kOutOfRange,       ///< an integer does not fit 64 signed bits, or a sum overflows
+  kOutOfRange,       ///< an integer does not fit 64 signed bits, a sum overflows, or is no number
   kRingFull,         ///< the merger has not made room yet
   kTimeout,          ///< the time given has passed
   kNoMemory,         ///< the file system or the configured limit has no room

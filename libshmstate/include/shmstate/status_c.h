@@ -38,7 +38,7 @@ enum {
   SHMSTATE_KEY_TOO_LONG = -5,      /* a key has at most 4,096 bytes */
   SHMSTATE_VALUE_TOO_BIG = -6,     /* a value has at most 1 MiB */
   SHMSTATE_MUTATION_TOO_BIG = -7,  /* larger than the ring can ever hold, or a batch larger than is allowed */
-  SHMSTATE_OUT_OF_RANGE = -8,      /* a maximum or minimum with a NaN */
+  SHMSTATE_OUT_OF_RANGE = -8,      /* add, max or min with a NaN */
   SHMSTATE_RING_FULL = -9,         /* the merger has not made room yet */
   SHMSTATE_TIMEOUT = -10,          /* the time given has passed */
   SHMSTATE_NO_MEMORY = -11,        /* the file system, the configured limit or the process has no room */

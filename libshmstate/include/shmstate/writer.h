@@ -107,11 +107,12 @@ class SHMSTATE_API Writer {
   /// older sets that arrive later have no effect.
   Status erase(std::string_view key) noexcept;
   Status erase(std::string_view key, std::uint64_t version) noexcept;
-  /// Adds to an int64 or float64, creating it as `delta`. The merger rejects another type (kWrongType) and a sum that
-  /// overflows (kOutOfRange). Errors: as `set`; kWrongType when `delta` is bytes.
+  /// Adds to an int64 or float64, creating it as `delta`. The merger rejects another type (kWrongType), an integer sum
+  /// that overflows, and a float sum that is or was no number (kOutOfRange). Errors: as `set`; kWrongType when `delta`
+  /// is bytes, kOutOfRange when it is a NaN.
   Status add(std::string_view key, ValueView delta) noexcept;
-  /// Raises or lowers an int64 or float64 to `value` if that is higher, or lower, creating it as `value`. Errors: as
-  /// `add`; kOutOfRange for a NaN.
+  /// Raises or lowers an int64 or float64 to `value` if that is higher, or lower, creating it as `value`. Errors, and
+  /// what the merger rejects: as `add`.
   Status max(std::string_view key, ValueView value) noexcept;
   Status min(std::string_view key, ValueView value) noexcept;
 

@@ -63,7 +63,7 @@ typedef struct shmstate_set_options {
  * status may be ignored: failures are counted, and shmstate_writer_flush reports them. While a batch is open they
  * belong to it. Key and value are copied. Errors: KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_BIG, INVALID_ARGUMENT,
  * MUTATION_TOO_BIG, RING_FULL or TIMEOUT, NO_MEMORY, RING_REFUSED, RING_QUARANTINED, NO_INSTANCE, DAMAGED, SYSTEM;
- * OUT_OF_RANGE for the maximum or minimum with a NaN. */
+ * OUT_OF_RANGE for the addition of a NaN, and the maximum or minimum with one. */
 SHMSTATE_API int shmstate_writer_set_int64(shmstate_writer* writer, const char* key, size_t key_bytes, int64_t value,
                                            const shmstate_set_options* options) SHMSTATE_NOEXCEPT;
 SHMSTATE_API int shmstate_writer_set_float64(shmstate_writer* writer, const char* key, size_t key_bytes, double value,
