@@ -36,6 +36,14 @@ static double float64_of(shmstate_reader* reader, const char* key) {
   OK(shmstate_reader_get_float64(reader, key, SHMSTATE_TEXT, &value));
   return value;
 }
+static void float64_only(shmstate_reader* reader) {
+  double value = -1;
+  EXPECT(shmstate_reader_get_float64_only(reader, "int64", SHMSTATE_TEXT, &value), SHMSTATE_WRONG_TYPE);
+  EXPECT(value == -1, 1);
+  OK(shmstate_reader_get_float64_only(reader, "float64", SHMSTATE_TEXT, &value));
+  EXPECT(value == 0.5, 1);
+  EXPECT(shmstate_reader_get_float64_only(reader, "float64", SHMSTATE_TEXT, NULL), SHMSTATE_INVALID_ARGUMENT);
+}
 static shmstate_entry_info info_of(shmstate_reader* reader, const char* key) {
   shmstate_entry_info info = {0};
   info.struct_bytes = sizeof info;
@@ -56,6 +64,8 @@ static void values_arrive(shmstate_writer* writer, shmstate_reader* reader) {
 
   EXPECT(int64_of(reader, "int64"), INT64_MIN);
   EXPECT(float64_of(reader, "float64") == 0.5, 1);
+  EXPECT(float64_of(reader, "int64") == (double)INT64_MIN, 1);
+  float64_only(reader);
   OK(shmstate_reader_get_bytes(reader, "bytes", SHMSTATE_TEXT, buffer, sizeof buffer, &value_bytes));
   EXPECT(value_bytes == 7 && memcmp(buffer, "one\0two", 7) == 0, 1);
   OK(shmstate_reader_get_bytes(reader, "key with\0zero", 13, buffer, sizeof buffer, &value_bytes));

@@ -77,7 +77,6 @@ TEST_F(ReaderTest, AFloatIsReadAsOneAndAsNothingElse) {
   double value = -1;
   EXPECT_EQ(reader_.read("float", value), Status::kOk);
   EXPECT_EQ(value, 1.5);
-  EXPECT_EQ(reader_.read("int", value), Status::kWrongType);
   EXPECT_EQ(reader_.read("text", value), Status::kWrongType);
   EXPECT_EQ(reader_.read("missing", value), Status::kNotFound);
   EXPECT_EQ(reader_.read("", value), Status::kKeyEmpty);
@@ -141,12 +140,50 @@ TEST_F(ReaderTest, GetGivesTheValueOfThatTypeOrNothing) {
   EXPECT_EQ(reader_.get<double>("float"), 1.5);
   EXPECT_EQ(reader_.get<std::string>("text"), "some text");
   EXPECT_EQ(reader_.get<Value>("float"), Value(1.5));
-  EXPECT_EQ(reader_.get<double>("int"), std::nullopt);
+  EXPECT_EQ(reader_.get<std::int64_t>("float"), std::nullopt);
   EXPECT_EQ(reader_.get<std::string>("int"), std::nullopt);
   EXPECT_EQ(reader_.get<std::int64_t>("missing"), std::nullopt);
   EXPECT_EQ(reader_.get<Value>("gone"), std::nullopt);
   EXPECT_EQ(reader_.get<Value>(""), std::nullopt);
   EXPECT_EQ(reader_.get<Value>(kTooLongKey), std::nullopt);
+}
+
+// `100` is an integer to whoever wrote it, and a number all the same to who wants a double.
+TEST_F(ReaderTest, ADoubleIsAlsoReadFromAnInteger) {
+  Key bound("int");
+  double value = -1;
+  EXPECT_EQ(reader_.get<double>("int"), 42.0);
+  EXPECT_EQ(reader_.get<double>(bound), 42.0);
+  EXPECT_EQ(reader_.get<double>(bound), 42.0) << "when it knows its place";
+  EXPECT_EQ(reader_.read_fresh("int", value, 1h), Status::kOk);
+  EXPECT_EQ(reader_.snapshot().get<double>("int"), 42.0);
+  EXPECT_EQ(reader_.read("text", value), Status::kWrongType);
+  EXPECT_EQ(reader_.read("missing", value), Status::kNotFound);
+  EXPECT_EQ(value, 42.0) << "an error leaves it alone";
+}
+
+TEST_F(ReaderTest, AnIntegerBeyond53BitsIsReadAsTheNearestDouble) {
+  constexpr std::int64_t kExact = std::int64_t{1} << 53;
+  for (const std::int64_t value :
+       {kExact, -kExact, kExact - 1, kExact + 1, kExact + 3, std::int64_t{-1}, std::numeric_limits<std::int64_t>::max(),
+        std::numeric_limits<std::int64_t>::min()}) {
+    writer_.set(std::string(100, 'k'), value);
+    instance_.pump();
+    EXPECT_EQ(reader_.get<double>(std::string(100, 'k')), static_cast<double>(value)) << value;
+  }
+}
+
+TEST_F(ReaderTest, AStrictDoubleIsReadFromAFloatOnly) {
+  Key bound("int");
+  Float64 value{-1};
+  EXPECT_EQ(reader_.read("float", value), Status::kOk);
+  EXPECT_EQ(value.value, 1.5);
+  EXPECT_EQ(reader_.read("int", value), Status::kWrongType);
+  EXPECT_EQ(reader_.read(bound, value), Status::kWrongType);
+  EXPECT_EQ(value.value, 1.5);
+  EXPECT_FALSE(reader_.get<Float64>("int"));
+  EXPECT_FALSE(reader_.snapshot().get<Float64>("int"));
+  EXPECT_EQ(reader_.snapshot().get<Float64>("float")->value, 1.5);
 }
 
 TEST_F(ReaderTest, NumbersComeBackBitByBit) {

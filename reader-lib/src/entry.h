@@ -17,6 +17,15 @@ inline Status take_number(Type type, const layout::Slot& slot, const SlotHead& h
   return Status::kOk;
 }
 
+/// Also of an integer, rounded where a double has no room for all its digits.
+inline Status take_double(const layout::Slot& slot, const SlotHead& head, double& value) noexcept {
+  if (head.type != Type::kFloat64 && head.type != Type::kInt64) return Status::kWrongType;
+  const std::uint64_t bits = load_word(slot.words, std::memory_order_acquire);
+  const bool is_integer = head.type == Type::kInt64;
+  value = is_integer ? static_cast<double>(static_cast<std::int64_t>(bits)) : std::bit_cast<double>(bits);
+  return Status::kOk;
+}
+
 inline Status take_bytes(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head, char* out) noexcept {
   const std::uint64_t* const words = buffer.value_words(slot, head);
   if (words == nullptr) return Status::kDamaged;

@@ -159,21 +159,31 @@ struct Reader::Impl {
     return begin_plain(bound.bytes()) && KeyHints::belongs_to(bound, geometry().instance_id) &&
            plain.read_at(KeyHints::location(bound), bound.bytes(), type, bits);
   }
+  template <typename Number>
+  static constexpr Type kTypeOf = std::is_same_v<Number, std::int64_t> ? Type::kInt64 : Type::kFloat64;
+
   template <typename Number, typename AnyKey>
-  requires std::is_arithmetic_v<Number>
+  requires std::is_same_v<Number, std::int64_t> || std::is_same_v<Number, double> || std::is_same_v<Number, Float64>
   [[gnu::flatten]] Status read(AnyKey& key, Number& value) {
-    constexpr Type kType = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
     std::uint64_t bits = 0;
-    if (!read_plain(key, kType, bits)) return read_number(key, value);
+    if (!read_plain(key, kTypeOf<Number>, bits)) return read_number(key, value);
     value = std::bit_cast<Number>(bits);
     return Status::kOk;
   }
+  template <typename AnyKey>
+  [[gnu::noinline]] Status read_number(AnyKey& key, double& value) {
+    double seen = 0;
+    const Status status = read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
+      return take_double(slot, head, seen);
+    });
+    if (status == Status::kOk) value = seen;
+    return status;
+  }
   template <typename Number, typename AnyKey>
   [[gnu::noinline]] Status read_number(AnyKey& key, Number& value) {
-    constexpr Type kType = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
     std::uint64_t bits = 0;
     const Status status = read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
-      return take_number(kType, slot, head, bits);
+      return take_number(kTypeOf<Number>, slot, head, bits);
     });
     if (status == Status::kOk) value = std::bit_cast<Number>(bits);
     return status;
@@ -215,10 +225,12 @@ Reader::~Reader() = default;
 
 Status Reader::read(std::string_view key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, double& value) const noexcept { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, Float64& value) const noexcept { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, std::string& value) const { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, Value& value) const { return impl_->read(key, value); }
 Status Reader::read(Key& key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
 Status Reader::read(Key& key, double& value) const noexcept { return impl_->read(key, value); }
+Status Reader::read(Key& key, Float64& value) const noexcept { return impl_->read(key, value); }
 Status Reader::read(Key& key, std::string& value) const { return impl_->read(key, value); }
 Status Reader::read(Key& key, Value& value) const { return impl_->read(key, value); }
 

@@ -95,6 +95,13 @@ int shmstate_reader_get_int64(shmstate_reader* reader, const char* key, size_t k
 int shmstate_reader_get_float64(shmstate_reader* reader, const char* key, size_t key_bytes, double* value) noexcept {
   return get(reader, key, key_bytes, value);
 }
+int shmstate_reader_get_float64_only(shmstate_reader* reader, const char* key, size_t key_bytes,
+                                     double* value) noexcept {
+  shmstate::Float64 found;
+  const int status = get(reader, key, key_bytes, value == nullptr ? nullptr : &found);
+  if (status == SHMSTATE_OK) *value = found.value;
+  return status;
+}
 int shmstate_reader_get_bytes(shmstate_reader* reader, const char* key, size_t key_bytes, char* buffer,
                               size_t buffer_bytes, size_t* value_bytes) noexcept {
   const bool has_buffer = buffer != nullptr || buffer_bytes == 0;

@@ -43,6 +43,11 @@ struct ReaderOptions {
   bool survive_truncation = false;
 };
 
+/// For `get` and `read`: a float64 that an int64 entry does not become.
+struct Float64 {
+  double value = 0;
+};
+
 /// An entry of a snapshot. The views point into shared memory and live as long as the snapshot is held.
 /// `const auto& [key, value] = entry` works.
 struct EntryView {
@@ -140,7 +145,8 @@ class SHMSTATE_API Reader {
   ~Reader();
 
   /// A point read of one type: std::int64_t, double, std::string, or Value for whatever it is. Nothing when the key is
-  /// missing or has another type. No system call, no store to shared memory.
+  /// missing or has another type. A double is also what an int64 entry becomes: exactly up to 2^53, beyond that rounded
+  /// to the nearest; ask for Float64 where that will not do. No system call, no store to shared memory.
   template <typename T>
   [[nodiscard]] std::optional<T> get(std::string_view key) const {
     T value{};
@@ -152,6 +158,7 @@ class SHMSTATE_API Reader {
   /// error `value` is unchanged, but for a std::string or Value, which is then unspecified.
   [[nodiscard]] Status read(std::string_view key, std::int64_t& value) const noexcept;
   [[nodiscard]] Status read(std::string_view key, double& value) const noexcept;
+  [[nodiscard]] Status read(std::string_view key, Float64& value) const noexcept;
   [[nodiscard]] Status read(std::string_view key, std::string& value) const;
   [[nodiscard]] Status read(std::string_view key, Value& value) const;
 
@@ -167,6 +174,7 @@ class SHMSTATE_API Reader {
   }
   [[nodiscard]] Status read(Key& key, std::int64_t& value) const noexcept;
   [[nodiscard]] Status read(Key& key, double& value) const noexcept;
+  [[nodiscard]] Status read(Key& key, Float64& value) const noexcept;
   [[nodiscard]] Status read(Key& key, std::string& value) const;
   [[nodiscard]] Status read(Key& key, Value& value) const;
 
@@ -247,8 +255,9 @@ class SHMSTATE_API Snapshot {
 
   /// The entry of a key, without copying. Throws `Error` (kExpired, kDamaged).
   [[nodiscard]] std::optional<EntryView> find(std::string_view key) const;
-  /// Its value as std::int64_t, double, std::string, std::string_view (into the snapshot), or Value for whatever it is;
-  /// nothing when the key is missing or has another type. Throws as `find` does.
+  /// Its value as std::int64_t, double, Float64, std::string, std::string_view (into the snapshot), or Value for
+  /// whatever it is; nothing when the key is missing or has another type, with a double for an int64 entry as
+  /// `Reader::get` has it. Throws as `find` does.
   template <typename T>
   [[nodiscard]] std::optional<T> get(std::string_view key) const;
 
@@ -332,6 +341,9 @@ std::optional<T> Snapshot::get(std::string_view key) const {
     if (entry->value.type() == Type::kInt64) return entry->value.int64();
   } else if constexpr (std::is_same_v<T, double>) {
     if (entry->value.type() == Type::kFloat64) return entry->value.float64();
+    if (entry->value.type() == Type::kInt64) return static_cast<double>(entry->value.int64());
+  } else if constexpr (std::is_same_v<T, Float64>) {
+    if (entry->value.type() == Type::kFloat64) return Float64{entry->value.float64()};
   } else {
     static_assert(std::is_same_v<T, std::string_view> || std::is_same_v<T, std::string>, "not a type of values");
     if (entry->value.type() == Type::kBytes) return T(entry->value.bytes());

@@ -37,12 +37,15 @@ SHMSTATE_API int shmstate_reader_open(const char* instance, const shmstate_reade
 /* Snapshots and changes that were opened with it stay valid. */
 SHMSTATE_API void shmstate_reader_close(shmstate_reader* reader) SHMSTATE_NOEXCEPT;
 
-/* Point reads: no system call, no store to shared memory. On error `*value` is unchanged.
+/* Point reads: no system call, no store to shared memory. On error `*value` is unchanged. get_float64 takes an int64
+ * entry, too: exactly up to 2^53, beyond that rounded to the nearest double; get_float64_only does not.
  * Errors: NOT_FOUND, WRONG_TYPE, KEY_EMPTY, KEY_TOO_LONG, DAMAGED. */
 SHMSTATE_API int shmstate_reader_get_int64(shmstate_reader* reader, const char* key, size_t key_bytes,
                                            int64_t* value) SHMSTATE_NOEXCEPT;
 SHMSTATE_API int shmstate_reader_get_float64(shmstate_reader* reader, const char* key, size_t key_bytes,
                                              double* value) SHMSTATE_NOEXCEPT;
+SHMSTATE_API int shmstate_reader_get_float64_only(shmstate_reader* reader, const char* key, size_t key_bytes,
+                                                  double* value) SHMSTATE_NOEXCEPT;
 /* Copies into the caller's buffer, without a NUL behind, and sets `*value_bytes`. BUFFER_TOO_SMALL: `*value_bytes` says
  * what is needed. On any error the contents of the buffer are undefined. */
 SHMSTATE_API int shmstate_reader_get_bytes(shmstate_reader* reader, const char* key, size_t key_bytes, char* buffer,
