@@ -1,6 +1,7 @@
 // Keys and values may be any text, also text that the command line parser would take for something else: an option
-// after "--", the name of a subcommand, a list in brackets. Such arguments are marked before parsing, unmarked after.
-// And behind "--option=" it would look for the value in the next argument, instead of taking the empty one.
+// after "--", the name of a subcommand, a list in brackets, a negative number. Such arguments are marked before
+// parsing, unmarked after. And behind "--option=" it would look for the value in the next argument, instead of taking
+// the empty one.
 #pragma once
 
 #include <string>

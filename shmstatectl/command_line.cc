@@ -25,7 +25,8 @@ CLI::Option* add_text(CLI::App& app, const std::string& name, T& target, const s
 
 CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::nanoseconds& target,
                           const std::string& description) {
-  const auto assign = [&target, name](const std::string& text) {
+  const auto assign = [&target, name](const std::string& argument) {
+    const std::string text = unmarked(argument);
     const auto duration = parse_duration(text);
     if (!duration) throw CLI::ValidationError(name, in_quotes(text) + " is no duration; write for example 250ms or 2s");
     target = *duration;
@@ -34,7 +35,8 @@ CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::n
 }
 
 void add_limit(CLI::App& app, const std::string& name, Options& options, const std::string& description) {
-  const auto assign = [&options, name](const std::string& text) {
+  const auto assign = [&options, name](const std::string& argument) {
+    const std::string text = unmarked(argument);
     options.limit = parse_count(text);
     if (!options.limit) throw CLI::ValidationError(name, in_quotes(text) + " is no count; write 1 or more");
   };
@@ -52,6 +54,7 @@ CLI::App& add_command(CLI::App& app, Options& options, const std::string& name, 
 void add_type(CLI::App& command, Options& options, const std::map<std::string, Type>& names) {
   const auto assign = [&options, names](const std::string& name) { options.type = names.at(name); };
   command.add_option_function<std::string>("--type", assign, "Take the value as this type")
+      ->transform([](const std::string& name) { return unmarked(name); })
       ->check(CLI::IsMember(names))
       ->type_name("TYPE");
 }
@@ -88,7 +91,8 @@ void add_set(CLI::App& app, Options& options) {
   add_type(command, options, kTypeNames);
   add_duration(command, "--ttl", options.time_to_live, "Erase the key after this time")
       ->check([](const std::string& text) {
-        return std::string(parse_duration(text) == std::chrono::nanoseconds::zero() ? "0 is no time to live" : "");
+        return std::string(parse_duration(unmarked(text)) == std::chrono::nanoseconds::zero() ? "0 is no time to live"
+                                                                                              : "");
       });
   add_timeout(command, options);
 }
@@ -169,8 +173,9 @@ void declare(CLI::App& app, Options& options) {
   add_load(app, options);
   add_command(app, options, "instances", run_instances, "List the instances that there are, and who serves them");
   add_command(app, options, "doctor", run_doctor, "Look for what keeps the instance from working; name the remedies");
-  app.footer("A key or value that begins with - goes after --, for example: shmstatectl set -- KEY -x\n\n" +
-             std::string(kExitCodesHelp));
+  app.footer(
+      "A key or value that begins with - and is no number goes after --, for example: shmstatectl set -- KEY -x\n\n" +
+      std::string(kExitCodesHelp));
 }
 
 // The parser wants the last argument first.

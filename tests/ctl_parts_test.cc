@@ -94,6 +94,41 @@ TEST(CtlCommandLine, TakesNegativeNumbers) {
   EXPECT_EQ(ran_with.value, "-1.5e3");
 }
 
+// `-.5` was taken for options, `-inf` for the instance "nf".
+TEST(CtlCommandLine, TakesNegativeNumbersInEveryNotation) {
+  for (const std::string number : {"-5", "-0", "-007", "-.5", "-5.", "-.5e-3", "-1E5", "-0x1F", "-inf", "-Inf", "-INF",
+                                   "-Infinity", "-infinity", "-nan", "-NaN", "-99999999999999999999", "-1e999"}) {
+    for (const Keys& arguments : {Keys{"set", "k", number}, Keys{"add", "-i", "plant", "k", number},
+                                  Keys{"--json", "add", "k", number, "--timeout", "2s"}}) {
+      EXPECT_EQ(parse(arguments), 0) << number;
+      EXPECT_EQ(ran_with.key, "k");
+      EXPECT_EQ(ran_with.value, number);
+    }
+  }
+  EXPECT_EQ(parse({"get", "-.5", "-5"}), 0);
+  EXPECT_EQ(ran_with.keys, (Keys{"-.5", "-5"}));
+}
+
+// What looks like a number is an option all the same where it is one.
+TEST(CtlCommandLine, NegativeNumbersHideNoOption) {
+  EXPECT_EQ(parse({"-inf", "get", "k"}), 0);
+  EXPECT_EQ(ran_with.instance, "nf");
+  EXPECT_EQ(parse({"get", "k", "-iplant"}), 0);
+  EXPECT_EQ(ran_with.instance, "plant");
+  EXPECT_EQ(parse({"-i", "set", "get", "k", "-nan"}), 2) << "that set is a name";
+  EXPECT_EQ(parse({"add", "k", "-.5", "-iplant", "--json"}), 0);
+  EXPECT_EQ(ran_with.instance, "plant");
+  EXPECT_TRUE(ran_with.json);
+  EXPECT_EQ(parse({"-i", "-5", "add", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.instance, "-5");
+  ::testing::internal::CaptureStderr();
+  for (const Keys& arguments : {Keys{"set", "k", "1", "--timeout", "-5"}, Keys{"list", "--limit", "-.5"},
+                                Keys{"set", "k", "1", "--type", "-5"}, Keys{"set", "k", "1", "--ttl", "-inf"}}) {
+    EXPECT_EQ(parse(arguments), 2);
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().find("\\x00"), std::string::npos);
+}
+
 // --json and the instance may stand before and after the subcommand.
 TEST(CtlCommandLine, TakesCommonOptionsAnywhere) {
   for (const Keys& arguments : {Keys{"-i", "plant", "--json", "get", "k"}, Keys{"get", "-i", "plant", "--json", "k"},
@@ -212,7 +247,8 @@ TEST(CtlValue, RecognisesTypes) {
   EXPECT_EQ(parse_value("1.5", {}), Value(1.5));
   EXPECT_EQ(parse_value("-.5", {}), Value(-0.5));
   EXPECT_EQ(parse_value("1e3", {}), Value(1000.0));
-  for (const char* text : {"", "-", "007", "+1", "1.2.3", "0x10", "nan", "inf", "1 ", " 1", "e5", ".", "1e", "true"})
+  for (const char* text : {"", "-", "007", "04.10", "00e1", "0012e45", "+1", "1.2.3", "0x10", "nan", "inf", "1 ", " 1",
+                           "e5", ".", "1e", "true"})
     EXPECT_EQ(parse_value(text, {}), Value(std::string(text))) << text;
 }
 

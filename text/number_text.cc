@@ -1,7 +1,6 @@
 #include "text/number_text.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -46,13 +45,15 @@ NumberText parse_float(bool negative, std::string_view digits) {
   return {NumberKind::kFloat, negative ? -magnitude : magnitude};
 }
 
+bool is_word(std::string_view text, std::string_view lower_case) {
+  return std::ranges::equal(text, lower_case, [](char c, char lower) { return (c | 0x20) == lower; });
+}
+
 NumberText parse_float_word(bool negative, std::string_view word) {
-  constexpr std::array<std::string_view, 2> kNan{"nan", "NaN"};
-  constexpr std::array<std::string_view, 3> kInfinity{"inf", "Inf", "Infinity"};
   double magnitude = 0;
-  if (std::ranges::find(kNan, word) != kNan.end()) {
+  if (is_word(word, "nan")) {
     magnitude = std::numeric_limits<double>::quiet_NaN();
-  } else if (std::ranges::find(kInfinity, word) != kInfinity.end()) {
+  } else if (is_word(word, "inf") || is_word(word, "infinity")) {
     magnitude = std::numeric_limits<double>::infinity();
   } else {
     return {};
@@ -60,7 +61,9 @@ NumberText parse_float_word(bool negative, std::string_view word) {
   return {NumberKind::kFloat, std::copysign(magnitude, negative ? -1.0 : 1.0)};
 }
 
-bool has_needless_zeros(std::string_view digits) { return digits.size() > 1 && digits.front() == '0'; }
+bool has_needless_zeros(std::string_view magnitude) {
+  return magnitude.size() > 1 && magnitude[0] == '0' && is_digit(magnitude[1]);
+}
 
 }  // namespace
 
@@ -68,9 +71,9 @@ NumberText recognise_number(std::string_view text) noexcept {
   const bool negative = text.starts_with('-');
   const std::string_view magnitude = text.substr(negative ? 1 : 0);
   if (magnitude.empty() || !(is_digit(magnitude.front()) || magnitude.front() == '.')) return {};
+  if (has_needless_zeros(magnitude)) return {};
   const NumberText integer = parse_integer(negative, magnitude, 10);
-  if (integer.kind == NumberKind::kNone) return parse_float(negative, magnitude);
-  return has_needless_zeros(magnitude) ? NumberText{} : integer;
+  return integer.kind == NumberKind::kNone ? parse_float(negative, magnitude) : integer;
 }
 
 NumberText read_number(std::string_view text) noexcept {
