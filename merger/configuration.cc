@@ -12,14 +12,13 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
-#include <istream>
 #include <memory>
-#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <vector>
 
 #include "check.h"
+#include "configuration_file.h"
 #include "core/instance.h"
 #include "core/os.h"
 #include "core/ring_file.h"
@@ -51,54 +50,6 @@ struct RawOptions {
   std::uint64_t pin_time_max_ns = 5'000'000'000;
   std::uint64_t spin_time_ns = 50'000;
   std::uint64_t tombstone_time_ns = 60'000'000'000;
-};
-
-/// The configuration file: its options are taken line by line, so that a mistake is told with its place.
-class ConfigurationFile final : public CLI::ConfigBase {
- public:
-  explicit ConfigurationFile(const CLI::App& app) : app_(app) {}
-
-  [[nodiscard]] bool was_read() const { return was_read_; }
-
-  [[nodiscard]] std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    was_read_ = true;
-    std::vector<CLI::ConfigItem> all;
-    std::string line;
-    for (int number = 1; std::getline(input, line); ++number) {
-      std::istringstream one_line(line);
-      for (CLI::ConfigItem& item : ConfigBase::from_config(one_line)) {
-        take(item, number);
-        all.push_back(std::move(item));
-      }
-    }
-    return all;
-  }
-
-  /// The line that gives an option, as in "/etc/shmstate/plant.conf:2".
-  [[nodiscard]] std::optional<std::string> place_of(const CLI::Option& option) const {
-    const auto found = lines_.find(option.get_name());
-    if (found == lines_.end()) return std::nullopt;
-    return place(found->second);
-  }
-
- private:
-  [[nodiscard]] std::string place(int line) const {
-    return fmt::format("{}:{}", app_.get_config_ptr()->as<std::string>(), line);
-  }
-  void take(const CLI::ConfigItem& item, int line) const {
-    const auto refuse = [&](const std::string& why) { throw CLI::ConfigError(place(line) + ": " + why); };
-    if (item.name == "++") refuse("there are no sections");
-    const CLI::Option* const option = app_.get_option_no_throw("--" + item.fullname());
-    if (option == nullptr) return refuse("unknown option \"" + item.fullname() + '"');
-    if (!option->get_configurable()) refuse('"' + item.name + "\" cannot be given in a file");
-    if (const auto [first, is_new] = lines_.emplace(option->get_name(), line); !is_new) {
-      refuse('"' + item.name + "\" is given twice, in line " + std::to_string(first->second) + ", too");
-    }
-  }
-
-  const CLI::App& app_;
-  mutable std::map<std::string, int> lines_;  // by option: CLI11 only reads
-  mutable bool was_read_ = false;
 };
 
 std::string refuse_negative(const std::string& value) { return value.starts_with('-') ? "must not be negative" : ""; }

@@ -463,6 +463,54 @@ TEST_F(ConfigurationFile, AMistakeIsToldWithItsLineAndReason) {
   }
 }
 
+// CLI11 cut a value at a # within quotes, and split one with a blank.
+TEST_F(ConfigurationFile, InQuotesEverythingStandsForItself) {
+  const std::vector<std::pair<std::string, std::string>> groups{{R"("no #1 here")", "no #1 here"},
+                                                                {R"('no #1 "here"')", "no #1 \"here\""},
+                                                                {R"("#")", "#"},
+                                                                {R"("no;#" # a comment)", "no;#"},
+                                                                {"no#comment", "no#comment"},
+                                                                {"no-group # a comment", "no-group"},
+                                                                {R"("no = such [group]")", "no = such [group]"}};
+  for (const auto& [written, read] : groups) {
+    write("readers-group = " + written + "\n");
+    Program merger = check();
+    EXPECT_EQ(merger.wait(), 2) << written;
+    must_contain(merger.output(), {read});
+    EXPECT_EQ(merger.output().find("a comment"), std::string::npos) << merger.output();
+  }
+  write("memory-limit = \"512m\" # half\nbuffers='3'\n;x\n remove-at-exit # yes\n");
+  EXPECT_EQ(check().wait(), 0);
+}
+
+TEST_F(ConfigurationFile, AQuoteThatDoesNotFitIsAMistake) {
+  for (const auto& [text, told] :
+       std::vector<std::pair<std::string, std::string>>{{"\nmode = \"0750\n", ":2: the closing quote is missing"},
+                                                        {"mode = \"0750\"0\n", ":1: text follows the closing quote"},
+                                                        {"mode = '0750\"\n", ":1: the closing quote is missing"}}) {
+    write(text);
+    Program merger = check();
+    EXPECT_EQ(merger.wait(), 2) << text;
+    must_contain(merger.output(), {path().string() + told});
+  }
+}
+
+// An editor's byte order mark became part of the first option's name.
+TEST_F(ConfigurationFile, MayBeginWithTheByteOrderMarkOfUtf8Only) {
+  write(
+      "\xEF\xBB\xBF"
+      "buffers = 9\n");
+  Program marked = check();
+  EXPECT_EQ(marked.wait(), 2);
+  must_contain(marked.output(), {":1: --buffers: Value 9 not in range"});
+  for (const std::string& mark : {std::string("\xFF\xFE"), std::string("\xFE\xFF")}) {
+    write(mark + std::string("b\0", 2));
+    Program wide = check();
+    EXPECT_EQ(wide.wait(), 2);
+    must_contain(wide.output(), {":1: the text is UTF-16"});
+  }
+}
+
 // A mistake in the environment is told with the variable, one on the command line as it was given there.
 TEST_F(ConfigurationFile, AMistakeElsewhereIsNotBlamedOnTheFile) {
   Program merger = check_with("SHMSTATE_BUFFERS=two");
