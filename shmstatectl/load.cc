@@ -19,6 +19,7 @@
 #include "shmstatectl/report.h"
 #include "shmstatectl/text.h"
 #include "shmstatectl/usage.h"
+#include "text/byte_order_mark.h"
 
 namespace shmstate::ctl {
 
@@ -111,7 +112,9 @@ class Loading {
  private:
   void must_begin_as_dump() {
     std::string_view line;
-    if (!next(line) || line != kDumpHead)
+    const bool has_line = next(line);
+    if (has_line && has_utf16_mark(line)) throw UsageError(fmt::format("line 1: {}", kUtf16Problem));
+    if (!has_line || without_utf8_mark(line) != kDumpHead)
       throw UsageError(
           fmt::format("line 1: a dump begins with {}; give what shmstatectl dump wrote", in_quotes(kDumpHead)));
   }

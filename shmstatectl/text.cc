@@ -16,13 +16,6 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-struct Unit {
-  std::string_view name;
-  double ns;
-};
-constexpr std::array<Unit, 6> kDurationUnits = {
-    {{"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"min", 60e9}, {"h", 3600e9}}};
-
 constexpr std::int64_t kSecond = 1'000'000'000;  // ns
 constexpr std::int64_t kHour = 3600 * kSecond;
 
@@ -169,22 +162,6 @@ std::string format_rate(double per_s) {
   if (per_s < 999'500) return fmt::format("{:.1f}k", per_s / 1e3);
   if (per_s < 999.5e6) return fmt::format("{:.2f}M", per_s / 1e6);
   return fmt::format("{:.2f}G", per_s / 1e9);
-}
-
-std::optional<nanoseconds> parse_duration(std::string_view text) {
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || !std::isfinite(number) || number < 0) return std::nullopt;
-  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
-  text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-  const std::string_view name = text.empty() ? "s" : text;
-  const auto* const unit = std::find_if(kDurationUnits.begin(), kDurationUnits.end(),
-                                        [name](const Unit& candidate) { return candidate.name == name; });
-  constexpr double kLongest = 1e18;  // ns, some thirty years; more would not fit
-  if (unit == kDurationUnits.end() || number * unit->ns > kLongest) return std::nullopt;
-  const nanoseconds duration(std::llround(number * unit->ns));
-  const bool is_lost = number > 0 && duration == nanoseconds::zero();  // and zero often means never
-  return is_lost ? std::nullopt : std::optional(duration);
 }
 
 std::optional<std::uint64_t> parse_count(std::string_view text) {

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/duration_text.h"
+
 namespace shmstate::ctl {
 
 /// The size of the UTF-8 sequence that `bytes` begins with (1 to 4), or 0 when it begins with none.
@@ -33,9 +35,6 @@ namespace shmstate::ctl {
 [[nodiscard]] std::string format_bytes(std::uint64_t bytes);
 /// For example "950", "12.3k" or "4.20M".
 [[nodiscard]] std::string format_rate(double per_s);
-/// A number with a unit ("250ms", "1.5s", "2 min"); without one it means seconds. Nothing when it is neither, and for
-/// what is not zero, but rounds to zero nanoseconds.
-[[nodiscard]] std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text);
 /// A whole number of 1 or more.
 [[nodiscard]] std::optional<std::uint64_t> parse_count(std::string_view text);
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <limits>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "writer-agent/line_splitter.h"
 #include "writer-agent/pending_batch.h"
 #include "writer-agent/session.h"
+#include "writer-agent/source_rules.h"
 
 namespace shmstate::agent {
 namespace {
@@ -33,7 +35,7 @@ Scratch& scratch() {
   return space;
 }
 
-ParsedLine parse(std::string_view line) { return parse_line(line, scratch()); }
+ParsedLine parse(std::string_view line, const LineRules& rules = {}) { return parse_line(line, scratch(), rules); }
 LineError error_of(std::string_view line) { return parse(line).error; }
 Verb verb_of(std::string_view line) { return parse(line).command.verb; }
 
@@ -96,8 +98,8 @@ TEST(LineParser, PlainDecimalNumbersGetTheirTypeAndEverythingElseStaysText) {
   expect_set("k=1e3", "k", 1000.0);
   expect_set("k=99999999999999999999.0", "k", 1e20);
   for (const std::string_view text :
-       {"007", "-007", "+5", "0x1f", "nan",  "inf", "-inf", "1_000", "1.2.3", "12abc",
-        "-",   ".",    "-.", "1e",   "true", "1,5", "0x",   "--1",   "1e5x",  "Infinity"}) {
+       {"007",   "-007", "04.10", "00e1", "0012e45", "+5",   "0x1f", "nan", "inf", "-inf", "1_000",   "1.2.3",
+        "12abc", "-",    ".",     "-.",   "1e",      "true", "1,5",  "0x",  "--1", "1e5x", "Infinity"}) {
     expect_set("k=" + std::string(text), "k", text);
   }
 }
@@ -133,7 +135,7 @@ TEST(LineParser, ForcedTypesRefuseOtherText) {
   for (const std::string_view text : {"1.0", "1e3", "abc", "", "0x", "+", "nan", "+-5", "0x-5"}) {
     EXPECT_EQ(error_of("set:i k \"" + std::string(text) + "\""), LineError::kNotInteger) << text;
   }
-  for (const std::string_view text : {"abc", "", "0x1f", "1.5f", "NAN", "infinite", "-", "+-1"}) {
+  for (const std::string_view text : {"abc", "", "0x1f", "1.5f", "nan0", "infinite", "-", "+-1"}) {
     EXPECT_EQ(error_of("set:f k \"" + std::string(text) + "\""), LineError::kNotNumber) << text;
   }
 }
@@ -148,6 +150,138 @@ TEST(LineParser, AddTakesNumbersInEveryNotation) {
   EXPECT_EQ(error_of("add k one"), LineError::kNotNumber);
   EXPECT_EQ(error_of("add:i k 1.5"), LineError::kNotInteger);
   EXPECT_EQ(error_of("add k"), LineError::kValueMissing);
+}
+
+TEST(LineParser, ANaNIsSetAndNotAdded) {
+  EXPECT_EQ(error_of("add k nan"), LineError::kNotToAdd);
+  EXPECT_EQ(error_of("add:f k -NaN"), LineError::kNotToAdd);
+  EXPECT_EQ(error_of("add k \"nan\""), LineError::kNotToAdd);
+  EXPECT_EQ(error_of("set:f k nan"), LineError::kNone);
+  expect_add("add k -inf", "k", -kInfinity);
+}
+
+// --- options behind the operands
+
+TEST(LineParser, ASetTakesTimeToLiveVersionAndEphemeralInAnyOrder) {
+  for (const std::string_view line : {"set k 5 ttl=250ms version=42 ephemeral", "k=5 ephemeral\tversion=42  ttl=0.25 ",
+                                      "k=5 ttl=250000us version=42 ephemeral", "\"k\"=5 ttl=.25s ephemeral version=042",
+                                      "set:i k \"5\" ttl=250ms version=42 ephemeral"}) {
+    expect_set(line, "k", 5);
+    const SetOptions options = parse(line).command.options;
+    EXPECT_EQ(options.ttl, std::chrono::milliseconds(250)) << line;
+    EXPECT_EQ(options.version, 42U) << line;
+    EXPECT_TRUE(options.ephemeral) << line;
+  }
+  const SetOptions none = parse("k=ttl=5s").command.options;
+  EXPECT_EQ(none.ttl.count(), 0);
+  EXPECT_EQ(none.version, std::nullopt);
+  EXPECT_FALSE(none.ephemeral);
+  expect_set("k=\"two words\" ttl=1h", "k", "two words");
+  EXPECT_EQ(parse("k= version=18446744073709551615").command.options.version, ~std::uint64_t{0});
+  EXPECT_EQ(parse("del k version=7").command.options.version, 7U);
+}
+
+TEST(LineParser, OptionsThatAreNoneOrInTheWrongPlaceAreErrors) {
+  for (const std::string_view ttl :
+       {"ttl=", "ttl=0", "ttl=soon", "ttl=-5s", "ttl=5d", "ttl=0.5ms", "ttl=\"5s\"", "ttl=nan"})
+    EXPECT_EQ(error_of("set k 5 " + std::string(ttl)), LineError::kTimeToLive) << ttl;
+  for (const std::string_view version :
+       {"version=", "version=-1", "version=1.0", "version=18446744073709551616", "version=x"})
+    EXPECT_EQ(error_of("set k 5 " + std::string(version)), LineError::kVersion) << version;
+  for (const std::string_view twice : {"ttl=1s ttl=1s", "version=1 ttl=1s version=2", "ephemeral ephemeral"})
+    EXPECT_EQ(error_of("k=5 " + std::string(twice)), LineError::kOptionTwice) << twice;
+  for (const std::string_view word : {"EPHEMERAL", "ephemeral=1", "TTL=5s", "ttl", "words", "\"ttl=5s\"", "# comment"})
+    EXPECT_EQ(error_of("k=5 " + std::string(word)), LineError::kTrailingText) << word;
+  for (const std::string_view line :
+       {"add k 5 ttl=1s", "add k 5 version=1", "add k 5 ephemeral", "del k ttl=1s", "del k ephemeral"})
+    EXPECT_EQ(error_of(line), LineError::kOptionElsewhere) << line;
+  EXPECT_EQ(error_of("ttl=5s"), LineError::kNone) << "a key may be called so";
+  EXPECT_EQ(error_of("flush ttl=5s"), LineError::kTrailingText);
+}
+
+// --- rules of a source
+
+TEST(LineParser, AFixedTypeHoldsForUnquotedAndQuotedValuesAlike) {
+  LineRules rules;
+  rules.types.add("f/", FixedType::kFloat);
+  rules.types.add("i/", FixedType::kInteger);
+  rules.types.add("t/", FixedType::kText);
+  const auto value_of = [&](std::string_view line) { return parse(line, rules).command.value.to_value(); };
+  for (const std::string_view line :
+       {"f/k=180", "f/k=180.0", "f/k=\"180\"", "set f/k 0180", "set:f f/k 18e1", "add f/k 180"})
+    EXPECT_EQ(value_of(line), Value(180.0)) << line;
+  for (const std::string_view line : {"i/k=180", "i/k=\"180\"", "i/k=+0180", "set:i i/k 0xb4", "add i/k 180"})
+    EXPECT_EQ(value_of(line), Value(std::int64_t{180})) << line;
+  for (const std::string_view line : {"t/k=180", "set t/k \"180\"", "set:s t/k 180"})
+    EXPECT_EQ(value_of(line), Value("180")) << line;
+  EXPECT_EQ(value_of("other=180"), Value(std::int64_t{180}));
+  EXPECT_EQ(value_of("t/k=99999999999999999999"), Value("99999999999999999999"));
+}
+
+TEST(LineParser, WhatDoesNotConvertToItsFixedTypeIsAnError) {
+  LineRules rules;
+  rules.types.add("f/", FixedType::kFloat);
+  rules.types.add("i/", FixedType::kInteger);
+  rules.types.add("t/", FixedType::kText);
+  const auto error = [&](std::string_view line) { return parse(line, rules).error; };
+  EXPECT_EQ(error("f/k=fast"), LineError::kNotNumber);
+  EXPECT_EQ(error("f/k="), LineError::kNotNumber);
+  EXPECT_EQ(error("f/k=1e999"), LineError::kFloatOutOfRange);
+  EXPECT_EQ(error("i/k=180.5"), LineError::kNotInteger);
+  EXPECT_EQ(error("i/k=180.0"), LineError::kNotInteger);
+  EXPECT_EQ(error("i/k=\"\""), LineError::kNotInteger);
+  EXPECT_EQ(error("i/k=9223372036854775808"), LineError::kIntegerOutOfRange);
+  EXPECT_EQ(error("set:i f/k 180"), LineError::kTypeIsFixed);
+  EXPECT_EQ(error("set:s i/k 180"), LineError::kTypeIsFixed);
+  EXPECT_EQ(error("add:f i/k 180"), LineError::kTypeIsFixed);
+  EXPECT_EQ(error("add t/k 180"), LineError::kFixedAsText);
+  EXPECT_EQ(error("add f/k nan"), LineError::kNotToAdd);
+  EXPECT_EQ(error("del t/k"), LineError::kNone);
+}
+
+TEST(LineParser, TheLongestPrefixFixesTheType) {
+  LineRules rules;
+  rules.types.add("", FixedType::kText);
+  rules.types.add("pump/7/", FixedType::kInteger);
+  rules.types.add("pump/", FixedType::kFloat);
+  const auto value_of = [&](std::string_view line) { return parse(line, rules).command.value.to_value(); };
+  EXPECT_EQ(value_of("pump/7/rpm=1"), Value(std::int64_t{1}));
+  EXPECT_EQ(value_of("pump/8/rpm=1"), Value(1.0));
+  EXPECT_EQ(value_of("fan=1"), Value("1"));
+}
+
+TEST(SourceRules, GiveTheSetsOfASourceWhatTheirLinesDoNotSay) {
+  const SourceRules all({{"/a:b", "/c"}, "/s"}, {"k=x=float"},
+                        {"all:version=3", "socket:ephemeral,ttl=5s", "/a:b:ttl=1min,type=text", "/s:version=9"});
+  const auto options = [&](const std::string& source, std::string_view line) {
+    return parse(line, all.of(source)).command.options;
+  };
+  EXPECT_EQ(options("/a:b", "k=1").ttl, std::chrono::minutes(1));
+  EXPECT_EQ(options("/a:b", "k=1 ttl=2s").ttl, std::chrono::seconds(2));
+  EXPECT_EQ(options("/a:b", "k=1").version, 3U);
+  EXPECT_EQ(options("/a:b", "k=1 version=4").version, 4U);
+  EXPECT_EQ(options("/a:b", "del k").version, 3U);
+  EXPECT_FALSE(options("/a:b", "k=1").ephemeral);
+  EXPECT_EQ(options("/a:b", "add k 1").ttl.count(), 0);
+  EXPECT_EQ(options(kSockets, "k=1").ttl, std::chrono::seconds(5));
+  EXPECT_TRUE(options(kSockets, "k=1").ephemeral);
+  EXPECT_TRUE(options("/s", "k=1").ephemeral) << "a socket with a path is a socket";
+  EXPECT_EQ(options("/s", "k=1").version, 9U);
+  EXPECT_EQ(options("/c", "k=1").version, 3U);
+  EXPECT_EQ(options(kStandardInput, "k=1").ttl.count(), 0);
+  EXPECT_EQ(parse("a=1", all.of("/a:b")).command.value.type(), Type::kBytes);
+  EXPECT_EQ(parse("\"k=x\"=1", all.of("/a:b")).command.value.type(), Type::kFloat64) << "a longer prefix goes first";
+}
+
+TEST(SourceRules, NonsenseIsRefused) {
+  const SourceNames names{{"/f"}, "/s"};
+  for (const std::string type : {"", "float", "k=", "k=double", "k=FLOAT"})
+    EXPECT_THROW(SourceRules(names, {type}, {}), std::invalid_argument) << type;
+  for (const std::string defaults :
+       {"", "ttl=5s", "/other:ttl=5s", "/f:", "/f:ttl=0", "/f:ttl=5s,", "/f:version=x", "/f:type=int", "/f:ephemeral",
+        "all:ephemeral", "stdin:ttl=5s,ephemeral", "/f:ttl", "/f:ttl=5s ephemeral"}) {
+    EXPECT_THROW(SourceRules(names, {}, {defaults}), std::invalid_argument) << defaults;
+  }
 }
 
 TEST(LineParser, QuotesCarryAnyByte) {
@@ -191,7 +325,7 @@ TEST(LineParser, EveryOtherLineIsRefusedWithItsReason) {
   EXPECT_EQ(error_of("\"\"=5"), LineError::kKeyEmpty);
   EXPECT_EQ(error_of("set \"\" 5"), LineError::kKeyEmpty);
   EXPECT_EQ(error_of("a=two words"), LineError::kTrailingText);
-  EXPECT_EQ(error_of("set a 5 ttl=3"), LineError::kTrailingText);
+  EXPECT_EQ(error_of("set a 5 expires=3"), LineError::kTrailingText);
 }
 
 TEST(LineParser, KeysAndValuesUpToTheirLimitAreAcceptedAndNotAByteMore) {
@@ -254,10 +388,12 @@ TEST(LineParser, AnyBytesGiveACommandWithinTheLimitsOrAnError) {
   const unsigned seed = seed_of_run();
   SCOPED_TRACE("SHMSTATE_TEST_SEED=" + std::to_string(seed));
   std::mt19937 random(seed);
-  const std::vector<std::string_view> pieces{"set",   "add", "del",  ":i",  ":f",  ":s", " ", "\t",
-                                             "=",     "\"",  "\\",   "\\x", "\\0", "k",  "1", "-",
-                                             ".",     "e",   "0x",   "nan", "inf", "#",  "+", "9223372036854775808",
-                                             "begin", "\r",  "\0"sv, "\xff"};
+  const std::vector<std::string_view> pieces{
+      "ttl=",  "version=", "ephemeral", "5s",  "set", "add", "del",
+      ":i",    ":f",       ":s",        " ",   "\t",  "=",   "\"",
+      "\\",    "\\x",      "\\0",       "k",   "1",   "-",   ".",
+      "e",     "0x",       "nan",       "inf", "#",   "+",   "9223372036854775808",
+      "begin", "\r",       "\0"sv,      "\xff"};
   for (int round = 0; round < 50000; ++round) {
     std::string line;
     for (std::size_t left = random() % 12; left > 0; --left) line += pieces[random() % pieces.size()];
@@ -279,7 +415,7 @@ TEST(LineParser, AnyBytesGiveACommandWithinTheLimitsOrAnError) {
 std::vector<std::string> lines_of(LineSplitter& splitter, const std::vector<std::string_view>& chunks, bool finish) {
   std::vector<std::string> lines;
   const auto keep = [&](const Line& line) {
-    lines.push_back(std::to_string(line.number) + (line.is_too_long ? "!" : ":" + std::string(line.text)));
+    lines.push_back(std::to_string(line.number) + (line.is_too_long ? "!" : ":") + std::string(line.text));
     return true;
   };
   for (const std::string_view chunk : chunks) EXPECT_EQ(splitter.feed(chunk, keep), chunk.size());
@@ -301,7 +437,7 @@ TEST(LineSplitter, ATooLongLineIsToldOnceAndSkippedToItsNewline) {
   for (const std::vector<std::string_view>& chunks :
        {std::vector{"0123456789a\nok\n"sv}, {"01234", "56789", "a", "bc\nok\n"}, {"0123456789a", "\nok\n"}}) {
     LineSplitter splitter(10);
-    EXPECT_EQ(lines_of(splitter, chunks, true), (Texts{"1!", "2:ok"}));
+    EXPECT_EQ(lines_of(splitter, chunks, true), (Texts{"1!0123456789", "2:ok"}));
   }
 }
 
@@ -337,6 +473,62 @@ TEST(LineSplitter, AStreamEnteredInTheMiddleOfALineBeginsWithTheNextOne) {
   EXPECT_EQ(lines_of(splitter, {"f of it\nwhole\n"}, true), (Texts{"1:whole"}));
 }
 
+TEST(LineSplitter, AByteOrderMarkIsNoPartOfTheFirstLine) {
+  const std::string_view stream =
+      "\xEF\xBB\xBF"
+      "a=1\n\xEF\xBB\xBF"
+      "b=2\n";
+  for (std::size_t step = 1; step <= stream.size(); ++step) {
+    std::vector<std::string_view> chunks;
+    for (std::size_t at = 0; at < stream.size(); at += step) chunks.push_back(stream.substr(at, step));
+    LineSplitter splitter(100);
+    EXPECT_EQ(lines_of(splitter, chunks, true), (Texts{"1:a=1",
+                                                       "2:\xEF\xBB\xBF"
+                                                       "b=2"}))
+        << step;
+    EXPECT_EQ(lines_of(splitter, chunks, true), (Texts{"3:a=1",
+                                                       "4:\xEF\xBB\xBF"
+                                                       "b=2"}))
+        << "another stream";
+  }
+  LineSplitter splitter(100);
+  EXPECT_EQ(lines_of(splitter, {"\xEF\xBB\xBF"}, true), (Texts{"1:"}));
+  EXPECT_EQ(lines_of(splitter, {"\xEF\xBB\xBF\r\n"}, true), (Texts{"2:"}));
+  EXPECT_EQ(lines_of(splitter, {"\xEF\xBB\n"}, true), (Texts{"3:\xEF\xBB"})) << "half a mark is none";
+}
+
+TEST(LineSplitter, AStreamEnteredInTheMiddleBeginsWithNoByteOrderMark) {
+  LineSplitter splitter(100);
+  splitter.skip_rest_of_line();
+  EXPECT_EQ(lines_of(splitter,
+                     {"f\n\xEF\xBB\xBF"
+                      "a=1\n"},
+                     true),
+            (Texts{"1:\xEF\xBB\xBF"
+                   "a=1"}));
+}
+
+// A line of UTF-16 looks like one with NUL bytes in its key.
+TEST(LineSplitter, EveryLineOfAStreamInUtf16IsMarkedAndNoneOfTheNextStream) {
+  for (const std::string_view first : {"\xFF\xFE"
+                                       "a\0=\0"
+                                       "1\0\n"sv,
+                                       "\xFE\xFF\0a\0=\0"
+                                       "1\0\n"sv,
+                                       "\xFF\xFE\0\0a\0\0\0\n"sv, "\0\0\xFE\xFF\0\0\0a\n"sv}) {
+    LineSplitter splitter(100);
+    std::vector<bool> marks;
+    const auto keep = [&](const Line& line) {
+      marks.push_back(line.is_utf16);
+      return true;
+    };
+    for (const std::string_view chunk : {first, "\0b=2\n"sv}) (void)splitter.feed(chunk, keep);
+    splitter.finish(keep);
+    (void)splitter.feed("c=3\n", keep);
+    EXPECT_EQ(marks, (std::vector<bool>{true, true, false}));
+  }
+}
+
 // --- what a session does with lines
 
 std::string text_of(const Command& command) {
@@ -345,6 +537,7 @@ std::string text_of(const Command& command) {
   if (command.value.type() == Type::kInt64) value = " " + std::to_string(command.value.int64());
   if (command.value.type() == Type::kFloat64) value = " f" + std::to_string(command.value.float64());
   if (command.value.type() == Type::kBytes) value = " '" + std::string(command.value.bytes()) + "'";
+  if (command.options.ephemeral) value += " ephemeral";
   return verb + std::string(command.key) + value;
 }
 
@@ -370,7 +563,7 @@ class RecordingSink final : public MutationSink {
 
 class SessionTest : public ::testing::Test {
  protected:
-  Verdict say(std::string_view text) { return session_.handle({text, ++line_number_, false}); }
+  Verdict say(std::string_view text) { return session_.handle({.text = text, .number = ++line_number_}); }
   void say_all(const std::vector<std::string_view>& lines) {
     for (const std::string_view line : lines) say(line);
   }
@@ -403,8 +596,8 @@ TEST_F(SessionTest, ABadLineIsCountedAndTheNextOneWorks) {
 }
 
 TEST_F(SessionTest, ATooLongLineIsABadLine) {
-  EXPECT_TRUE(session_.handle({"", 1, true}).is_problem);
-  EXPECT_EQ(session_.problem(), "the line is too long");
+  EXPECT_TRUE(session_.handle({.text = "abc", .number = 1, .is_too_long = true}).is_problem);
+  EXPECT_EQ(session_.problem(), "the line is too long, in \"abc\"");
   EXPECT_EQ(tally_.bad_lines, 1U);
 }
 
@@ -499,7 +692,7 @@ TEST_F(SessionTest, WhatTheRingRefusesIsCountedByMutation) {
   const Verdict verdict = say("a=1");
   EXPECT_TRUE(verdict.is_ring_full);
   EXPECT_EQ(verdict.answer, Answer::kError);
-  EXPECT_TRUE(session_.problem().starts_with("refused: the ring is full")) << session_.problem();
+  EXPECT_TRUE(session_.problem().starts_with("key \"a\" refused: the ring is full")) << session_.problem();
   say_all({"begin", "a=1", "b=2"});
   EXPECT_TRUE(say("commit").is_ring_full);
   EXPECT_EQ(tally_.refused_mutations, 3U);
@@ -507,6 +700,101 @@ TEST_F(SessionTest, WhatTheRingRefusesIsCountedByMutation) {
   sink_.answer = Status::kOk;
   say("c=3");
   EXPECT_EQ(sink_.pushed, (Texts{"set c 3"}));
+}
+
+TEST_F(SessionTest, ALineOfUtf16IsABadLineWhateverItLooksLike) {
+  const Verdict verdict = session_.handle({.text = "a=1", .number = 1, .is_too_long = false, .is_utf16 = true});
+  EXPECT_TRUE(verdict.is_problem);
+  EXPECT_TRUE(session_.problem().starts_with("the text is UTF-16")) << session_.problem();
+  EXPECT_TRUE(sink_.pushed.empty());
+}
+
+// --- what a problem names
+
+TEST_F(SessionTest, AProblemNamesTheBeginningOfItsLine) {
+  say("nonsense \x01\n\"");
+  EXPECT_TRUE(session_.problem().ends_with(R"(, in "nonsense \x01\n\"")")) << session_.problem();
+  say("k=two " + std::string(1000, 'w'));
+  EXPECT_TRUE(session_.problem().ends_with("www...\"")) << session_.problem();
+  EXPECT_NE(session_.problem().find(", in \"k=two www"), std::string::npos);
+  EXPECT_LT(session_.problem().size(), 300U);
+}
+
+TEST_F(SessionTest, ARefusalNamesItsKey) {
+  sink_.answer = Status::kRingFull;
+  say("\"the key\"=1");
+  EXPECT_TRUE(session_.problem().starts_with("key \"the key\" refused: ")) << session_.problem();
+  say("add " + std::string(kKeyBytesMax, 'k') + " 1");
+  EXPECT_LT(session_.problem().size(), 300U);
+  say_all({"begin", "a=1", "b=2", "commit"});
+  EXPECT_TRUE(session_.problem().starts_with("batch with key \"a\" refused: ")) << session_.problem();
+}
+
+// --- what was lost since the last flush
+
+TEST_F(SessionTest, LostLinesAreCountedWithTheFirstOne) {
+  EXPECT_EQ(session_.lost_lines().take(), "");
+  say_all({"a=1", "nonsense", "b=2", "more nonsense"});
+  const std::string lost = session_.lost_lines().take();
+  EXPECT_TRUE(lost.starts_with("2 lines refused since the last flush, first: line 2: unknown command")) << lost;
+  EXPECT_TRUE(lost.ends_with("in \"nonsense\"")) << lost;
+  EXPECT_EQ(session_.lost_lines().take(), "") << "it is told once";
+}
+
+TEST_F(SessionTest, EveryLineOfADiscardedBatchIsLost) {
+  say_all({"begin", "a=1", "b=two words", "c=3", "commit"});
+  const std::string lost = session_.lost_lines().take();
+  EXPECT_TRUE(lost.starts_with("3 lines refused since the last flush, first: line 3: text after the end")) << lost;
+  say_all({"begin", "a=1", "abort"});
+  EXPECT_EQ(session_.lost_lines().take(), "") << "nobody refused it";
+  sink_.answer = Status::kTimeout;
+  say_all({"begin", "a=1", "b=2", "commit", "c=1"});
+  EXPECT_TRUE(session_.lost_lines().take().starts_with("3 lines refused since the last flush, first: line 12: batch"));
+}
+
+// --- ephemeral keys
+
+TEST_F(SessionTest, OnlyAConnectionHasEphemeralKeys) {
+  EXPECT_TRUE(say("a=1 ephemeral").is_problem);
+  EXPECT_TRUE(session_.problem().starts_with("only the keys of a connection can be ephemeral")) << session_.problem();
+  EXPECT_TRUE(sink_.pushed.empty());
+}
+
+TEST_F(SessionTest, TheFirstEphemeralKeyAsksForARingOfItsOwnAndEverythingGoesThereThen) {
+  RecordingSink own;
+  session_.set_own_ring(Session::OwnRing::kMayHave);
+  say("a=1");
+  EXPECT_EQ(say("b=2 ephemeral").answer, Answer::kAgainWithOwnRing);
+  EXPECT_EQ(tally_.lines, 1U);
+  session_.move_to_own_ring(own);
+  EXPECT_EQ(say("b=2 ephemeral").answer, Answer::kOk);
+  say_all({"c=3", "begin", "d=4 ephemeral", "e=5", "commit"});
+  EXPECT_EQ(sink_.pushed, (Texts{"set a 1"}));
+  EXPECT_EQ(own.pushed, (Texts{"set b 2 ephemeral", "set c 3", "[set d 4 ephemeral; set e 5]"}));
+}
+
+TEST_F(SessionTest, ABatchWithAnEphemeralKeyAsksAtItsCommit) {
+  RecordingSink own;
+  session_.set_own_ring(Session::OwnRing::kMayHave);
+  say_all({"begin", "a=1 ephemeral"});
+  EXPECT_EQ(say("commit").answer, Answer::kAgainWithOwnRing);
+  session_.move_to_own_ring(own);
+  EXPECT_EQ(say("commit").answer, Answer::kOk);
+  EXPECT_EQ(own.pushed, (Texts{"[set a 1 ephemeral]"}));
+  EXPECT_TRUE(tally_.is_clean());
+}
+
+TEST_F(SessionTest, WithoutARingOfItsOwnAnEphemeralLineIsRefused) {
+  session_.set_own_ring(Session::OwnRing::kMayHave);
+  const Verdict verdict = session_.refuse_own_ring({.text = "a=1 ephemeral", .number = 1}, "too many rings");
+  EXPECT_EQ(verdict.answer, Answer::kError);
+  EXPECT_EQ(session_.problem(), "no ring for ephemeral keys: too many rings");
+  EXPECT_EQ(tally_.refused_mutations, 1U);
+  say_all({"begin", "a=1 ephemeral", "b=2"});
+  (void)session_.refuse_own_ring({.text = "commit", .number = 4}, "too many rings");
+  EXPECT_EQ(tally_.discarded_batches, 1U);
+  EXPECT_TRUE(session_.lost_lines().take().starts_with("3 lines refused"));
+  EXPECT_EQ(say("commit").answer, Answer::kError) << "the batch is over";
 }
 
 // --- limited reports

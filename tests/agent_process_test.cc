@@ -50,6 +50,7 @@ TEST_F(AgentProcess, ABadLineIsReportedWithItsSourceAndNumberAndTheNextOneWorks)
   EXPECT_EQ(reader_.get<std::int64_t>("c"), 3);
   EXPECT_TRUE(contains(agent.log(), "shmstate: stdin, line 2: unknown command"));
   EXPECT_TRUE(contains(agent.log(), "shmstate: stdin, line 3: the integer does not fit 64 signed bits"));
+  EXPECT_TRUE(contains(agent.log(), ", in \"b=99999999999999999999\"")) << agent.log();
   EXPECT_TRUE(contains(agent.log(), "2 bad lines"));
 }
 
@@ -223,12 +224,12 @@ TEST_F(AgentProcess, AConnectionGetsOneAnswerALineOrBatch) {
   EXPECT_EQ(client.answer(), "ok");
   EXPECT_TRUE(client.answer().starts_with("error: the batch is discarded: line 10: text after the end"));
   EXPECT_EQ(client.answer(), "ok");
-  EXPECT_EQ(client.answer(), "error: commit without begin");
+  EXPECT_EQ(client.answer(), "error: commit without begin, in \"commit\"");
   client.say("text=x\nadd text 1\nflush\nlast=1");
   client.finish();
   EXPECT_EQ(client.answer(), "ok");
   EXPECT_EQ(client.answer(), "ok");
-  EXPECT_EQ(client.answer(), "error: rejected by the merger");
+  EXPECT_TRUE(client.answer().starts_with("error: rejected by the merger; 3 lines refused since the last flush"));
   EXPECT_EQ(client.answer(), "ok");
   EXPECT_EQ(client.answer(), "");
   becomes("last", 1);
@@ -303,6 +304,7 @@ TEST_F(AgentProcess, WhatAFullRingRefusesIsCountedAndAStopSignalIsStillHeard) {
     EXPECT_EQ(agent.wait(), 1);
     EXPECT_TRUE(contains(agent.log(), "mutations refused"));
     EXPECT_FALSE(contains(agent.log(), " 0 mutations refused"));
+    EXPECT_TRUE(contains(agent.log(), "key \"n\" refused: the ring is full"));
     merger_.go_on();
   }
 }
@@ -437,6 +439,274 @@ TEST_F(AgentProcess, AnInstanceMadeAnewEndsTheAgentSoThatItCanAttachAgain) {
   merger_ = start_merger(instance_);
   EXPECT_EQ(agent.wait(), 1);
   EXPECT_TRUE(contains(agent.log(), "was removed, or made anew"));
+}
+
+// `ok` was the answer to a producer whose every batch had been thrown away.
+TEST_F(AgentProcess, AFlushTellsWhatWasRefusedSinceTheLastOne) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path});
+  Client client(path);
+  Client other(path);
+  for (int i = 0; i < 3; ++i) client.say("begin\na=1\nb=two words\ncommit\n");
+  client.say("c=3\nflush\n");
+  const std::string answer = client.answer();
+  EXPECT_TRUE(answer.starts_with("error: 6 lines refused since the last flush, first: line 3: text after")) << answer;
+  EXPECT_TRUE(answer.ends_with("in \"b=two words\"")) << answer;
+  EXPECT_EQ(reader_.get<std::int64_t>("c"), 3);
+  client.say("flush\n");
+  EXPECT_EQ(client.answer(), "ok") << "it is told once";
+  other.say("flush\n");
+  EXPECT_EQ(other.answer(), "ok") << "and only to who said the lines";
+  merger_.stop();
+  client.say("nonsense\n");
+  client.say("begin\nflush\nabort\n");
+  EXPECT_TRUE(client.answer().starts_with("error: flush inside a batch"));
+  merger_.go_on();
+  client.say("flush\n");
+  EXPECT_TRUE(client.answer().starts_with("error: 2 lines refused since the last flush, first: line 16: unknown"));
+}
+
+TEST_F(AgentProcess, OptionsBehindAValueReachTheKey) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path, "--ack"});
+  Client client(path);
+  client.say("long=1 ttl=1h version=42\nold=1 version=5\nold=2 version=4\ngone=1 version=3\ndel gone version=3\n");
+  client.say("begin\nshort=1 ttl=1ms\nin_batch=1 version=9\ncommit\nflush\n");
+  for (int i = 0; i < 7; ++i) EXPECT_EQ(client.answer(), "ok");
+  const std::optional<EntryInfo> info = reader_.info("long");
+  ASSERT_TRUE(info && info->time_to_live);
+  EXPECT_GT(*info->time_to_live, 50min);
+  EXPECT_EQ(info->version, 42U);
+  EXPECT_EQ(reader_.get<std::int64_t>("old"), 1);
+  EXPECT_TRUE(exists("gone")) << "its version is not higher";
+  EXPECT_EQ(reader_.info("in_batch")->version, 9U);
+  eventually("an end of the short life", [&] { return !exists("short"); });
+}
+
+// --- ephemeral keys
+
+TEST_F(AgentProcess, EphemeralKeysEndWithTheirConnection) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path});
+  std::vector<Client> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.emplace_back(path);
+    const std::string key = "presence/" + std::to_string(i);
+    clients.back().say(key + "=0\n" + key + "=1 ephemeral\nstays/" + std::to_string(i) + "=1\nflush\n");
+    EXPECT_EQ(clients.back().answer(), "ok");
+    EXPECT_EQ(reader_.get<std::int64_t>(key), 1) << "in the order in which it was said";
+  }
+  clients[0].close();
+  clients[1].finish();
+  for (const char* key : {"presence/0", "presence/1"}) {
+    eventually("an end of " + std::string(key), [&] { return !exists(key); });
+  }
+  clients[2].say("flush\n");
+  EXPECT_EQ(clients[2].answer(), "ok");
+  EXPECT_TRUE(exists("presence/2"));
+  for (const char* key : {"stays/0", "stays/1", "stays/2"}) EXPECT_TRUE(exists(key));
+  agent.signal(SIGTERM);
+  EXPECT_EQ(agent.wait(), 0);
+  eventually("an end of the last one", [&] { return !exists("presence/2"); });
+  EXPECT_TRUE(exists("stays/2"));
+}
+
+TEST_F(AgentProcess, EphemeralKeysEndWithTheAgent) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path});
+  Client client(path);
+  client.say("begin\na=1 ephemeral\nb=2\ncommit\nflush\n");
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_TRUE(exists("a"));
+  agent.kill();
+  eventually("an end of the key", [&] { return !exists("a"); });
+  EXPECT_TRUE(exists("b"));
+}
+
+TEST_F(AgentProcess, AnEphemeralKeyThatSomebodyElseHasSetSinceStays) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path});
+  Client first(path);
+  Client second(path);
+  for (Client* client : {&first, &second}) {
+    client->say("leader=1 ephemeral\nflush\n");
+    EXPECT_EQ(client->answer(), "ok");
+  }
+  first.say("only_first=1 ephemeral\nflush\n");
+  EXPECT_EQ(first.answer(), "ok");
+  first.close();
+  eventually("an end of the first", [&] { return !exists("only_first"); });
+  EXPECT_TRUE(exists("leader"));
+}
+
+// Between two rings there is no order, so the second one waits for the first; others do not wait meanwhile.
+TEST_F(AgentProcess, TheFirstEphemeralKeyWaitsForWhatItsConnectionSaidBefore) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path, "--ack", "--flush-timeout", "60s"});
+  Client client(path);
+  Client other(path);
+  client.say("a=1\nflush\n");
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_EQ(client.answer(), "ok");
+  merger_.stop();
+  client.say("a=2\na=3 ephemeral\na=4\n");
+  EXPECT_EQ(client.answer(), "ok");
+  other.say("b=1\n");
+  EXPECT_EQ(other.answer(), "ok");
+  EXPECT_FALSE(client.has_answer());
+  merger_.go_on();
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_EQ(client.answer(), "ok");
+  client.say("flush\n");
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_EQ(reader_.get<std::int64_t>("a"), 4);
+}
+
+TEST_F(AgentProcess, AnEphemeralLineIsRefusedWhenWhatCameBeforeIsNotMergedInTime) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path, "--ack", "--flush-timeout", "50ms"});
+  Client client(path);
+  merger_.stop();
+  client.say("a=1\na=2 ephemeral\nb=3");
+  client.finish();
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_EQ(client.answer(), "error: no ring for ephemeral keys: what came before is not merged: timed out");
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_EQ(client.answer(), "");
+  merger_.go_on();
+  becomes("b", 3);
+  EXPECT_EQ(reader_.get<std::int64_t>("a"), 1);
+}
+
+TEST_F(AgentProcess, WithoutAPlaceForItsRingAConnectionGetsNoEphemeralKeys) {
+  merger_.kill();
+  fs::remove_all(instance_);
+  merger_ = start_merger(instance_, {"--max-rings", "1"});
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path, "--strict"});
+  const Reader reader{instance_.string()};
+  Client client(path);
+  Client other(path);
+  other.say("b=1\nflush\n");
+  EXPECT_EQ(other.answer(), "ok");
+  client.say("a=1 ephemeral\nflush\n");
+  const std::string answer = client.answer();
+  EXPECT_TRUE(answer.starts_with("error: ring refused")) << answer;
+  other.say("b=2\nflush\n");
+  EXPECT_EQ(other.answer(), "ok") << "nobody else suffers";
+  EXPECT_FALSE(reader.get<Value>("a"));
+  agent.signal(SIGTERM);
+  EXPECT_EQ(agent.wait(), 1) << "it was lost";
+}
+
+TEST_F(AgentProcess, WhatTheMergerRejectsOfAConnectionsOwnRingIsCounted) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path, "--strict"});
+  Client client(path);
+  client.say("text=x ephemeral\nadd text 1\nflush\n");
+  EXPECT_EQ(client.answer(), "error: rejected by the merger");
+  client.say("add text 1\n");
+  client.close();
+  agent.will_log("the merger has rejected 2 mutations of its own ring");
+  agent.signal(SIGTERM);
+  EXPECT_EQ(agent.wait(), 1);
+  EXPECT_TRUE(contains(agent.log(), "2 rejected by the merger"));
+}
+
+// --- what is decided about a source's lines
+
+TEST_F(AgentProcess, AFixedTypeStaysWhateverTheValuesLookLike) {
+  Agent agent = start_agent({"--type", "load/=float", "--type", "load/name=text"});
+  agent.say("load/1=0.5\nload/1=180\nload/2=\"7\"\nload/name=7\nload/1=high\nadd load/1 1\n");
+  agent.close_input();
+  EXPECT_EQ(agent.wait(), 0);
+  EXPECT_EQ(reader_.get<Value>("load/1"), Value(181.0));
+  EXPECT_EQ(reader_.get<Value>("load/2"), Value(7.0));
+  EXPECT_EQ(reader_.get<Value>("load/name"), Value("7"));
+  EXPECT_TRUE(contains(agent.log(), "stdin, line 5: the value is not a number, in \"load/1=high\""));
+  EXPECT_TRUE(contains(agent.log(), "1 bad lines"));
+}
+
+TEST_F(AgentProcess, ASourceGivesOptionsToAllItsSets) {
+  const fs::path path = directory_ / "socket";
+  const fs::path fifo = directory_ / "fifo";
+  Agent agent = start_agent({"--stdin", "--socket", path, "--fifo", fifo, "--defaults", "socket:ephemeral",
+                             "--defaults", fifo.string() + ":ttl=1h,type=text", "--defaults", "all:version=7"});
+  agent.will_log("pushing into");
+  Client client(path);
+  client.say("from_socket=1\nflush\n");
+  EXPECT_EQ(client.answer(), "ok");
+  EXPECT_TRUE(reader_.info("from_socket")->ephemeral);
+  append(fifo, "from_fifo=1\n");
+  eventually("a key", [&] { return exists("from_fifo"); });
+  EXPECT_TRUE(reader_.info("from_fifo")->time_to_live);
+  EXPECT_EQ(reader_.get<Value>("from_fifo"), Value("1"));
+  agent.say("from_stdin=1\n");
+  becomes("from_stdin", 1);
+  EXPECT_EQ(reader_.info("from_stdin")->version, 7U);
+  EXPECT_FALSE(reader_.info("from_stdin")->time_to_live);
+  client.close();
+  eventually("its end", [&] { return !exists("from_socket"); });
+}
+
+TEST_F(AgentProcess, RulesThatMakeNoSenseAreUsageErrors) {
+  for (const std::vector<std::string>& options : {std::vector<std::string>{"--type", "load/=double"},
+                                                  {"--defaults", "stdin:ephemeral"},
+                                                  {"--defaults", "/x:ttl=1s"}}) {
+    Agent agent = start_agent(options);
+    EXPECT_EQ(agent.wait(), 2);
+    EXPECT_TRUE(contains(agent.log(), "shmstate: \"" + options[1] + "\": ")) << agent.log();
+  }
+}
+
+// --- byte order marks
+
+constexpr auto kMark = "\xEF\xBB\xBF";
+
+TEST_F(AgentProcess, AByteOrderMarkAtTheStartOfAnyStreamIsNoPartOfAKey) {
+  const fs::path path = directory_ / "socket";
+  const fs::path fifo = directory_ / "fifo";
+  const fs::path file = directory_ / "file";
+  Agent agent = start_agent({"--stdin", "--socket", path, "--fifo", fifo, "--follow", file});
+  agent.will_log("pushing into");
+  agent.say(kMark + std::string("stdin=1\n"));
+  becomes("stdin", 1);
+  for (const int round : {1, 2}) {
+    append(fifo, kMark + ("fifo=" + std::to_string(round)) + "\n");
+    becomes("fifo", round);
+    Client client(path);
+    client.say(std::string(kMark).substr(0, 1));
+    client.say(std::string(kMark).substr(1) + "socket=" + std::to_string(round) + "\nflush\n");
+    EXPECT_EQ(client.answer(), "ok");
+    becomes("socket", round);
+  }
+  replace(file, kMark + std::string("file=1\n"));
+  becomes("file", 1);
+  replace(directory_ / "new", kMark + std::string("file=2\n"));
+  fs::rename(directory_ / "new", file);
+  becomes("file", 2);
+  replace(file, kMark + std::string("f=3\n"));  // shorter: truncated
+  becomes("f", 3);
+  EXPECT_EQ(reader_.snapshot().size(), 5U) << "and nothing beside them";
+}
+
+TEST_F(AgentProcess, AStreamInUtf16IsRefusedAndTheNextOneIsRead) {
+  const fs::path path = directory_ / "socket";
+  Agent agent = start_agent({"--socket", path});
+  Client wide(path);
+  wide.say(
+      std::string("\xFF\xFE"
+                  "a\0=\0"
+                  "1\0\n\0"
+                  "b\0=\0"
+                  "2\0\n\0",
+                  18));
+  wide.finish();
+  agent.will_log("line 1: the text is UTF-16 or UTF-32, as its first bytes say; write UTF-8");
+  Client plain(path);
+  plain.say("c=3\nflush\n");
+  EXPECT_EQ(plain.answer(), "ok");
+  EXPECT_EQ(reader_.snapshot().size(), 1U);
 }
 
 TEST_F(AgentProcess, WrongUseIsAClearError) {

@@ -564,6 +564,17 @@ TEST_F(CtlProcess, LoadRefusesWhatIsNoDump) {
   EXPECT_EQ(ctl({"dump", "--json"}).code, 2);
 }
 
+// The mark that an editor put before a dump made it none; a dump in UTF-16 was only said to be none.
+TEST_F(CtlProcess, ADumpMayBeginWithAByteOrderMark) {
+  EXPECT_EQ(out({"load"}, "\xEF\xBB\xBF# shmstate dump 1\nmarked\tint64\t1\n# end 1\n"), "");
+  EXPECT_EQ(out({"get", "marked"}), "1\n");
+  for (const std::string mark : {"\xFF\xFE", "\xFE\xFF"}) {
+    const Result result = ctl({"load"}, mark + "#");
+    EXPECT_EQ(result.code, 2);
+    EXPECT_NE(result.err.find("line 1: the text is UTF-16"), std::string::npos) << result.err;
+  }
+}
+
 // Any key survives, also one that looks as the end of a dump does.
 TEST_F(CtlProcess, AKeyThatLooksLikeTheEndOfADumpMadeItUnloadable) {
   for (const char* key : {"# end 1", "# end 2", "# shmstate dump 1"}) out({"set", key, "1"});

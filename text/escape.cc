@@ -14,7 +14,35 @@ std::optional<char> take_hex_byte(std::string_view& text) noexcept {
   return static_cast<char>(byte);
 }
 
+constexpr std::size_t kExcerptBytes = 64;
+
+void append_escaped(std::string& text, char byte) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  const auto value = static_cast<unsigned char>(byte);
+  switch (byte) {
+    case '\n': text += "\\n"; return;
+    case '\t': text += "\\t"; return;
+    case '\r': text += "\\r"; return;
+    case '\0': text += "\\0"; return;
+    case '\\':
+    case '"': (text += '\\') += byte; return;
+    default: break;
+  }
+  if (byte >= ' ' && byte <= '~') {
+    text += byte;
+  } else {
+    text += {'\\', 'x', kHex[value >> 4], kHex[value & 15]};
+  }
+}
+
 }  // namespace
+
+std::string excerpt(std::string_view bytes) {
+  std::string text = "\"";
+  for (const char byte : bytes.substr(0, kExcerptBytes)) append_escaped(text, byte);
+  text += bytes.size() > kExcerptBytes ? "...\"" : "\"";
+  return text;
+}
 
 std::optional<char> take_escape(std::string_view& text) noexcept {
   if (text.empty()) return std::nullopt;

@@ -42,6 +42,12 @@ sigset_t stop_signals() {
   return signals;
 }
 
+WriterOptions for_own_rings(WriterOptions options) {
+  options.name += " (connection)";
+  options.attach_timeout = {};
+  return options;
+}
+
 }  // namespace
 
 StopSignal::StopSignal(EventLoop& loop) {
@@ -77,7 +83,9 @@ Agent::Agent(Options options)
                .read_buffer = read_buffer_,
                .batch_bytes_max = std::bit_ceil(options_.writer.ring_bytes),
                .notifier = notifier_,
-               .followed_files = {}},
+               .followed_files = {},
+               .instance = writer_.path(),
+               .writer = for_own_rings(options_.writer)},
       instance_identity_(identity_of(writer_.path() + "/control")),
       next_tick_(Clock::now() + kTick) {
   open_sources();
@@ -97,7 +105,7 @@ int Agent::run() {
 void Agent::open_sources() {
   for (const std::string& path : options_.fifos) open_fifo(path);
   for (const std::string& path : options_.files) {
-    add_input(std::make_unique<FollowedFile>(context_, path, options_.from_start));
+    add_input(std::make_unique<FollowedFile>(context_, path, options_.from_start), path);
   }
   listen_on_sockets_of_systemd();
   if (!options_.socket.empty()) {
@@ -118,13 +126,13 @@ void Agent::open_fifo(const std::string& path) {
   if (is_known) {
     spdlog::warn("FIFO {} was given twice; it is read once", path);
   } else {
-    add_input(std::move(fifo));
+    add_input(std::move(fifo), path);
   }
 }
 
 void Agent::open_stdin_if_alone() {
   const bool is_alone = inputs_.empty() && listeners_.empty();
-  if (is_alone || options_.reads_stdin) add_input(std::make_unique<StandardInput>(context_));
+  if (is_alone || options_.reads_stdin) add_input(std::make_unique<StandardInput>(context_), kStandardInput);
 }
 
 void Agent::listen_on_sockets_of_systemd() {
@@ -144,7 +152,12 @@ void Agent::listen_on_sockets_of_systemd() {
   }
 }
 
-void Agent::add_input(std::unique_ptr<Input> input) {
+void Agent::add_input(std::unique_ptr<Input> input, const std::string& source) {
+  input->set_rules(options_.rules.of(source));
+  start_input(std::move(input));
+}
+
+void Agent::start_input(std::unique_ptr<Input> input) {
   inputs_.push_back(std::move(input));
   inputs_.back()->start();
 }
@@ -152,13 +165,13 @@ void Agent::add_input(std::unique_ptr<Input> input) {
 void Agent::add_listener(os::Fd fd, const std::string& path) {
   listeners_.push_back(std::make_unique<Listener>(
       loop_, std::move(fd), path,
-      [this](os::Fd connection, const std::string& name) { add_connection(std::move(connection), name); }));
+      [this, path](os::Fd connection, const std::string& name) { add_connection(std::move(connection), name, path); }));
   share_places();
 }
 
-void Agent::add_connection(os::Fd fd, const std::string& name) {
-  inputs_.push_back(std::make_unique<Connection>(context_, std::move(fd), name, options_.answers_lines));
-  inputs_.back()->start();
+void Agent::add_connection(os::Fd fd, const std::string& name, const std::string& path) {
+  auto connection = std::make_unique<Connection>(context_, std::move(fd), name, options_.answers_lines);
+  add_input(std::move(connection), path == options_.socket ? path : kSockets);
   ++connection_count_;
   share_places();
 }
@@ -208,9 +221,12 @@ void Agent::tick() {
 void Agent::look_after_names() {
   std::vector<std::unique_ptr<Input>> successors;
   for (const std::unique_ptr<Input>& input : inputs_) {
-    if (auto successor = input->look_after_name()) successors.push_back(std::move(successor));
+    if (auto successor = input->look_after_name()) {
+      successor->set_rules(input->rules());
+      successors.push_back(std::move(successor));
+    }
   }
-  for (std::unique_ptr<Input>& successor : successors) add_input(std::move(successor));
+  for (std::unique_ptr<Input>& successor : successors) start_input(std::move(successor));
   look_after_socket();
   look_after_sockets_of_systemd();
 }
@@ -257,6 +273,7 @@ void Agent::report_rejections() {
 
 /// The writer notices a loss only when it waits, and a removed instance not even then.
 void Agent::look_after_ring() {
+  for (const std::unique_ptr<Input>& input : inputs_) input->look_after_own_ring();
   (void)sink_.note(writer_.flush(writer_.ticket(), kNoWait));
   if (identity_of(writer_.path() + "/control") != instance_identity_) (void)sink_.note(Status::kNoInstance);
 }
@@ -298,9 +315,22 @@ bool Agent::is_drained() const {
 void Agent::close() {
   for (const std::unique_ptr<Input>& input : inputs_) input->abandon();
   socket_file_.reset();
+  settle_own_rings();
   listeners_.clear();
   inputs_.clear();
 }
+
+/// Connections that are still open: what they pushed is merged, and what was ephemeral ends.
+void Agent::settle_own_rings() {
+  const Clock::time_point deadline = Clock::now() + options_.flush_timeout;
+  for (const std::unique_ptr<Input>& input : inputs_) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    input->settle_own_ring(std::max(left, kNoWait));
+  }
+}
+
+/// By the merger, in whichever ring.
+std::uint64_t Agent::rejected() const noexcept { return writer_.counters().rejected + tally_.rejected_mutations; }
 
 int Agent::finish() {
   const Status status = flush_at_end();
@@ -314,7 +344,7 @@ int Agent::finish() {
   if (status == Status::kTimeout) {
     spdlog::warn("the last mutations are not readable yet; they stay in the ring until the merger takes them");
   }
-  const bool is_clean = tally_.is_clean() && status == Status::kOk && writer_.counters().rejected == 0;
+  const bool is_clean = tally_.is_clean() && status == Status::kOk && rejected() == 0;
   return options_.is_strict && !is_clean ? kExitFailure : kExitSuccess;
 }
 
@@ -328,8 +358,8 @@ void Agent::summarise() const {
   spdlog::info(
       "{} lines, {} mutations, {} batches; {} bad lines, {} mutations refused, {} rejected by the merger, "
       "{} batches discarded, {} losses of input",
-      tally_.lines, tally_.mutations, tally_.batches, tally_.bad_lines, tally_.refused_mutations,
-      writer_.counters().rejected, tally_.discarded_batches, tally_.losses);
+      tally_.lines, tally_.mutations, tally_.batches, tally_.bad_lines, tally_.refused_mutations, rejected(),
+      tally_.discarded_batches, tally_.losses);
 }
 
 std::string Agent::ring_loss_text() const {

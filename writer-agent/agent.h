@@ -51,10 +51,11 @@ class Agent {
   void open_sources();
   void open_stdin_if_alone();
   void listen_on_sockets_of_systemd();
-  void add_input(std::unique_ptr<Input> input);
+  void add_input(std::unique_ptr<Input> input, const std::string& source);
+  void start_input(std::unique_ptr<Input> input);
   void open_fifo(const std::string& path);
   void add_listener(os::Fd fd, const std::string& path);
-  void add_connection(os::Fd fd, const std::string& name);
+  void add_connection(os::Fd fd, const std::string& name, const std::string& path);
 
   [[nodiscard]] bool is_over() const;
   void round();
@@ -67,6 +68,9 @@ class Agent {
   void share_places();
   void report_rejections();
   void look_after_ring();
+
+  void settle_own_rings();
+  [[nodiscard]] std::uint64_t rejected() const noexcept;
 
   void drain();
   void take_last_connections();

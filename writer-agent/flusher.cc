@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "writer-agent/input.h"
+#include "writer-agent/own_ring.h"
 #include "writer-agent/writer_sink.h"
 
 namespace shmstate::agent {
@@ -12,13 +13,23 @@ constexpr std::chrono::milliseconds kMoment{1};
 
 }  // namespace
 
-std::optional<Status> Flusher::flush(Input& input) {
-  const Ticket ticket = writer_->ticket();
+/// A writer's flush also returns the first failure of a push since the last flush. That was told when it happened, and
+/// a push that timed out must not look like a flush that did: so it asks again.
+Status RingWait::wait(Ticket ticket, std::chrono::milliseconds timeout) {
+  Status status = writer_->flush(ticket, timeout);
+  if (status == Status::kTimeout) status = writer_->flush(ticket, std::chrono::nanoseconds(0));
+  if (status == Status::kTimeout || is_ring_loss(status)) return status;
+  const std::uint64_t rejected = writer_->counters().rejected;
+  return std::exchange(rejected_told_, rejected) == rejected ? Status::kOk : Status::kRejected;
+}
+
+std::optional<Status> Flusher::flush(Input& input, OwnRing* own_ring) {
+  Waiting waiting{&input, writer_->ticket(), own_ring, Clock::now() + timeout_};
   if (waiting_.empty()) {
-    const Status status = wait(ticket, kMoment);
+    const Status status = look(waiting, kMoment);
     if (status != Status::kTimeout) return status;
   }
-  waiting_.push_back({&input, ticket, Clock::now() + timeout_});
+  waiting_.push_back(waiting);
   return std::nullopt;
 }
 
@@ -27,23 +38,24 @@ void Flusher::forget(const Input& input) noexcept {
 }
 
 void Flusher::poll() {
-  while (!waiting_.empty()) {
-    const Waiting first = waiting_.front();
-    const Status status = wait(first.ticket, kMoment);
-    if (status == Status::kTimeout && Clock::now() < first.deadline) return;
-    waiting_.pop_front();
-    first.input->on_flushed(status);
+  std::chrono::milliseconds patience = kMoment;
+  for (auto waiting = waiting_.begin(); waiting != waiting_.end();) {
+    const Status status = look(*waiting, std::exchange(patience, std::chrono::milliseconds(0)));
+    if (status == Status::kTimeout && Clock::now() < waiting->deadline) {
+      ++waiting;
+      continue;
+    }
+    Input* const input = waiting->input;
+    waiting = waiting_.erase(waiting);
+    input->on_flushed(status);
   }
 }
 
-/// A writer's flush also returns the first failure of a push since the last flush. That was told when it happened, and
-/// a push that timed out must not look like a flush that did: so it asks again.
-Status Flusher::wait(Ticket ticket, std::chrono::milliseconds timeout) {
-  Status status = writer_->flush(ticket, timeout);
-  if (status == Status::kTimeout) status = writer_->flush(ticket, std::chrono::nanoseconds(0));
-  if (status == Status::kTimeout || is_ring_loss(status)) return status;
-  const std::uint64_t rejected = writer_->counters().rejected;
-  return std::exchange(rejected_told_, rejected) == rejected ? Status::kOk : Status::kRejected;
+Status Flusher::look(Waiting& waiting, std::chrono::milliseconds timeout) {
+  if (waiting.common == Status::kTimeout) waiting.common = common_ring_.wait(waiting.ticket, timeout);
+  if (waiting.common == Status::kTimeout || waiting.own_ring == nullptr) return waiting.common;
+  const Status own = waiting.own_ring->wait(timeout);
+  return own == Status::kOk ? waiting.common : own;
 }
 
 }  // namespace shmstate::agent

@@ -35,26 +35,44 @@ void Input::on_events(std::uint32_t /*events*/) {
 }
 
 void Input::on_flushed(Status status) {
-  is_flushing_ = false;
-  answer_flush(status);
-  if (status != Status::kOk) report("flush: " + std::string(describe(status)));
+  const Awaited awaited = std::exchange(awaited_, Awaited::kNothing);
+  if (awaited == Awaited::kFlush) {
+    finish_flush(status);
+    if (status != Status::kOk) report("flush: " + std::string(describe(status)));
+  }
+  if (awaited == Awaited::kOwnRing) postponed_->flushed = status;
   context_->loop.call_again(*this);
 }
 
 bool Input::is_drained() const noexcept {
-  return has_ended_ || (held_.empty() && !is_flushing_ && (bytes_left_ == 0 || is_at_end_));
+  return has_ended_ || (held_.empty() && !postponed_ && !is_waiting() && (bytes_left_ == 0 || is_at_end_));
 }
 
 void Input::abandon() {
   send_answers();
   if (splitter_.drop_unfinished()) report("the last line is discarded: it has no newline yet");
+  if (postponed_) report("an ephemeral line is discarded: what came before it is not merged yet");
+  postponed_.reset();
   end_session();
+}
+
+void Input::settle_own_ring(std::chrono::milliseconds timeout) {
+  if (own_ring_ == nullptr) return;
+  const Status status = own_ring_->wait(timeout);
+  const std::uint64_t rejected = own_ring_->rejected();
+  if (status != Status::kOk && status != Status::kRejected) report("its own ring: " + std::string(describe(status)));
+  if (rejected > 0) report("the merger has rejected " + std::to_string(rejected) + " mutations of its own ring");
+  context_->tally.rejected_mutations += rejected;
+  if (is_ring_loss(status)) ++context_->tally.lost_rings;
+  own_ring_.reset();
 }
 
 /// Handles what was held back, or one chunk.
 void Input::take_turn() {
   if (has_ended_ || is_paused()) return;
-  if (held_.empty()) {
+  if (postponed_) {
+    take_postponed();
+  } else if (held_.empty()) {
     read_chunk();
   } else {
     take_held();
@@ -98,22 +116,66 @@ void Input::take_held() {
 }
 
 /// Returns whether the next line may be handled at once.
-bool Input::handle(const Line& line) {
-  const Verdict verdict = session_.handle(line);
+bool Input::handle(const Line& line) { return follow(line, session_.handle(line)); }
+
+bool Input::follow(const Line& line, const Verdict& verdict) {
   if (verdict.is_problem) context_->reporter.bad_line(name_, line.number, session_.problem());
-  if (verdict.answer == Answer::kFlushWhenReadable) {
-    const std::optional<Status> status = context_->flusher.flush(*this);
-    is_flushing_ = !status;
-    if (status) answer_flush(*status);
-  } else {
-    answer(verdict);
+  switch (verdict.answer) {
+    case Answer::kFlushWhenReadable: wait_for(Awaited::kFlush); break;
+    case Answer::kAgainWithOwnRing: postpone(line); break;
+    default: answer(verdict);
   }
-  return !is_paused() && !verdict.is_ring_full;
+  return !is_paused() && !postponed_ && !verdict.is_ring_full;
+}
+
+void Input::wait_for(Awaited awaited) {
+  const std::optional<Status> status = context_->flusher.flush(*this, own_ring_.get());
+  awaited_ = status ? Awaited::kNothing : awaited;
+  if (!status) return;
+  if (awaited == Awaited::kFlush) finish_flush(*status);
+  if (awaited == Awaited::kOwnRing) postponed_->flushed = *status;
+}
+
+void Input::finish_flush(Status status) {
+  const bool owes_rejection = std::exchange(owes_rejection_, false);
+  answer_flush(status == Status::kOk && owes_rejection ? Status::kRejected : status);
+}
+
+/// Until readers can see what went through the common ring: between two rings, there is no order.
+void Input::postpone(const Line& line) {
+  postponed_ = {.text = std::string(line.text), .number = line.number, .flushed = Status::kTimeout};
+  wait_for(Awaited::kOwnRing);
+  context_->loop.call_again(*this);
+}
+
+void Input::take_postponed() {
+  const Postponed postponed = std::move(*postponed_);
+  postponed_.reset();
+  const Line line{.text = postponed.text, .number = postponed.number};
+  const std::string problem = open_own_ring(postponed.flushed);
+  (void)follow(line, problem.empty() ? session_.handle(line) : session_.refuse_own_ring(line, problem));
+  if (is_at_end_) end_session();
+  context_->loop.call_again(*this);
+}
+
+/// Returns why not, or nothing.
+std::string Input::open_own_ring(Status flushed) {
+  if (flushed == Status::kRejected) owes_rejection_ = true;
+  if (flushed != Status::kOk && flushed != Status::kRejected) {
+    return "what came before is not merged: " + std::string(describe(flushed));
+  }
+  try {
+    own_ring_ = std::make_unique<OwnRing>(context_->instance, context_->writer);
+    session_.move_to_own_ring(own_ring_->sink());
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
 }
 
 void Input::finish_stream() {
   splitter_.finish([this](const Line& line) { return handle(line); });
-  end_session();
+  if (!postponed_) end_session();
 }
 
 void Input::end() {
@@ -128,12 +190,15 @@ void Input::end_session() {
 }
 
 void Input::end_when_done() {
-  if (has_ended_ || !is_at_end_ || is_flushing_ || has_answers()) return;
+  if (has_ended_ || !is_at_end_ || is_waiting() || postponed_ || has_answers()) return;
+  if (own_ring_ != nullptr && !std::exchange(is_settled_, true)) wait_for(Awaited::kEnd);
+  if (is_waiting()) return;
+  settle_own_ring(std::chrono::milliseconds(0));
   has_ended_ = true;
   context_->has_ended_inputs = true;
 }
 
-bool Input::is_paused() const { return is_flushing_ || (has_too_many_answers() && !is_draining()); }
+bool Input::is_paused() const { return is_waiting() || (has_too_many_answers() && !is_draining()); }
 
 std::uint32_t Input::wanted_events() const {
   if (has_ended_) return 0;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "writer-agent/event_loop.h"
 #include "writer-agent/flusher.h"
 #include "writer-agent/line_splitter.h"
+#include "writer-agent/own_ring.h"
 #include "writer-agent/reporter.h"
 #include "writer-agent/session.h"
 
@@ -34,6 +36,8 @@ struct InputContext {
   std::size_t batch_bytes_max = 0;
   Notifier& notifier;
   std::vector<FollowedFile*> followed_files;
+  std::string instance;  ///< for rings of their own
+  WriterOptions writer;
   bool has_ended_inputs = false;
   bool has_changed_names = false;  ///< of FIFOs and sockets
 };
@@ -42,9 +46,12 @@ class Input : public EventHandler {
  public:
   ~Input() override;
 
+  /// What is decided about its lines beforehand; the rules must outlive it.
+  void set_rules(const LineRules& rules) noexcept { session_.set_rules(rules); }
+  [[nodiscard]] const LineRules& rules() const noexcept { return session_.rules(); }
   void start();
   void on_events(std::uint32_t events) override;
-  /// The outcome of a `flush` line.
+  /// What was waited for with `Flusher::flush` is over.
   void on_flushed(Status status);
 
   [[nodiscard]] bool has_ended() const noexcept { return has_ended_; }
@@ -62,6 +69,11 @@ class Input : public EventHandler {
   [[nodiscard]] bool is_drained() const noexcept;
   /// Discards a line without its newline and a batch without `commit`, and reports them.
   virtual void abandon();
+  void look_after_own_ring() {
+    if (own_ring_ != nullptr) own_ring_->look();
+  }
+  /// Waits until what it pushed through a ring of its own is merged, and reports what became of it.
+  void settle_own_ring(std::chrono::milliseconds timeout);
 
  protected:
   static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
@@ -103,16 +115,35 @@ class Input : public EventHandler {
   [[nodiscard]] virtual bool has_too_many_answers() const { return false; }
 
   [[nodiscard]] const std::string& problem() const noexcept { return session_.problem(); }
+  [[nodiscard]] std::string take_lost_lines() { return session_.lost_lines().take(); }
+  /// Its keys may be ephemeral: they end with it.
+  void allow_own_ring() noexcept { session_.set_own_ring(Session::OwnRing::kMayHave); }
 
  private:
+  /// What it waits for until `on_flushed`, and reads nothing meanwhile.
+  enum class Awaited : std::uint8_t { kNothing, kFlush, kOwnRing, kEnd };
+  /// A line that needs a ring of its own, and what became of the wait for all before it.
+  struct Postponed {
+    std::string text;
+    std::uint64_t number;
+    Status flushed;
+  };
+
   void take_turn();
   void read_chunk();
   void take(std::string_view bytes);
   void take_held();
   bool handle(const Line& line);
+  bool follow(const Line& line, const Verdict& verdict);
+  void wait_for(Awaited awaited);
+  void finish_flush(Status status);
+  void postpone(const Line& line);
+  void take_postponed();
+  [[nodiscard]] std::string open_own_ring(Status flushed);
   void end_session();
   void end_when_done();
   void update_interest();
+  [[nodiscard]] bool is_waiting() const noexcept { return awaited_ != Awaited::kNothing; }
   [[nodiscard]] bool is_paused() const;
   [[nodiscard]] std::uint32_t wanted_events() const;
 
@@ -127,8 +158,13 @@ class Input : public EventHandler {
   std::string held_;  // read, but not handled yet: a line before it made the input wait
   std::size_t held_used_ = 0;
 
+  std::unique_ptr<OwnRing> own_ring_;
+  std::optional<Postponed> postponed_;
+  bool owes_rejection_ = false;  // seen by a wait that told nobody
+
   std::uint64_t bytes_left_ = kUnlimited;
-  bool is_flushing_ = false;
+  Awaited awaited_ = Awaited::kNothing;
+  bool is_settled_ = false;
   bool is_at_end_ = false;
   bool has_ended_ = false;
 };

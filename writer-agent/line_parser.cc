@@ -1,8 +1,14 @@
 #include "writer-agent/line_parser.h"
 
+#include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
 #include <optional>
+#include <utility>
 
+#include "text/byte_order_mark.h"
+#include "text/duration_text.h"
 #include "text/escape.h"
 #include "text/number_text.h"
 
@@ -93,6 +99,11 @@ class Cursor {
     return {value, false};
   }
 
+  /// The word up to a blank.
+  std::string_view take_option() {
+    return take_while([](char c) { return !is_blank(c); });
+  }
+
   Operand fail(LineError error) {
     if (error_ == LineError::kNone) error_ = error;
     return {};
@@ -162,6 +173,26 @@ NumberText number_of(std::string_view text, Typing typing) {
   }
 }
 
+Typing typing_of(FixedType fixed) {
+  switch (fixed) {
+    case FixedType::kInteger: return Typing::kInteger;
+    case FixedType::kFloat: return Typing::kFloat;
+    default: return Typing::kBytes;
+  }
+}
+
+/// How a value is typed whose key has a fixed type.
+LineError fix_typing(FixedType fixed, Verb verb, Typing& typing) {
+  if (verb == Verb::kAdd && fixed == FixedType::kText) return LineError::kFixedAsText;
+  const Typing wanted = typing_of(fixed);
+  const bool is_free = typing == Typing::kRecognise || typing == Typing::kNumber;
+  if (!is_free && typing != wanted) return LineError::kTypeIsFixed;
+  typing = wanted;
+  return LineError::kNone;
+}
+
+bool is_nan(const ValueView& value) { return value.type() == Type::kFloat64 && std::isnan(value.float64()); }
+
 /// Gives the value its type; on an error, `value` is left alone.
 LineError type_value(const Operand& operand, Typing typing, ValueView& value) {
   const std::string_view text = operand.bytes;
@@ -188,14 +219,62 @@ ParsedLine finish(Cursor& cursor, const Command& command) {
   return {LineError::kNone, command};
 }
 
-ParsedLine parse_value(Cursor& cursor, Command command, Typing typing, Scratch& scratch) {
+/// Which options a line gave itself.
+struct Given {
+  bool time_to_live = false;
+  bool version = false;
+  bool ephemeral = false;
+};
+
+LineError take_time_to_live(std::string_view text, Given& given, SetOptions& options) {
+  const auto duration = parse_time_to_live(text);
+  if (!duration) return LineError::kTimeToLive;
+  options.ttl = *duration;
+  return std::exchange(given.time_to_live, true) ? LineError::kOptionTwice : LineError::kNone;
+}
+
+LineError take_version(std::string_view text, Given& given, SetOptions& options) {
+  options.version = parse_version(text);
+  if (!options.version) return LineError::kVersion;
+  return std::exchange(given.version, true) ? LineError::kOptionTwice : LineError::kNone;
+}
+
+LineError take_option(std::string_view word, Verb verb, Given& given, SetOptions& options) {
+  constexpr std::string_view kTimeToLive = "ttl=";
+  constexpr std::string_view kVersion = "version=";
+  const bool is_version = word.starts_with(kVersion);
+  const bool is_known = is_version || word.starts_with(kTimeToLive) || word == "ephemeral";
+  if (!is_known) return LineError::kTrailingText;
+  if (verb == Verb::kAdd || (verb == Verb::kErase && !is_version)) return LineError::kOptionElsewhere;
+  if (is_version) return take_version(word.substr(kVersion.size()), given, options);
+  if (word.starts_with(kTimeToLive)) return take_time_to_live(word.substr(kTimeToLive.size()), given, options);
+  options.ephemeral = true;
+  return std::exchange(given.ephemeral, true) ? LineError::kOptionTwice : LineError::kNone;
+}
+
+/// What stands behind the last operand, and what the source gives beside it.
+void take_options(Cursor& cursor, const SetOptions& defaults, Command& command) {
+  if (command.verb == Verb::kSet) command.options = defaults;
+  if (command.verb == Verb::kErase) command.options.version = defaults.version;
+  Given given;
+  for (cursor.skip_blanks(); !cursor.at_end() && cursor.error() == LineError::kNone; cursor.skip_blanks()) {
+    cursor.fail(take_option(cursor.take_option(), command.verb, given, command.options));
+  }
+}
+
+ParsedLine parse_value(Cursor& cursor, Command command, Typing typing, Scratch& scratch, const LineRules& rules) {
   const Operand operand = cursor.take_value(value_space(scratch));
+  if (const FixedType* const fixed = rules.types.find(command.key); fixed != nullptr) {
+    cursor.fail(fix_typing(*fixed, command.verb, typing));
+  }
   if (cursor.error() == LineError::kNone) cursor.fail(type_value(operand, typing, command.value));
+  if (command.verb == Verb::kAdd && is_nan(command.value)) cursor.fail(LineError::kNotToAdd);
+  take_options(cursor, rules.defaults, command);
   return finish(cursor, command);
 }
 
-ParsedLine parse_operands(Cursor& cursor, const CommandSpec& spec, Scratch& scratch) {
-  Command command{.verb = spec.verb, .key = {}, .value = {}};
+ParsedLine parse_operands(Cursor& cursor, const CommandSpec& spec, Scratch& scratch, const LineRules& rules) {
+  Command command{.verb = spec.verb, .key = {}, .value = {}, .options = {}};
   cursor.skip_blanks();
   if (spec.operands == Operands::kNone) return finish(cursor, command);
   if (cursor.at_end()) return {LineError::kKeyMissing, {}};
@@ -203,39 +282,66 @@ ParsedLine parse_operands(Cursor& cursor, const CommandSpec& spec, Scratch& scra
   if (cursor.error() != LineError::kNone) return {cursor.error(), {}};
   if (cursor.at('=')) return {LineError::kEqualsAfterKey, {}};
   if (command.key.empty()) return {LineError::kKeyEmpty, {}};
-  if (spec.operands == Operands::kKey) return finish(cursor, command);
+  if (spec.operands == Operands::kKey) {
+    take_options(cursor, rules.defaults, command);
+    return finish(cursor, command);
+  }
   cursor.skip_blanks();
   if (cursor.at_end()) return {LineError::kValueMissing, {}};
-  return parse_value(cursor, command, spec.typing, scratch);
+  return parse_value(cursor, command, spec.typing, scratch, rules);
 }
 
-ParsedLine parse_short_form(Cursor& cursor, std::string_view key, Scratch& scratch) {
+ParsedLine parse_short_form(Cursor& cursor, std::string_view key, Scratch& scratch, const LineRules& rules) {
   if (!cursor.at('=')) return {LineError::kUnknownCommand, {}};
   if (key.empty()) return {LineError::kKeyEmpty, {}};
   if (key.size() > kKeyBytesMax) return {LineError::kKeyTooLong, {}};
   cursor.skip_one();
-  return parse_value(cursor, {.verb = kSet.verb, .key = key, .value = {}}, kSet.typing, scratch);
+  return parse_value(cursor, {.verb = kSet.verb, .key = key, .value = {}, .options = {}}, kSet.typing, scratch, rules);
 }
 
-ParsedLine parse_quoted_short_form(Cursor& cursor, Scratch& scratch) {
+ParsedLine parse_quoted_short_form(Cursor& cursor, Scratch& scratch, const LineRules& rules) {
   const Operand key = cursor.take_key(key_space(scratch));
   if (cursor.error() != LineError::kNone) return {cursor.error(), {}};
-  return parse_short_form(cursor, key.bytes, scratch);
+  return parse_short_form(cursor, key.bytes, scratch, rules);
 }
 
 }  // namespace
 
-ParsedLine parse_line(std::string_view line, Scratch& scratch) noexcept {
+void TypeRules::add(std::string prefix, FixedType type) {
+  const auto is_shorter = [&](const Rule& rule) { return rule.prefix.size() <= prefix.size(); };
+  const auto at = std::ranges::find_if(rules_, is_shorter);
+  rules_.insert(at, {std::move(prefix), type});
+}
+
+const FixedType* TypeRules::find(std::string_view key) const noexcept {
+  for (const Rule& rule : rules_) {
+    if (key.starts_with(rule.prefix)) return &rule.type;
+  }
+  return nullptr;
+}
+
+std::optional<std::chrono::nanoseconds> parse_time_to_live(std::string_view text) noexcept {
+  const auto duration = parse_duration(text);
+  return duration >= std::chrono::milliseconds(1) ? duration : std::nullopt;
+}
+
+std::optional<std::uint64_t> parse_version(std::string_view text) noexcept {
+  std::uint64_t version = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), version);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(version) : std::nullopt;
+}
+
+ParsedLine parse_line(std::string_view line, Scratch& scratch, const LineRules& rules) noexcept {
   Cursor cursor{line};
   cursor.skip_blanks();
   if (cursor.at_end() || cursor.at('#')) return {};
-  if (cursor.at('"')) return parse_quoted_short_form(cursor, scratch);
+  if (cursor.at('"')) return parse_quoted_short_form(cursor, scratch, rules);
   const std::string_view word = cursor.take_word();
-  if (cursor.at('=')) return parse_short_form(cursor, word, scratch);
+  if (cursor.at('=')) return parse_short_form(cursor, word, scratch, rules);
   if (cursor.at('"')) return {LineError::kStrayQuote, {}};
   const CommandSpec* spec = find_command(word);
   if (spec == nullptr) return {LineError::kUnknownCommand, {}};
-  return parse_operands(cursor, *spec, scratch);
+  return parse_operands(cursor, *spec, scratch, rules);
 }
 
 std::string_view describe(LineError error) noexcept {
@@ -261,8 +367,18 @@ std::string_view describe(LineError error) noexcept {
     case LineError::kTextAfterQuote: return "text follows a closing double quote without a blank";
     case LineError::kBadEscape: return "unknown escape; use \\n \\t \\r \\0 \\\\ \\\" or \\xHH";
     case LineError::kTrailingText:
-      return "text after the end of the command; quote a key or value that contains blanks";
+      return "text after the end of the command; quote a key or value that contains blanks; only ttl=, version= and "
+             "ephemeral may follow a value";
+    case LineError::kTimeToLive: return "ttl= wants a duration of at least 1 ms, such as 250ms, 5s or 1h";
+    case LineError::kVersion: return "version= wants a whole number of at most 64 bits";
+    case LineError::kOptionTwice: return "an option is given twice";
+    case LineError::kOptionElsewhere:
+      return "ttl= and ephemeral belong to set, version= to set and del; add changes none of them";
+    case LineError::kNotToAdd: return "what is no number (nan) cannot be added; set takes it";
+    case LineError::kTypeIsFixed: return "the type of this key is fixed, and is another one";
+    case LineError::kFixedAsText: return "the type of this key is fixed as text, to which nothing can be added";
     case LineError::kLineTooLong: return "the line is too long";
+    case LineError::kUtf16: return kUtf16Problem;
   }
   return "unknown error";
 }

@@ -1,17 +1,23 @@
-// Cuts a stream of bytes into lines: in place where a line lies whole in a chunk, with bounded memory where not.
+// Cuts a stream of bytes into lines: in place where a line lies whole in a chunk, with bounded memory where not. Takes
+// a byte order mark off the beginning of the stream.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
+
+#include "text/byte_order_mark.h"
 
 namespace shmstate::agent {
 
 struct Line {
   std::string_view text;     ///< without its newline, and without a carriage return before it
   std::uint64_t number = 0;  ///< counts from 1
-  bool is_too_long = false;  ///< `text` is empty; the rest of the line will be skipped
+  bool is_too_long = false;  ///< `text` is its beginning; the rest of the line will be skipped
+  bool is_utf16 = false;     ///< the stream said so at its beginning: no line of it means anything
 };
 
 class LineSplitter {
@@ -39,6 +45,8 @@ class LineSplitter {
   void finish(OnLine&& on_line) {
     if (!is_skipping_ && !carry_.empty()) emit_carry(on_line);
     drop_unfinished();
+    is_at_start_ = true;
+    is_utf16_ = false;
   }
 
   /// Forgets the beginning of a line that will never be whole. Returns whether there was one.
@@ -50,10 +58,14 @@ class LineSplitter {
   }
 
   /// Skips what is left of a line whose beginning was not seen.
-  void skip_rest_of_line() { is_skipping_ = true; }
+  void skip_rest_of_line() {
+    is_skipping_ = true;
+    is_at_start_ = false;
+  }
 
  private:
   static constexpr std::size_t kCarryBytesKept = std::size_t{64} << 10;
+  static constexpr std::size_t kBeginningBytes = 100;  // of a line that is too long
 
   template <typename OnLine>
   bool take(std::string_view piece, bool ends, OnLine& on_line) {
@@ -63,8 +75,11 @@ class LineSplitter {
     }
     if (carry_.size() + piece.size() > line_bytes_max_) {
       is_skipping_ = !ends;
+      const std::size_t bytes = std::min(kBeginningBytes, line_bytes_max_);
+      std::string beginning = carry_.substr(0, bytes);
+      beginning.append(piece.substr(0, bytes - beginning.size()));
       release_carry();
-      return on_line(Line{{}, ++number_, true});
+      return emit(beginning, on_line, true);
     }
     if (ends && carry_.empty()) return emit(piece, on_line);
     carry_.append(piece);
@@ -79,9 +94,13 @@ class LineSplitter {
   }
 
   template <typename OnLine>
-  bool emit(std::string_view text, OnLine& on_line) {
-    if (text.ends_with('\r')) text.remove_suffix(1);
-    return on_line(Line{text, ++number_, false});
+  bool emit(std::string_view text, OnLine& on_line, bool is_too_long = false) {
+    if (std::exchange(is_at_start_, false)) {
+      is_utf16_ = has_utf16_mark(text);
+      text = without_utf8_mark(text);
+    }
+    if (text.ends_with('\r') && !is_too_long) text.remove_suffix(1);
+    return on_line(Line{text, ++number_, is_too_long, is_utf16_});
   }
 
   void release_carry() {
@@ -92,6 +111,8 @@ class LineSplitter {
   std::size_t line_bytes_max_;
   std::uint64_t number_ = 0;
   bool is_skipping_ = false;
+  bool is_at_start_ = true;  // of the stream
+  bool is_utf16_ = false;
   std::string carry_;
 };
 

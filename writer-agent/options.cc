@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <iostream>
 #include <map>
+#include <stdexcept>
 
 namespace shmstate::agent {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 constexpr int kExitUsage = 2;
 constexpr double kDurationMax = 1e6;  // seconds
 constexpr auto kSources = "Sources";
+constexpr auto kLines = "Lines";
 constexpr auto kLimits = "Limits";
 
 constexpr auto kDescription =
@@ -21,7 +23,8 @@ constexpr auto kDescription =
     "  set KEY VALUE    KEY=VALUE          add KEY N          del KEY\n"
     "  begin ... commit (or abort)         flush              # comment\n"
     "\n"
-    "VALUE is an integer (12, -3), a float (1.5, 1e3), or text, which is anything else (007, 0x1f, nan). set:s, "
+    "Behind VALUE may stand ttl=5s, version=42 and, from a connection, ephemeral; behind the KEY of del, version=42.\n"
+    "VALUE is an integer (12, -3), a float (1.5, 1e3), or text, which is anything else (007, 04.10, nan). set:s, "
     "set:i,\n"
     "set:f, add:i and add:f force the type. Keys and values with blanks, = or quotes go in double quotes, with\n"
     "\\n \\t \\r \\0 \\\\ \\\" \\xHH; what is quoted is text. The mutations between begin and commit become readable\n"
@@ -62,6 +65,8 @@ struct RawOptions {
   std::uint64_t ring_bytes = WriterOptions{}.ring_bytes;
   std::string socket_mode = "0660";
   std::string when_full = "block";
+  std::vector<std::string> types;
+  std::vector<std::string> defaults;
 };
 
 std::string check_octal_mode(const std::string& text) {
@@ -107,6 +112,22 @@ void add_sources(CLI::App& app, Options& options, RawOptions& raw) {
                "Answer \"ok\" or \"error: ...\" to each line, or batch, of a connection")
       ->envname("SHMSTATE_AGENT_ACK")
       ->group(kSources);
+}
+
+void add_rules(CLI::App& app, RawOptions& raw) {
+  app.add_option("--type", raw.types, "Take all values of keys with this prefix as float, integer or text; repeatable")
+      ->envname("SHMSTATE_AGENT_TYPE")
+      ->type_name("PREFIX=TYPE")
+      ->allow_extra_args(false)
+      ->group(kLines);
+  app.add_option(
+         "--defaults", raw.defaults,
+         "What each set of a source gets unless its line says it: ttl=5s, version=42, ephemeral (connections),\n"
+         "type=float, with commas; SOURCE is stdin, socket, all, or a path that was given; repeatable")
+      ->envname("SHMSTATE_AGENT_DEFAULTS")
+      ->type_name("SOURCE:WORDS")
+      ->allow_extra_args(false)
+      ->group(kLines);
 }
 
 void add_limits(CLI::App& app, Options& options, RawOptions& raw) {
@@ -160,6 +181,9 @@ void apply(const RawOptions& raw, Options& options) {
   options.writer.ring_bytes = raw.ring_bytes;
   options.writer.full_timeout = seconds_to_ns(raw.full_timeout_s);
   options.writer.attach_timeout = seconds_to_ns(raw.attach_timeout_s);
+  SourceNames names{options.fifos, options.socket};
+  names.paths.insert(names.paths.end(), options.files.begin(), options.files.end());
+  options.rules = SourceRules(names, raw.types, raw.defaults);
   options.flush_timeout = std::chrono::ceil<std::chrono::milliseconds>(seconds_to_ns(raw.flush_timeout_s));
 }
 
@@ -172,6 +196,7 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   options.writer.survive_truncation = true;
   add_rest(app, options);
   add_sources(app, options, raw);
+  add_rules(app, raw);
   add_limits(app, options, raw);
   app.footer(kFooter);
   try {
@@ -186,7 +211,12 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
     std::cerr << "shmstate: no instance given; name one, as in shmstate-writer-agent plant, or set SHMSTATE_INSTANCE\n";
     return kExitUsage;
   }
-  apply(raw, options);
+  try {
+    apply(raw, options);
+  } catch (const std::invalid_argument& error) {
+    std::cerr << "shmstate: " << error.what() << "; see shmstate-writer-agent --help\n";
+    return kExitUsage;
+  }
   return std::nullopt;
 }
 

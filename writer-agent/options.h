@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "shmstate/writer.h"
+#include "writer-agent/source_rules.h"
 
 namespace shmstate::agent {
 
@@ -20,6 +21,7 @@ struct Options {
   unsigned socket_mode = 0660;
   std::size_t connections_max = 1000;
   bool answers_lines = false;
+  SourceRules rules;
   WriterOptions writer;
   std::chrono::milliseconds flush_timeout{5000};
   bool is_strict = false;

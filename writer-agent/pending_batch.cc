@@ -19,9 +19,12 @@ std::string_view take_bytes(std::string_view& rest, std::size_t count) {
 void PendingBatch::append(const Command& mutation) {
   const bool is_bytes = mutation.value.type() == Type::kBytes;
   const std::string_view value = is_bytes ? mutation.value.bytes() : std::string_view{};
-  items_.push_back({mutation.verb, mutation.key.size(), value.size(), is_bytes ? ValueView(value) : mutation.value});
+  const SetOptions& options = mutation.options;
+  items_.push_back(
+      {mutation.verb, mutation.key.size(), value.size(), is_bytes ? ValueView(value) : mutation.value, options});
   bytes_.append(mutation.key).append(value);
   ring_bytes_ += kRecordHeadBytes + mutation.key.size() + (is_bytes ? value.size() : kNumberBytes);
+  ring_bytes_ += (options.ttl.count() != 0 ? kNumberBytes : 0) + (options.version ? kNumberBytes : 0);
 }
 
 void PendingBatch::clear() {
@@ -33,7 +36,8 @@ void PendingBatch::clear() {
 }
 
 Command PendingBatch::take(const Item& item, std::string_view& rest) {
-  Command command{.verb = item.verb, .key = take_bytes(rest, item.key_bytes), .value = item.number};
+  Command command{
+      .verb = item.verb, .key = take_bytes(rest, item.key_bytes), .value = item.number, .options = item.options};
   if (item.number.type() == Type::kBytes) command.value = take_bytes(rest, item.value_bytes);
   return command;
 }

@@ -34,6 +34,7 @@ class PendingBatch {
     std::size_t key_bytes;
     std::size_t value_bytes;  // of a value of type kBytes
     ValueView number;         // any other value
+    SetOptions options;
   };
 
   static Command take(const Item& item, std::string_view& rest);

@@ -101,6 +101,7 @@ int bind_with_mode(int fd, const sockaddr_un& address, mode_t mode) {
 Connection::Connection(InputContext& shared, os::Fd fd, std::string name, bool answers_lines)
     : Input(shared, std::move(name)), answers_lines_(answers_lines) {
   set_fd(std::move(fd));
+  allow_own_ring();
 }
 
 void Connection::answer(const Verdict& verdict) {
@@ -114,11 +115,13 @@ void Connection::answer(const Verdict& verdict) {
 }
 
 void Connection::answer_flush(Status status) {
+  std::string problem = status == Status::kOk ? "" : std::string(describe(status));
+  if (const std::string lost = take_lost_lines(); !lost.empty()) problem += (problem.empty() ? "" : "; ") + lost;
   if (is_deaf_) return;
-  if (status == Status::kOk) {
+  if (problem.empty()) {
     answer_ok();
   } else {
-    answer_error(describe(status));
+    answer_error(problem);
   }
 }
 

@@ -1,6 +1,9 @@
 // Pushes mutations into the instance through one writer.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "shmstate/writer.h"
 #include "writer-agent/session.h"
 
@@ -16,8 +19,11 @@ class WriterSink final : public MutationSink {
  public:
   explicit WriterSink(Writer& writer) : writer_(&writer) {}
 
-  Status push(const Command& mutation) override { return note(apply(*writer_, mutation)); }
+  Status push(const Command& mutation) override {
+    return is_ring_loss(ring_loss_) ? ring_loss_ : note(apply(*writer_, mutation));
+  }
   Status push_batch(const PendingBatch& pending) override {
+    if (is_ring_loss(ring_loss_)) return ring_loss_;
     Batch batch = writer_->batch();
     pending.for_each([&](const Command& mutation) { (void)apply(batch, mutation); });  // commit returns the first error
     return note(batch.commit());
@@ -35,10 +41,11 @@ class WriterSink final : public MutationSink {
  private:
   template <typename Target>
   static Status apply(Target& target, const Command& mutation) {
+    const std::optional<std::uint64_t>& version = mutation.options.version;
     switch (mutation.verb) {
-      case Verb::kSet: return target.set(mutation.key, mutation.value);
+      case Verb::kSet: return target.set(mutation.key, mutation.value, mutation.options);
       case Verb::kAdd: return target.add(mutation.key, mutation.value);
-      case Verb::kErase: return target.erase(mutation.key);
+      case Verb::kErase: return version ? target.erase(mutation.key, *version) : target.erase(mutation.key);
       default: return Status::kInvalidArgument;
     }
   }

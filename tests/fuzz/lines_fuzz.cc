@@ -1,8 +1,10 @@
 // Any bytes to the writer-agent: what it pushes is possible, and does not depend on how its input was cut.
+#include <array>
 #include <string>
 
 #include "input.h"
 #include "writer-agent/session.h"
+#include "writer-agent/source_rules.h"
 
 namespace shmstate::fuzz {
 namespace {
@@ -36,7 +38,16 @@ class RecordingSink final : public agent::MutationSink {
     must(!mutation.key.empty() && mutation.key.size() <= kKeyBytesMax, "keys are possible");
     record_ += std::to_string(static_cast<int>(mutation.verb)) + ' ' + std::string(mutation.key) + ' ';
     if (mutation.verb != agent::Verb::kErase) record(mutation.value);
+    record(mutation.options, mutation.verb);
     record_ += '\n';
+  }
+  void record(const SetOptions& options, agent::Verb verb) {
+    using std::chrono::milliseconds;
+    must(options.ttl.count() == 0 || options.ttl >= milliseconds(1), "times to live are possible");
+    must(verb == agent::Verb::kSet || (options.ttl.count() == 0 && !options.ephemeral), "only sets have them");
+    must(verb != agent::Verb::kAdd || !options.version, "an addition has no version");
+    record_ += std::to_string(options.ttl.count()) + (options.ephemeral ? "e" : "");
+    if (options.version) record_ += 'v' + std::to_string(*options.version);
   }
   void record(const ValueView& value) {
     must(value.type() != Type::kNone, "values have a type");
@@ -56,18 +67,35 @@ struct Settings {
   std::size_t line_bytes_max;
   std::size_t batch_bytes_max;
   std::uint8_t refused;
+  const agent::LineRules* rules;
 };
+
+const agent::LineRules& rules_of(std::uint8_t choice) {
+  static const agent::SourceRules kRules({{"/f"}, "/s"}, {"f=float", "i=integer", "t=text"},
+                                         {"/f:ttl=5s,type=text", "/s:ephemeral,version=3"});
+  constexpr std::array kSources{agent::kStandardInput, "/f", "/s"};
+  return kRules.of(kSources[choice % kSources.size()]);
+}
 
 std::string talk(std::span<const std::uint8_t> bytes, std::size_t piece_bytes, const Settings& settings) {
   static agent::Scratch scratch;
   RecordingSink sink(settings.refused);
   agent::Tally tally;
   agent::Session session(sink, tally, scratch, settings.batch_bytes_max);
+  session.set_rules(*settings.rules);
+  session.set_own_ring(agent::Session::OwnRing::kMayHave);
   agent::LineSplitter splitter(settings.line_bytes_max);
   const auto handle = [&](const agent::Line& line) {
-    const agent::Verdict verdict = session.handle(line);
+    agent::Verdict verdict = session.handle(line);
+    if (verdict.answer == agent::Answer::kAgainWithOwnRing) {
+      session.move_to_own_ring(sink);
+      sink.note("own ring");
+      verdict = session.handle(line);
+      must(verdict.answer != agent::Answer::kAgainWithOwnRing, "it asks once");
+    }
     sink.note(std::to_string(line.number) + ": " + std::to_string(static_cast<int>(verdict.answer)) +
-              (verdict.is_problem ? session.problem() : ""));
+              (verdict.is_problem ? session.problem() : "") +
+              (line.number % 5 == 0 ? session.lost_lines().take() : ""));
     return true;
   };
   std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -84,9 +112,12 @@ std::string talk(std::span<const std::uint8_t> bytes, std::size_t piece_bytes, c
 
 void run(Input input) {
   const std::size_t piece_bytes = input.take<std::uint8_t>() % 64U + 1U;
-  const Settings settings{.line_bytes_max = input.take<std::uint8_t>() % 2 == 0 ? agent::kLineBytesMax : 40,
-                          .batch_bytes_max = input.take<std::uint8_t>() % 2 == 0 ? std::size_t{1} << 16 : 100,
-                          .refused = input.take<std::uint8_t>()};
+  const std::uint8_t line_limit = input.take<std::uint8_t>();
+  const std::uint8_t batch_limit = input.take<std::uint8_t>();
+  const Settings settings{.line_bytes_max = line_limit % 2 == 0 ? agent::kLineBytesMax : 40,
+                          .batch_bytes_max = batch_limit % 2 == 0 ? std::size_t{1} << 16 : 100,
+                          .refused = input.take<std::uint8_t>(),
+                          .rules = &rules_of(batch_limit / 2)};
   const std::string whole = talk(input.rest(), input.rest().size(), settings);
   must(talk(input.rest(), piece_bytes, settings) == whole, "what happens does not depend on how the input was cut");
 }
