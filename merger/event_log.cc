@@ -4,6 +4,8 @@
 
 #include <chrono>
 
+#include "text/escape.h"
+
 namespace shmstate {
 namespace {
 
@@ -14,6 +16,7 @@ spdlog::level::level_enum level_of(Kind kind) {
     case Kind::kRingServed:
     case Kind::kRingFinished: return spdlog::level::debug;
     case Kind::kRingRefused:
+    case Kind::kMutationRejected:
     case Kind::kPinExpired: return spdlog::level::warn;
     case Kind::kRingQuarantined:
     case Kind::kNoMemory:
@@ -30,6 +33,9 @@ std::string text_of(const MergeEvent& event) {
     case Kind::kRingRefused: return fmt::format("ring {:016x}: refused: {}", event.ring_id, event.detail);
     case Kind::kPinExpired: return event.detail + ": taken back from readers after the maximum pin time";
     case Kind::kNoMemory: return "no memory: " + event.detail;
+    case Kind::kMutationRejected:
+      return fmt::format("ring {:016x}: a mutation of key {} was rejected: {}", event.ring_id, excerpt(event.detail),
+                         describe(event.reason));
     case Kind::kInstanceGone: return event.detail + ": the directory was removed or replaced";
   }
   return event.detail;

@@ -1052,6 +1052,47 @@ void write_hostile_stream(const RingFile& ring, Random& random) {
   ring.header().tail.store(tail, std::memory_order_release);
 }
 
+// A writer is told how many were rejected; which key it was, the log can tell, and a flood of them does not fill it.
+TEST(EngineTest, ARejectionIsReportedWithItsKeyOnceASecond) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  writer.set("the key", "text");
+  for (int i = 0; i < 100; ++i) writer.add("the key", 1);
+  instance.pump();
+  ASSERT_EQ(instance.count_events(Kind::kMutationRejected), 1U);
+  EXPECT_EQ(instance.events().back().ring_id, writer.ring_id());
+  EXPECT_EQ(instance.events().back().detail, "the key");
+  EXPECT_EQ(instance.events().back().reason, Status::kWrongType);
+  instance.step(1s);
+  writer.add("the key", 1);
+  instance.pump();
+  EXPECT_EQ(instance.count_events(Kind::kMutationRejected), 2U);
+}
+
+// A writer of its own making may push what the library refuses.
+TEST(EngineTest, ANaNInARingIsNoOperandAndCreatesNoKey) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  writer.set("erased", 1, {.version = 1});
+  writer.erase("erased", 2);
+  const RingFile ring = instance.open_ring(writer);
+  std::uint64_t position = writer.ticket();
+  for (const Operation operation : {Operation::kAdd, Operation::kMax, Operation::kMin}) {
+    for (const std::string_view key : {"missing", "erased"}) {
+      Mutation mutation;
+      mutation.operation = operation;
+      mutation.key = key;
+      mutation.value = std::numeric_limits<double>::quiet_NaN();
+      encode_record(ring.at(position), mutation, 0);
+      position += record_bytes(mutation);
+    }
+  }
+  ring.header().tail.store(position, std::memory_order_release);
+  instance.pump();
+  EXPECT_EQ(writer.rejected(Status::kOutOfRange), 6U);
+  EXPECT_EQ(instance.reader().snapshot().size(), 0U);
+}
+
 TEST(EngineTest, NoBytesInARingDisturbTheEngineOrAnotherRing) {
   TestInstance instance;
   const Reader reader = instance.reader();

@@ -17,7 +17,8 @@ using layout::Reject;
 constexpr std::uint64_t kRoundIntervalNs = 100'000'000;     // heartbeat, statistics, liveness of some rings
 constexpr std::uint64_t kSearchIntervalNs = 1'000'000'000;  // for ring files whose writer could not tell us
 constexpr std::uint64_t kWakeIntervalNs = 50'000;           // readers are woken at most so often
-constexpr std::uint64_t kCollapseTimeNs = 50'000'000;       // in a round without work, for huge pages
+constexpr std::uint64_t kRejectionReportIntervalNs = 1'000'000'000;
+constexpr std::uint64_t kCollapseTimeNs = 50'000'000;  // in a round without work, for huge pages
 constexpr std::size_t kRingsPerRound = 64;
 constexpr std::size_t kNamesPerTurn = 1024;     // of the directory of rings
 constexpr std::size_t kOpenedPerTurn = 32;      // of those, files that are not served yet
@@ -42,6 +43,17 @@ class SnapshotLocks {
 
 std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
   return b > std::numeric_limits<std::uint64_t>::max() - a ? std::numeric_limits<std::uint64_t>::max() : a + b;
+}
+
+Status status_of(Reject reject) noexcept {
+  switch (reject) {
+    case Reject::kWrongType: return Status::kWrongType;
+    case Reject::kOutOfRange: return Status::kOutOfRange;
+    case Reject::kNoMemory: return Status::kNoMemory;
+    case Reject::kLimit: return Status::kLimit;
+    case Reject::kBatchTooBig: return Status::kMutationTooBig;
+  }
+  return Status::kRejected;
 }
 
 const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
@@ -584,6 +596,7 @@ bool MergeEngine::apply_by_key(ServedRing& ring, Staged& staged, std::uint64_t e
   replicas_.store(count, count + 1);
   ++rejected_count_;
   if (*reject == Reject::kNoMemory) report_no_memory();
+  report_rejection(ring, *reject, staged.key.bytes);
   return false;
 }
 
@@ -959,6 +972,16 @@ void MergeEngine::report_no_memory() {
   if (now_ns_ < next_memory_report_ns_) return;
   next_memory_report_ns_ = now_ns_ + kSearchIntervalNs;
   report(MergeEvent::Kind::kNoMemory, 0, "the file system or the memory limit has no room for more pages");
+}
+
+/// Its writer has only a number: which key it was, the log tells for one of them now and then.
+void MergeEngine::report_rejection(const ServedRing& ring, Reject reject, std::string_view key) {
+  if (now_ns_ < next_rejection_report_ns_ || !on_event_) return;
+  next_rejection_report_ns_ = now_ns_ + kRejectionReportIntervalNs;
+  on_event_({.kind = MergeEvent::Kind::kMutationRejected,
+             .ring_id = ring.file.id(),
+             .detail = std::string(key),
+             .reason = status_of(reject)});
 }
 
 void MergeEngine::report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const {

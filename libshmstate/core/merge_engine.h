@@ -21,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 #include <vector>
 
@@ -34,6 +35,7 @@
 #include "core/ring_file.h"
 #include "core/ring_news.h"
 #include "core/table.h"
+#include "shmstate/status.h"
 
 namespace shmstate {
 
@@ -56,10 +58,12 @@ struct MergeEvent {
     kPinExpired,
     kNoMemory,
     kInstanceGone,
+    kMutationRejected,  ///< one a second; `detail` is its key
   };
   Kind kind;
   std::uint64_t ring_id = 0;
   std::string detail;
+  Status reason = Status::kOk;  ///< of kMutationRejected
 };
 
 class MergeEngine {
@@ -185,6 +189,7 @@ class MergeEngine {
   void inspect(ServedRing& ring);
   void retry_closed_rings();
   void report_no_memory();
+  void report_rejection(const ServedRing& ring, layout::Reject reject, std::string_view key);
   void report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const;
 
   InstanceOwner& owner_;
@@ -235,6 +240,7 @@ class MergeEngine {
   std::uint64_t next_round_ns_ = 0;
   std::uint64_t next_search_ns_ = 0;
   std::uint64_t next_memory_report_ns_ = 0;
+  std::uint64_t next_rejection_report_ns_ = 0;
   std::uint64_t last_wake_ns_ = 0;
   bool is_wake_owed_ = false;
   bool is_current_ = true;
