@@ -31,6 +31,7 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::kTooOld:
     case Status::kGap:
     case Status::kAlreadyRunning:
+    case Status::kForked:
     case Status::kSystem: return ExitCode::kOther;
   }
   return ExitCode::kOther;

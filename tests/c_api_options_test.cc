@@ -3,11 +3,14 @@
 
 #include <array>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "shmstate/reader_c.h"
+#include "shmstate/watch_c.h"
 #include "shmstate/writer_c.h"
 #include "test_instance.h"
 
@@ -60,22 +63,25 @@ TEST(CApi, StructsHaveTheirSizes) {
   EXPECT_EQ(sizeof(shmstate_value), 40U);
   EXPECT_EQ(sizeof(shmstate_writer_options), 80U);
   EXPECT_EQ(sizeof(shmstate_set_options), 32U);
-  EXPECT_EQ(sizeof(shmstate_writer_counters), 80U);
+  EXPECT_EQ(sizeof(shmstate_writer_counters), 96U);
+  EXPECT_EQ(sizeof(shmstate_writer_status), 32U);
   EXPECT_EQ(sizeof(shmstate_reader_options), 40U);
   EXPECT_EQ(sizeof(shmstate_entry_info), 48U);
   EXPECT_EQ(sizeof(shmstate_reader_status), 32U);
   EXPECT_EQ(sizeof(shmstate_entry), 96U);
   EXPECT_EQ(sizeof(shmstate_change), 80U);
+  EXPECT_EQ(sizeof(shmstate_lookup), 80U);
+  EXPECT_EQ(sizeof(shmstate_watch_batch), 32U);
 }
 
 // Every status has a text of its own, and every other number has one, too.
 TEST(CApi, EveryStatusHasAText) {
   std::set<std::string> texts;
-  for (int status = SHMSTATE_OK; status >= SHMSTATE_INVALID_ARGUMENT; --status) texts.insert(shmstate_strerror(status));
-  EXPECT_EQ(texts.size(), 28U);
+  for (int status = SHMSTATE_OK; status >= SHMSTATE_FORKED; --status) texts.insert(shmstate_strerror(status));
+  EXPECT_EQ(texts.size(), 29U);
   EXPECT_EQ(texts.count("unknown status"), 0U);
   EXPECT_STREQ(shmstate_strerror(SHMSTATE_OK), "ok");
-  for (const int other : {1, -28, -256, -257, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()}) {
+  for (const int other : {1, -29, -256, -257, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()}) {
     EXPECT_STREQ(shmstate_strerror(other), "unknown status") << other;
   }
 }
@@ -184,6 +190,78 @@ TEST(CApi, SizesThatCutAMemberAreRefused) {
               options.struct_bytes % 8 == 0 ? SHMSTATE_OK : SHMSTATE_INVALID_ARGUMENT)
         << options.struct_bytes;
   }
+}
+
+// A push that was refused for its arguments is reported like any other one: by the next flush, once, and counted; in a
+// batch by its commit.
+TEST(CApi, APushWithSenselessArgumentsIsReportedByTheNextFlush) {
+  TestInstance instance;
+  const WriterHandle handle = open_writer(instance.path());
+  shmstate_writer* const writer = handle.get();
+  auto options = sized<shmstate_set_options>();
+  options.struct_bytes = 7;
+  Later<shmstate_set_options> later{};
+  later.known.struct_bytes = sizeof later;
+  later.added = 1;
+  auto negative = sized<shmstate_set_options>();
+  negative.ttl_ns = -1;
+  const std::vector<std::function<int()>> senseless{
+      [&] { return shmstate_writer_set_int64(writer, "k", 1, 1, &options); },
+      [&] { return shmstate_writer_set_float64(writer, "k", 1, 1, &options); },
+      [&] { return shmstate_writer_set_bytes(writer, "k", 1, "v", 1, &options); },
+      [&] { return shmstate_writer_set_int64(writer, "k", 1, 1, &later.known); },
+      [&] { return shmstate_writer_set_int64(writer, "k", 1, 1, &negative); },
+      [&] { return shmstate_writer_set_bytes(writer, "k", 1, nullptr, 1, nullptr); },
+      [&] { return shmstate_writer_set_int64(writer, nullptr, 1, 1, nullptr); },
+      [&] { return shmstate_writer_add_int64(writer, nullptr, 1, 1); },
+      [&] { return shmstate_writer_erase(writer, nullptr, 1); }};
+  std::uint64_t failed = 0;
+  for (std::size_t i = 0; i < senseless.size(); ++i) {
+    EXPECT_EQ(senseless[i](), SHMSTATE_INVALID_ARGUMENT) << i;
+    EXPECT_EQ(shmstate_writer_flush(writer, 0), SHMSTATE_INVALID_ARGUMENT) << i;
+    EXPECT_EQ(shmstate_writer_flush(writer, 0), SHMSTATE_OK) << i;
+    auto counters = sized<shmstate_writer_counters>();
+    ASSERT_EQ(shmstate_writer_get_counters(writer, &counters), SHMSTATE_OK);
+    EXPECT_EQ(counters.failed, ++failed) << i;
+    EXPECT_EQ(counters.pushed, 0U) << i;
+
+    EXPECT_EQ(shmstate_batch_begin(writer), SHMSTATE_OK);
+    EXPECT_EQ(senseless[i](), SHMSTATE_INVALID_ARGUMENT) << i;
+    EXPECT_EQ(shmstate_batch_commit(writer), SHMSTATE_INVALID_ARGUMENT) << i;
+    EXPECT_EQ(shmstate_writer_flush(writer, 0), SHMSTATE_INVALID_ARGUMENT) << i;
+    ++failed;
+  }
+}
+
+TEST(CApi, SenselessLookupsAndWatchesAreRefused) {
+  TestInstance instance;
+  const ReaderHandle reader = open_reader(instance.path());
+  EXPECT_EQ(shmstate_reader_get_many(nullptr, nullptr, 0, nullptr), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_reader_get_many(reader.get(), nullptr, 1, nullptr), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_reader_get_many(reader.get(), nullptr, 0, nullptr), SHMSTATE_OK);
+  std::array<shmstate_lookup, 3> lookups{};
+  lookups[1].key = "k";
+  lookups[1].key_bytes = 1;
+  lookups[1].buffer_bytes = 1;
+  lookups[2].key = "";
+  EXPECT_EQ(shmstate_reader_get_many(reader.get(), lookups.data(), lookups.size(), nullptr), SHMSTATE_OK);
+  EXPECT_EQ(lookups[0].status, SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(lookups[1].status, SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(lookups[2].status, SHMSTATE_KEY_EMPTY);
+
+  shmstate_watch* watch = nullptr;
+  shmstate_changes* changes = nullptr;
+  EXPECT_EQ(shmstate_watch_open(nullptr, nullptr, 0, nullptr, &watch), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_watch_open(instance.path().c_str(), nullptr, 0, nullptr, nullptr), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_watch_next(nullptr, 0, nullptr, &changes), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_watch_get_fd(nullptr), SHMSTATE_INVALID_ARGUMENT);
+  shmstate_watch_close(nullptr);
+  ASSERT_EQ(shmstate_watch_open(instance.path().c_str(), nullptr, 0, nullptr, &watch), SHMSTATE_OK);
+  shmstate_watch_batch batch{};
+  batch.struct_bytes = 7;
+  EXPECT_EQ(shmstate_watch_next(watch, 0, &batch, &changes), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_watch_next(watch, 0, nullptr, nullptr), SHMSTATE_INVALID_ARGUMENT);
+  shmstate_watch_close(watch);
 }
 
 /// What is written when opening is refused for these arguments; `added` is a member of a later version.

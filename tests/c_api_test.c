@@ -1,11 +1,16 @@
 /* What is written through the C API is read through it, in every way there is.
  * usage: c_api_test INSTANCE; a merger serves it */
+#define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "shmstate/reader.h"
+#include "shmstate/watch.h"
 #include "shmstate/writer.h"
 
 #define SECONDS INT64_C(1000000000)
@@ -196,6 +201,85 @@ static void snapshots_are_stable(shmstate_writer* writer, shmstate_reader* reade
   shmstate_snapshot_close(snapshot);
 }
 
+static void many_are_read_at_once(shmstate_reader* reader) {
+  char text[16];
+  char small[2];
+  shmstate_lookup lookups[6] = {{0}};
+  uint64_t epoch = 0;
+  lookups[0].key = "int64";
+  lookups[1].key = "float64";
+  lookups[2].key = "bytes";
+  lookups[2].buffer = text;
+  lookups[2].buffer_bytes = sizeof text;
+  lookups[3].key = "bytes";
+  lookups[3].buffer = small;
+  lookups[3].buffer_bytes = sizeof small;
+  lookups[4].key = "nobody";
+  lookups[5].key = "bytes";
+  lookups[0].key_bytes = lookups[1].key_bytes = lookups[2].key_bytes = SHMSTATE_TEXT;
+  lookups[3].key_bytes = lookups[4].key_bytes = lookups[5].key_bytes = SHMSTATE_TEXT;
+  OK(shmstate_reader_get_many(reader, lookups, 6, &epoch));
+  EXPECT(epoch, shmstate_reader_get_epoch(reader));
+  EXPECT(lookups[0].status == SHMSTATE_OK && lookups[0].value.int64 == INT64_MIN, 1);
+  EXPECT(lookups[1].value.type == SHMSTATE_FLOAT64 && lookups[1].value.float64 == 0.5, 1);
+  EXPECT(lookups[2].value.bytes == text && lookups[2].value.value_bytes == 7, 1);
+  EXPECT(memcmp(text, "one\0two", 7), 0);
+  EXPECT(lookups[3].status, SHMSTATE_BUFFER_TOO_SMALL);
+  EXPECT(lookups[3].value.value_bytes, 7);
+  EXPECT(lookups[3].value.type, SHMSTATE_NONE);
+  EXPECT(lookups[4].status, SHMSTATE_NOT_FOUND);
+  EXPECT(lookups[5].status, SHMSTATE_BUFFER_TOO_SMALL);
+}
+
+/* The state, then what changes, then nothing; its descriptor says when to look. */
+static void a_watch_follows(shmstate_writer* writer, const char* instance) {
+  shmstate_watch* watch = NULL;
+  shmstate_changes* changes = NULL;
+  shmstate_change change = {0};
+  shmstate_watch_batch batch = {0};
+  struct pollfd readable = {0};
+  change.struct_bytes = sizeof change;
+  batch.struct_bytes = sizeof batch;
+  OK(shmstate_writer_set_int64(writer, "watched/a", SHMSTATE_TEXT, 1, NULL));
+  OK(shmstate_writer_flush(writer, kPatience));
+  OK(shmstate_watch_open(instance, "watched/", SHMSTATE_TEXT, NULL, &watch));
+  readable.fd = shmstate_watch_get_fd(watch);
+  readable.events = POLLIN;
+  EXPECT(readable.fd > 2, 1);
+  OK(shmstate_watch_next(watch, 0, &batch, &changes));
+  EXPECT(batch.complete == 1 && batch.change_count == 1, 1);
+  OK(shmstate_changes_next(changes, &change));
+  EXPECT(is_text(change.key, change.key_bytes, "watched/a") && change.value.int64 == 1, 1);
+  EXPECT(shmstate_changes_next(changes, &change), SHMSTATE_NOT_FOUND);
+  shmstate_changes_close(changes);
+  EXPECT(shmstate_watch_next(watch, 0, &batch, &changes), SHMSTATE_TIMEOUT);
+  EXPECT(changes == NULL && batch.change_count == 0, 1);
+
+  OK(shmstate_writer_erase(writer, "watched/a", SHMSTATE_TEXT));
+  EXPECT(poll(&readable, 1, 60000), 1);
+  OK(shmstate_watch_next(watch, kPatience, NULL, &changes));
+  shmstate_watch_close(watch);
+  OK(shmstate_changes_next(changes, &change));
+  EXPECT(change.kind, SHMSTATE_CHANGE_ERASED);
+  EXPECT(is_text(change.key, change.key_bytes, "watched/a"), 1);
+  shmstate_changes_close(changes);
+  OK(shmstate_writer_flush(writer, kPatience));
+}
+
+static void a_child_is_told(shmstate_writer* writer, shmstate_reader* reader) {
+  int status = 0;
+  const pid_t child = fork();
+  if (child == 0) {
+    OK(shmstate_reader_get_int64(reader, "int64", SHMSTATE_TEXT, &(int64_t){0}));
+    EXPECT(shmstate_writer_set_int64(writer, "int64", SHMSTATE_TEXT, 0, NULL), SHMSTATE_FORKED);
+    shmstate_reader_close(reader);
+    shmstate_writer_close(writer);
+    _exit(0);
+  }
+  EXPECT(waitpid(child, &status, 0), child);
+  EXPECT(status, 0);
+}
+
 static void changes_are_told(shmstate_writer* writer, shmstate_reader* reader) {
   shmstate_changes* changes = NULL;
   shmstate_change change = {0};
@@ -232,6 +316,7 @@ static void changes_are_told(shmstate_writer* writer, shmstate_reader* reader) {
 int main(int argc, char** argv) {
   shmstate_writer_options writer_options = {0};
   shmstate_reader_status status = {0};
+  shmstate_writer_status writer_status = {0};
   shmstate_writer* writer = NULL;
   shmstate_reader* reader = NULL;
   if (argc != 2) return 2;
@@ -249,8 +334,15 @@ int main(int argc, char** argv) {
   options_count(writer, reader);
   batches_are_whole(writer, reader);
   snapshots_are_stable(writer, reader);
+  many_are_read_at_once(reader);
+  a_watch_follows(writer, argv[1]);
+  a_child_is_told(writer, reader);
   changes_are_told(writer, reader);
 
+  writer_status.struct_bytes = sizeof writer_status;
+  OK(shmstate_writer_get_status(writer, &writer_status));
+  OK(writer_status.ring_status);
+  EXPECT(writer_status.merger_running == 1 && writer_status.instance_gone == 0, 1);
   status.struct_bytes = sizeof status;
   OK(shmstate_reader_get_status(reader, &status));
   EXPECT(status.merger_running, 1);

@@ -216,8 +216,75 @@ TEST_F(ReaderTest, GetManyReadsEachKeyAsOfOneEpoch) {
                                                    Value(std::int64_t{42}),
                                                    Value(std::string(kValueBytesMax, 'h'))};
   EXPECT_EQ(values, expected);
-  EXPECT_EQ(reader_.get_many({}, values), reader_.epoch());
+  EXPECT_EQ(reader_.get_many(std::span<const std::string_view>{}, values), reader_.epoch());
   EXPECT_TRUE(values.empty());
+}
+
+TEST_F(ReaderTest, GetManyTakesKeysThatRememberTheirPlace) {
+  std::vector<Key> keys{Key("int"), Key("missing"), Key("text"), Key(""), Key(kTooLongKey), Key("float")};
+  const std::vector<std::optional<Value>> expected{
+      Value(std::int64_t{42}), std::nullopt, Value("some text"), std::nullopt, std::nullopt, Value(1.5)};
+  std::vector<std::optional<Value>> values;
+  for (int i = 0; i < 3; ++i) {  // at first their places are unknown
+    EXPECT_EQ(reader_.get_many(keys, values), reader_.epoch());
+    EXPECT_EQ(values, expected);
+  }
+  writer_.erase("text");
+  writer_.set("int", 43);
+  instance_.pump();
+  reader_.get_many(keys, values);
+  EXPECT_EQ(values[0], Value(std::int64_t{43}));
+  EXPECT_EQ(values[2], std::nullopt);
+}
+
+TEST_F(ReaderTest, GetManyHandsOutNumbersOfOneType) {
+  const std::vector<std::string_view> keys{"int", "missing", "text", "", "float"};
+  std::vector<Key> bound{Key("int"), Key("missing"), Key("text"), Key(""), Key("float")};
+  std::vector<std::optional<std::int64_t>> integers(keys.size(), -1);
+  std::vector<std::optional<double>> floats(keys.size(), -1);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(i == 0 ? reader_.get_many(keys, integers) : reader_.get_many(bound, integers), reader_.epoch());
+    EXPECT_EQ(i == 0 ? reader_.get_many(keys, floats) : reader_.get_many(bound, floats), reader_.epoch());
+    EXPECT_EQ(integers[0], 42);
+    EXPECT_EQ(floats[4], 1.5);
+    for (const std::size_t none : {1U, 2U, 3U}) {
+      EXPECT_EQ(integers[none], std::nullopt);
+      EXPECT_EQ(floats[none], std::nullopt);
+    }
+    EXPECT_EQ(integers[4], std::nullopt);
+  }
+  integers.resize(2);
+  EXPECT_EQ(error_of([&] { reader_.get_many(keys, integers); }).first, Status::kInvalidArgument);
+}
+
+TEST_F(ReaderTest, GetManyCopiesBytesIntoBuffersOfTheCaller) {
+  std::array<char, 16> text{};
+  std::array<char, 4> small{};
+  Key bound("text");
+  std::array<Lookup, 8> lookups{Lookup{.key = "int"},
+                                Lookup{.key = "float"},
+                                Lookup{.key = "text", .buffer = text},
+                                Lookup{.key = "text", .buffer = small},
+                                Lookup{.key = "missing", .buffer = small},
+                                Lookup{.key = "empty"},
+                                Lookup{.key = ""},
+                                Lookup{.bound = &bound}};
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(reader_.get_many(lookups), reader_.epoch());
+    EXPECT_EQ(lookups[0].value, ValueView(42));
+    EXPECT_EQ(lookups[1].value, ValueView(1.5));
+    EXPECT_EQ(lookups[2].value, ValueView("some text"));
+    EXPECT_EQ(lookups[2].value.bytes().data(), text.data());
+    EXPECT_EQ(lookups[3].status, Status::kBufferTooSmall);
+    EXPECT_EQ(lookups[3].value_bytes, 9U);
+    EXPECT_EQ(lookups[3].value.type(), Type::kNone);
+    EXPECT_EQ(lookups[4].status, Status::kNotFound);
+    EXPECT_EQ(lookups[5].status, Status::kOk);
+    EXPECT_EQ(lookups[5].value, ValueView(""));
+    EXPECT_EQ(lookups[6].status, Status::kKeyEmpty);
+    EXPECT_EQ(lookups[7].status, Status::kBufferTooSmall);
+    EXPECT_EQ(lookups[7].value_bytes, 9U);
+  }
 }
 
 // ---- snapshots

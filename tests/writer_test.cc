@@ -654,6 +654,97 @@ TEST_F(WriterTest, ABatchCanBeUsedAgainAfterItsCommit) {
   EXPECT_EQ(read_int64("sum"), 45);
 }
 
+// Nothing of the first one vanishes because somebody begins a second one.
+TEST_F(WriterTest, ASecondBatchWhileOneIsOpenIsRefusedAndTheFirstOneIsWhole) {
+  Batch first = writer_.batch();
+  first.set("a", 1);
+  const auto [status, text] = error_of([&] { static_cast<void>(writer_.batch()); });
+  EXPECT_EQ(status, Status::kInvalidArgument);
+  EXPECT_THAT(text, HasSubstr("a batch of this writer is open"));
+  first.set("b", 2);
+  EXPECT_EQ(first.commit(), Status::kOk);
+  instance_.pump();
+  EXPECT_EQ(read_int64("a"), 1);
+  EXPECT_EQ(read_int64("b"), 2);
+}
+
+TEST_F(WriterTest, ABatchIsOpenUntilItIsCommittedOrDestroyedAlsoWithoutContent) {
+  {
+    const Batch open = writer_.batch();
+    EXPECT_THROW(static_cast<void>(writer_.batch()), Error);
+  }
+  Batch failed = writer_.batch();
+  failed.set("", 1);
+  EXPECT_EQ(failed.commit(), Status::kKeyEmpty);
+  Batch next = writer_.batch();
+  Batch moved = std::move(next);
+  EXPECT_THROW(static_cast<void>(writer_.batch()), Error) << "a batch that was moved is still open";
+}
+
+// One that was committed may go on, but not in the middle of another one.
+TEST_F(WriterTest, ACommittedBatchThatGoesOnWhileAnotherIsOpenIsRefusedAndTheOtherOneIsWhole) {
+  Batch first = writer_.batch();
+  first.set("a", 1);
+  EXPECT_EQ(first.commit(), Status::kOk);
+  {
+    Batch second = writer_.batch();
+    second.set("b", 2);
+    EXPECT_EQ(first.set("a", 3), Status::kInvalidArgument);
+    EXPECT_EQ(first.commit(), Status::kInvalidArgument);
+    EXPECT_EQ(second.commit(), Status::kOk);
+  }
+  EXPECT_EQ(first.set("c", 3), Status::kOk) << "now none is open";
+  EXPECT_EQ(first.commit(), Status::kOk);
+  EXPECT_EQ(writer_.counters().failed, 1U);
+  instance_.pump();
+  EXPECT_EQ(read_int64("a"), 1);
+  EXPECT_EQ(read_int64("b"), 2);
+  EXPECT_EQ(read_int64("c"), 3);
+}
+
+// Every operation with a key that remembers its place does what it does with the bytes, alone and in a batch.
+TEST_F(WriterTest, BoundKeysDoWhatTheirBytesDoInEveryOperation) {
+  Key key("bound");
+  const auto try_all = [&](auto& to, auto finish) {
+    EXPECT_EQ(to.set(key, 5), Status::kOk);
+    EXPECT_EQ(to.add(key, 2), Status::kOk);
+    finish();
+    EXPECT_EQ(read_int64("bound"), 7);
+    EXPECT_EQ(to.max(key, 9), Status::kOk);
+    finish();
+    EXPECT_EQ(read_int64("bound"), 9);
+    EXPECT_EQ(to.min(key, 3), Status::kOk);
+    finish();
+    EXPECT_EQ(read_int64("bound"), 3);
+    EXPECT_EQ(to.set(key, "text", {.ttl = 1h, .version = 4}), Status::kOk);
+    finish();
+    EXPECT_EQ(reader_.info("bound")->version, 4U);
+    EXPECT_TRUE(reader_.info("bound")->time_to_live);
+    EXPECT_EQ(to.erase(key, 3), Status::kOk);
+    finish();
+    EXPECT_TRUE(reader_.info("bound")) << "of a lower version";
+    EXPECT_EQ(to.erase(key), Status::kOk);
+    finish();
+    EXPECT_FALSE(reader_.info("bound"));
+  };
+  try_all(writer_, [&] { instance_.pump(); });
+  Batch batch = writer_.batch();
+  try_all(batch, [&] {
+    EXPECT_EQ(batch.commit(), Status::kOk);
+    instance_.pump();
+  });
+}
+
+// A ring that will never be merged is told to who conflates, too: what it keeps would be kept for ever.
+TEST_F(WriterTest, AQuarantinedRingIsToldToAWriterThatConflates) {
+  Writer conflating = instance_.writer(ring_of(kSmallRing, WhenFull::kConflate));
+  while (conflating.counters().conflated == 0) ASSERT_EQ(conflating.set("k", 1), Status::kOk);
+  const RingFile ring = instance_.open_ring(conflating);
+  ring.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kQuarantined), std::memory_order_release);
+  EXPECT_EQ(conflating.set("k", 2), Status::kRingQuarantined);
+  EXPECT_EQ(conflating.flush(0ns), Status::kRingQuarantined);
+}
+
 // ---- moving
 
 TEST_F(WriterTest, AMovedWriterGoesOnWithItsRing) {

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "core/os.h"
 #include "shmstate/status.h"
 #include "shmstate/status_c.h"
 #include "shmstate/value.h"
@@ -95,6 +96,7 @@ inline void copy_text(std::string_view from, char* to, std::size_t to_bytes) noe
 /// one.
 template <typename Action>
 [[nodiscard]] int guarded(Action&& action, char* error_text = nullptr, std::size_t error_bytes = 0) noexcept {
+  const os::NoCancellation shield;
   Status status = Status::kSystem;
   try {
     return action();

@@ -23,14 +23,17 @@ namespace shmstate {
 /// A writer's side.
 class MergerWaker {
  public:
-  /// After each push. `ring()` adds 1 to `wakes` and wakes who sleeps on it.
+  /// After each push. `ring()` adds 1 to `wakes` and wakes who sleeps on it. False when the merger still sleeps though
+  /// it was rung for.
   template <typename Sleep, typename Ring>
-  void wake(const Sleep& sleep, Ring ring) noexcept {
+  bool wake(const Sleep& sleep, Ring ring) noexcept {
     std::atomic_signal_fence(std::memory_order_seq_cst);  // the compiler must keep the order, the barrier does the rest
     const std::uint64_t phase = sleep.phase.load(std::memory_order_relaxed);  // pair: sleep.phase
-    if (phase % 2 == 0 || phase == phase_rung_) return;
+    if (phase % 2 == 0) return true;
+    if (phase == phase_rung_) return false;
     phase_rung_ = phase;
     ring();
+    return true;
   }
 
  private:

@@ -1,10 +1,12 @@
 #include "core/fault_guard.h"
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdint>
 #include <cstring>
@@ -60,7 +62,10 @@ bool survive(Range& range) noexcept {
 void on_bus_error(int signal, siginfo_t* info, void* context) {
   const bool was_sent = info->si_code <= 0;  // by a process; then there is no address
   Range* const range = was_sent ? nullptr : range_around(reinterpret_cast<std::uintptr_t>(info->si_addr));
-  if (range != nullptr && survive(*range)) return;
+  const int error_number = errno;  // of what was interrupted
+  const bool is_survived = range != nullptr && survive(*range);
+  errno = error_number;
+  if (is_survived) return;
   if ((previous_action.sa_flags & SA_SIGINFO) != 0) return previous_action.sa_sigaction(signal, info, context);
   if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN) {
     return previous_action.sa_handler(signal);
@@ -70,11 +75,23 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   if (was_sent) std::raise(SIGBUS);
 }
 
+// A handler cannot be taken back: whoever installed another one meanwhile calls ours. So the code must stay, also when
+// the library, or what it was linked into, is unloaded (dlclose). Of a program itself this asks for nothing.
+void stay_loaded() noexcept {
+  Dl_info info{};
+  if (::dladdr(reinterpret_cast<const void*>(&on_bus_error), &info) == 0 || info.dli_fname == nullptr) return;
+  static_cast<void>(::dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE));
+  static_cast<void>(::dlerror());  // which is nobody else's business
+}
+
+// On the program's alternate stack, if it has one, and otherwise as the handler that was there.
 void install_handler() {
+  stay_loaded();
+  sigaction(SIGBUS, nullptr, &previous_action);
   struct sigaction action {};
   action.sa_sigaction = on_bus_error;
-  action.sa_flags = SA_SIGINFO | SA_NODEFER;
-  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | (previous_action.sa_flags & SA_RESTART);
+  action.sa_mask = previous_action.sa_mask;
   sigaction(SIGBUS, &action, &previous_action);
 }
 

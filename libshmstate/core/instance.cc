@@ -186,7 +186,7 @@ bool Control::try_open(std::optional<Error>& why) {
                 "shmstate: " + quoted(path_) + ": its creation has not finished; start its merger, which begins again");
     return false;
   };
-  fd_ = os::open_file(control_path_, O_RDONLY);
+  fd_ = OwnFd::open_file(control_path_, O_RDONLY);
   if (!fd_.is_open()) {
     if (os::is_absence(errno)) {
       if (os::file_info(new_control_path(path_))) return not_ready();
@@ -206,7 +206,7 @@ bool Control::try_open(std::optional<Error>& why) {
   if (info->bytes < sizeof(layout::ControlHeader)) throw_damaged(path_, "control is truncated");
   const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
-  Mapping mapping(fd_, Access::kReadOnly, 0, bytes, control_path_.string());
+  Mapping mapping(fd_.fd(), Access::kReadOnly, 0, bytes, control_path_.string());
   FaultGuard guard;
   if (when_truncated_ == WhenTruncated::kReadZeros) guard = FaultGuard(mapping.data(), mapping.size());
   const auto& header = *reinterpret_cast<const layout::ControlHeader*>(mapping.data());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/fault_guard.h"
+#include "core/fork.h"
 #include "core/layout.h"
 #include "core/mapping.h"
 #include "core/os.h"
@@ -118,7 +119,7 @@ class Control {
   /// Asks the kernel whether a merger holds its lock.
   [[nodiscard]] bool merger_running() const noexcept { return os::is_locked(fd_.get(), kLifeByte); }
   /// Whether the directory still leads to these files; true also when that cannot be told.
-  [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, fd_).value_or(true); }
+  [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, fd_.fd()).value_or(true); }
   /// Throws `Error` (kNotReady) when it no longer does: what fails beside these files says nothing then.
   void must_be_current() const;
 
@@ -132,7 +133,7 @@ class Control {
   std::filesystem::path path_;
   std::filesystem::path control_path_;  // looking at it allocates nothing
   WhenTruncated when_truncated_;
-  os::Fd fd_;
+  OwnFd fd_;
   Mapping mapping_;
   FaultGuard guard_;
   Geometry geometry_;

@@ -93,7 +93,8 @@ struct alignas(kLine) Heartbeat {
 /// What writers must know: whether to ring the doorbell, and how much goes into a batch. Apart from all that changes
 /// while data flows: each push looks here.
 struct alignas(kLine) Sleep {
-  Shared<std::uint64_t> phase;      // merger: +1 before it sleeps, +1 when it is awake again: odd while it sleeps
+  // merger: +1 before it sleeps, +1 when it is awake again: odd while it sleeps, and once it retired
+  Shared<std::uint64_t> phase;
   Shared<std::uint64_t> batch_max;  // merger: mutations in a batch; zero: no limit (since minor 1)
   std::uint64_t reserved[6];
 };

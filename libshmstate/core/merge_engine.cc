@@ -882,7 +882,9 @@ void MergeEngine::round() {
     if (!closed_rings_.empty()) retry_closed_rings();
     is_current_ = owner_.is_current();
     if (!is_current_) {
-      owner_.heartbeat().retired.store(1, std::memory_order_release);
+      if (owner_.heartbeat().retired.exchange(1, std::memory_order_acq_rel) == 0) {
+        owner_.sleep().phase.fetch_add(1, std::memory_order_release);  // whoever pushes next rings, and finds it out
+      }
       report(MergeEvent::Kind::kInstanceGone, 0, owner_.path().string());
     }
   }

@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -105,8 +106,13 @@ std::uint64_t clock_ns(clockid_t clock) noexcept {
 }  // namespace
 
 Fd::~Fd() {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd_ < 0) return;
+  const NoCancellation shield;
+  ::close(fd_);
 }
+
+NoCancellation::NoCancellation() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+NoCancellation::~NoCancellation() { ::pthread_setcancelstate(before_, nullptr); }
 
 Status status_of(int error_number) noexcept {
   switch (error_number) {
@@ -137,6 +143,7 @@ Fd move_up(int fd) noexcept {
 }
 
 Fd open_file(const std::filesystem::path& path, int flags, unsigned mode) noexcept {
+  const NoCancellation shield;
   return move_up(::open(path.c_str(), flags | O_CLOEXEC, mode));
 }
 
@@ -165,6 +172,7 @@ std::uint32_t group_id(const std::string& name) {
 }
 
 int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept {
+  const NoCancellation shield;
   int result = 0;
   do {  // KEEP_SIZE: the file has its size; a range beyond it would be a bug, not a wish
     result = ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
@@ -264,10 +272,6 @@ void random_bytes(void* data, std::size_t bytes) {
   }
 }
 
-std::string program_name() {
-  std::string name;
-  std::getline(std::ifstream("/proc/self/comm"), name);
-  return name;
-}
+std::string program_name() { return program_invocation_short_name; }  // not from a file: that needs a descriptor
 
 }  // namespace shmstate::os

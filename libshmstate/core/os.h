@@ -28,9 +28,23 @@ class Fd {
   ~Fd();
   [[nodiscard]] int get() const noexcept { return fd_; }
   [[nodiscard]] bool is_open() const noexcept { return fd_ >= 0; }
+  /// Forgets it, without closing it.
+  void release() noexcept { fd_ = -1; }
 
  private:
   int fd_ = -1;
+};
+
+/// While it lives, this thread is not cancelled (pthread_cancel): that would unwind through what throws nothing.
+class NoCancellation {
+ public:
+  NoCancellation() noexcept;
+  NoCancellation(const NoCancellation&) = delete;
+  NoCancellation& operator=(const NoCancellation&) = delete;
+  ~NoCancellation();
+
+ private:
+  int before_ = 0;
 };
 
 /// What an errno value means to who called: kNoMemory, kNoPermission, kNoInstance, or kSystem.

@@ -56,8 +56,8 @@ void write_header(layout::RingHeader& header, std::uint64_t id, const RingFile::
   header.created_ns = os::realtime_ns();
 }
 
-os::Fd create_nameless(const fs::path& rings) {
-  os::Fd fd = os::open_file(rings, O_TMPFILE | O_RDWR, kRingMode);
+OwnFd create_nameless(const fs::path& rings) {
+  OwnFd fd = OwnFd::open_file(rings, O_TMPFILE | O_RDWR, kRingMode);
   if (fd.is_open()) return fd;
   if (errno == EACCES || errno == EPERM) {
     throw Error(Status::kNoPermission, "shmstate: may not create a ring in " + rings.string() +
@@ -88,15 +88,19 @@ bool is_taken_from(std::uint32_t uid, const fs::path& shared_ring) {
   return info && (info->uid != uid || !info->is_regular);
 }
 
-RingFile::RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what)
+RingFile::RingFile(OwnFd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what)
     : fd_(std::move(fd)),
-      mapping_(fd_, layout::kRingHeaderBytes, static_cast<std::size_t>(data_bytes), what),
+      mapping_(fd_.opened_again(O_RDWR,
+                                [&](const os::Fd& file) {
+                                  return MirroredMapping(file, layout::kRingHeaderBytes,
+                                                         static_cast<std::size_t>(data_bytes), what);
+                                })),
       id_(id),
       data_bytes_(data_bytes),
       owner_uid_(os::file_info(fd_.get()).value_or(os::FileInfo{}).uid) {}
 
 RingFile RingFile::create(const fs::path& rings, const Description& description) {
-  os::Fd fd = create_nameless(rings);
+  OwnFd fd = create_nameless(rings);
   if (::fchmod(fd.get(), kRingMode) != 0) os::throw_errno("cannot chmod a ring in " + rings.string(), errno);
   const bool exclusive = (description.flags & layout::kRingShared) == 0;
   if (!os::try_lock(fd.get(), kLifeByte, exclusive)) os::throw_errno("cannot lock a ring in " + rings.string(), errno);
@@ -129,7 +133,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
 // that still has its name can rely on it.
 std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const layout::Id& instance_id) {
   if (is_taken_from(::geteuid(), path)) return std::nullopt;
-  os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  OwnFd fd = OwnFd::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!fd.is_open()) {
     if (is_no_ring(errno)) return std::nullopt;
     os::throw_errno("cannot open " + path.string(), errno);
@@ -138,7 +142,7 @@ std::optional<RingFile> RingFile::try_open_shared(const fs::path& path, const la
     if (errno == EAGAIN) return std::nullopt;
     os::throw_errno("cannot lock " + path.string(), errno);
   }
-  if (!leads_to(path, fd).value_or(false)) return std::nullopt;
+  if (!leads_to(path, fd.fd()).value_or(false)) return std::nullopt;
   crash_point(CrashPoint::kSharedRingOpened);
   return open_checked(std::move(fd), std::nullopt, instance_id);
 }
@@ -166,7 +170,7 @@ std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, 
   const std::optional<os::FileInfo> info = os::file_info(path);
   if (!info && !os::is_absence(errno)) os::throw_errno("cannot look at " + path.string(), errno);
   if (!info || !info->is_regular) return std::nullopt;
-  os::Fd fd = os::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  OwnFd fd = OwnFd::open_file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!fd.is_open()) {
     if (is_no_ring(errno)) return std::nullopt;
     os::throw_errno("cannot open " + path.string(), errno, "the merger must be allowed to read and write it");
@@ -176,7 +180,7 @@ std::optional<RingFile> RingFile::open(const fs::path& rings, std::uint64_t id, 
   return ring;
 }
 
-std::optional<RingFile> RingFile::open_checked(os::Fd fd, std::optional<std::uint64_t> id,
+std::optional<RingFile> RingFile::open_checked(OwnFd fd, std::optional<std::uint64_t> id,
                                                const layout::Id& instance_id) {
   layout::RingHeader header{};
   const std::optional<os::FileInfo> info = os::file_info(fd.get());
@@ -233,7 +237,7 @@ bool RingFile::try_remove(const fs::path& rings, bool anyway, std::uint64_t merg
   std::error_code ignored;
   if ((header().flags & layout::kRingShared) != 0) {
     const fs::path shared = rings / shared_ring_name(header().owner_uid);
-    if (leads_to(shared, fd_).value_or(false)) fs::remove(shared, ignored);
+    if (leads_to(shared, fd_.fd()).value_or(false)) fs::remove(shared, ignored);
     crash_point(CrashPoint::kSharedNameRemoved);
   }
   fs::remove(rings / ring_name(id_), ignored);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/fault_guard.h"
+#include "core/fork.h"
 #include "core/layout.h"
 #include "core/mapping.h"
 #include "core/os.h"
@@ -80,11 +81,11 @@ class RingFile {
  private:
   [[nodiscard]] static std::optional<RingFile> try_open_shared(const std::filesystem::path& path,
                                                                const layout::Id& instance_id);
-  [[nodiscard]] static std::optional<RingFile> open_checked(os::Fd fd, std::optional<std::uint64_t> id,
+  [[nodiscard]] static std::optional<RingFile> open_checked(OwnFd fd, std::optional<std::uint64_t> id,
                                                             const layout::Id& instance_id);
-  RingFile(os::Fd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what);
+  RingFile(OwnFd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what);
 
-  os::Fd fd_;
+  OwnFd fd_;
   MirroredMapping mapping_;
   FaultGuard guard_;
   std::uint64_t id_;

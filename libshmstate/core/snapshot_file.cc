@@ -12,15 +12,17 @@ SnapshotFile::SnapshotFile(const Control& control)
       pages_max_(control.geometry().pages_max()),
       buffer_count_(control.geometry().buffer_count) {
   const std::filesystem::path path = control.path() / "snapshot";
-  fd_ = os::open_file(path, O_RDONLY);
+  fd_ = OwnFd::open_file(path, O_RDONLY);
   if (!fd_.is_open()) os::throw_errno("cannot open " + path.string(), errno);
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
   if (!info || info->bytes < control.geometry().snapshot_bytes) {
     throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) +
                                       ": snapshot is truncated; remove the directory and restart the merger");
   }
-  mapping_ =
-      Mapping(fd_, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes), path.string());
+  mapping_ = fd_.opened_again(O_RDONLY, [&](const os::Fd& file) {
+    return Mapping(file, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes),
+                   path.string());
+  });
   buffers_ = mapping_.data() + control.geometry().buffer_offset;
   if (control.guard().is_active()) guard_ = FaultGuard(mapping_.data(), mapping_.size(), control.guard());
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/buffer_view.h"
+#include "core/fork.h"
 #include "core/instance.h"
 #include "core/publish.h"
 
@@ -34,7 +35,7 @@ class SnapshotFile {
   void unpin(std::uint32_t buffer) noexcept;
 
  private:
-  os::Fd fd_;
+  OwnFd fd_;
   Mapping mapping_;
   FaultGuard guard_;
   std::uint64_t feed_offset_;

@@ -38,21 +38,29 @@ WriterOptions to_options(const shmstate_writer_options& given) {
                           "shmstate: when_full is none of SHMSTATE_BLOCK, SHMSTATE_FAIL and "
                           "SHMSTATE_CONFLATE");
   }
-  if (given.reserved != 0) throw shmstate::Error(Status::kInvalidArgument, "shmstate: reserved is not 0");
   if (given.name != nullptr) options.name = given.name;
   if (given.ring_bytes != 0) options.ring_bytes = given.ring_bytes;
   if (given.conflate_bytes_max != 0) options.conflate_bytes_max = given.conflate_bytes_max;
   options.shared = given.shared != 0;
   options.survive_truncation = given.survive_truncation != 0;
+  options.reopen = given.reopen != 0;
   options.full_timeout = timeout_or(given.full_timeout_ns, options.full_timeout);
   options.attach_timeout = timeout_or(given.attach_timeout_ns, options.attach_timeout);
   return options;
 }
 
+/// What a push refuses, it counts and reports: so does one whose arguments make no sense, as a time to live does that
+/// is negative.
+int refuse(shmstate_writer* writer) noexcept {
+  if (writer == nullptr) return kInvalid;
+  const SetOptions senseless{.ttl = std::chrono::nanoseconds(-1)};
+  return code(writer->batch ? writer->batch->set("?", 0, senseless) : writer->writer.set("?", 0, senseless));
+}
+
 /// Calls `call(to, key)`, where `to` is the open batch, or the writer when there is none.
 template <typename Call>
 int mutate(shmstate_writer* writer, const char* key, std::size_t key_bytes, Call&& call) noexcept {
-  if (writer == nullptr || key == nullptr) return kInvalid;
+  if (writer == nullptr || key == nullptr) return refuse(writer);
   const std::string_view bytes = text(key, key_bytes);
   return code(writer->batch ? call(*writer->batch, bytes) : call(writer->writer, bytes));
 }
@@ -63,7 +71,7 @@ int set(shmstate_writer* writer, const char* key, std::size_t key_bytes, ValueVi
     return mutate(writer, key, key_bytes, [&](auto& to, std::string_view bytes) { return to.set(bytes, value); });
   }
   shmstate_set_options known{};
-  if (!take_struct(options, known)) return kInvalid;
+  if (!take_struct(options, known)) return refuse(writer);
   SetOptions wanted{.ttl = std::chrono::nanoseconds(known.ttl_ns), .ephemeral = known.ephemeral != 0};
   if (known.has_version != 0) wanted.version = known.version;
   return mutate(writer, key, key_bytes, [&](auto& to, std::string_view bytes) { return to.set(bytes, value, wanted); });
@@ -100,7 +108,7 @@ int shmstate_writer_set_float64(shmstate_writer* writer, const char* key, size_t
 }
 int shmstate_writer_set_bytes(shmstate_writer* writer, const char* key, size_t key_bytes, const char* value,
                               size_t value_bytes, const shmstate_set_options* options) noexcept {
-  if (value == nullptr && value_bytes != 0) return kInvalid;
+  if (value == nullptr && value_bytes != 0) return refuse(writer);
   return set(writer, key, key_bytes, text(value, value_bytes), options);
 }
 
@@ -136,8 +144,10 @@ uint64_t shmstate_writer_get_batch_max(const shmstate_writer* writer) noexcept {
 }
 int shmstate_batch_begin(shmstate_writer* writer) noexcept {
   if (writer == nullptr || writer->batch) return kInvalid;
-  writer->batch.emplace(writer->writer.batch());
-  return SHMSTATE_OK;
+  return guarded([&] {
+    writer->batch.emplace(writer->writer.batch());
+    return SHMSTATE_OK;
+  });
 }
 int shmstate_batch_commit(shmstate_writer* writer) noexcept {
   if (writer == nullptr || !writer->batch) return kInvalid;
@@ -172,8 +182,21 @@ int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_
                .rejected_out_of_range = writer->writer.rejected(Status::kOutOfRange),
                .rejected_no_memory = writer->writer.rejected(Status::kNoMemory),
                .rejected_limit = writer->writer.rejected(Status::kLimit),
-               .rejected_batch_too_big = writer->writer.rejected(Status::kMutationTooBig)},
+               .rejected_batch_too_big = writer->writer.rejected(Status::kMutationTooBig),
+               .lost = counted.lost},
               counters);
+  return SHMSTATE_OK;
+}
+int shmstate_writer_get_status(const shmstate_writer* writer, shmstate_writer_status* status) noexcept {
+  if (writer == nullptr || !has_size(status)) return kInvalid;
+  const shmstate::WriterStatus known = writer->writer.status();
+  give_struct({.struct_bytes = 0,
+               .reopen_count = known.reopen_count,
+               .merger_running = known.merger_running ? 1 : 0,
+               .instance_gone = known.instance_gone ? 1 : 0,
+               .ring_status = code(known.ring),
+               .reserved = 0},
+              status);
   return SHMSTATE_OK;
 }
 const char* shmstate_writer_get_path(const shmstate_writer* writer) noexcept {

@@ -6,6 +6,7 @@
 
 #include "attachment.h"
 #include "changes.h"
+#include "core/fork.h"
 #include "core/key_hints.h"
 #include "entry.h"
 #include "plain_view.h"
@@ -37,7 +38,12 @@ std::optional<nanoseconds> time_left(std::uint64_t expiry_ns) noexcept {
 
 std::optional<nanoseconds> EntryView::time_to_live() const noexcept { return time_left(expiry_ns); }
 
-struct Reader::Impl {
+/// In a child of fork they are zero: so it is time to look around.
+struct ReaderWords {
+  std::uint32_t reads_left;  // until the next look around
+};
+
+struct Reader::Impl : WithWipedWords<ReaderWords> {
   Impl(std::string_view instance, const ReaderOptions& options)
       : files(Attachment::open(instance_path(instance), options.attach_timeout, options.survive_truncation)),
         survive_truncation(options.survive_truncation),
@@ -52,30 +58,54 @@ struct Reader::Impl {
     return {.bytes = bytes, .hash = hash_key(bytes, geometry().hash_seed)};
   }
 
-  /// Goes over to a new instance in the same place, if this one was removed. Looks rarely, and only when the merger is
-  /// silent or says so.
+  /// Attaches anew in a child of fork, where locks and descriptors are the parent's. Goes over to a new instance in the
+  /// same place, if this one was removed: looks for that rarely, and only when the merger is silent or says so.
   void look_around() noexcept {
+    const bool is_forked = !maker.is_this_process();
     const std::uint64_t now = os::now_ns();
-    if (now < next_look_ns) return;
+    if (now < next_look_ns && !(is_forked && attached == Status::kOk)) return;
     next_look_ns = now + kLookIntervalNs;
+    if (is_forked) return attach_anew();
     const layout::Heartbeat& heartbeat = files->control.heartbeat();
     const bool is_silent = now - heartbeat.beat_ns.load(std::memory_order_relaxed) > kSilenceNs;  // or nonsense
     if (!is_silent && heartbeat.retired.load(std::memory_order_acquire) == 0) return;
     is_gone = !files->control.is_current();
-    if (!is_gone) return;
+    if (is_gone) attach_anew();
+  }
+
+  void attach_anew() noexcept {
+    const os::NoCancellation shield;
     try {
-      files = Attachment::open(files->control.path(), nanoseconds::zero(), survive_truncation);
+      auto found = Attachment::open(files->control.path(), nanoseconds::zero(), survive_truncation);
+      if (found->control.geometry().instance_id != geometry().instance_id) ++reattach_count;
+      files = std::move(found);
       plain = PlainView(files->publication());
       is_gone = false;
-      ++reattach_count;
-    } catch (const std::exception&) {  // not there yet: go on with what we have
+      maker = Maker();
+      attached = Status::kOk;
+    } catch (const Error& error) {  // not there yet: go on with what we have, unless it is the parent's
+      if (!maker.is_this_process()) attached = error.status();
+    } catch (const std::exception&) {
+      if (!maker.is_this_process()) attached = Status::kNoMemory;
     }
   }
 
-  void look_now_and_then() noexcept {  // before a key is hashed: the seed is the instance's
-    if (++reads < kReadsPerLook) return;
-    reads = 0;
+  /// Before a key is hashed: the seed is the instance's.
+  [[nodiscard, gnu::always_inline]] Status look_now_and_then() noexcept {
+    const std::uint32_t left = wiped().reads_left;
+    if (left == 0) return look_at_last();
+    wiped().reads_left = left - 1;
+    return Status::kOk;
+  }
+  [[nodiscard, gnu::noinline, gnu::cold]] Status look_at_last() noexcept {
     look_around();
+    if (attached == Status::kOk) wiped().reads_left = kReadsPerLook;
+    return attached;
+  }
+  /// The same before what is rare. Throws `Error` when a child of fork could not attach.
+  void look_around_or_fail() {
+    look_around();
+    if (attached != Status::kOk) fail(attached);
   }
 
   /// Runs `read` on the current buffer until the buffer was intact behind it, and returns what it returned.
@@ -111,24 +141,30 @@ struct Reader::Impl {
   template <typename Take>
   Status read_key(std::string_view bytes, Take&& take) {
     if (const Status status = check_key(bytes); status != Status::kOk) return status;
-    look_now_and_then();
+    if (const Status status = look_now_and_then(); status != Status::kOk) return status;
     const HashedKey key = hashed(bytes);
     return read_current([&](const BufferView& view) { return read_in(view, key, take); });
   }
   template <typename Take>
   Status read_key(Key& bound, Take&& take) {
     if (const Status status = check_key(bound.bytes()); status != Status::kOk) return status;
-    look_now_and_then();
+    if (const Status status = look_now_and_then(); status != Status::kOk) return status;
     const HashedKey key = KeyHints::hashed(bound, geometry().instance_id, geometry().hash_seed);
-    return read_current([&](const BufferView& view) {
+    return read_current([&](const BufferView& view) { return read_hinted(view, key, take, &bound); });
+  }
+  /// Where `bound` has seen the key, or else where it is.
+  template <typename Take>
+  static Status read_hinted(const BufferView& view, const HashedKey& key, Take&& take, Key* bound) {
+    if (bound != nullptr) {
       SlotHead head;
-      const Location at = KeyHints::location(bound);
+      const Location at = KeyHints::location(*bound);
       if (view.is_at(at, key, head)) return take_at(view, at, head, take);
-      return read_in(view, key, take, &bound);
-    });
+    }
+    return read_in(view, key, take, bound);
   }
   template <typename Take>
-  static Status read_in(const BufferView& view, const HashedKey& key, Take&& take, Key* bound = nullptr) {
+  [[gnu::always_inline]] static Status read_in(const BufferView& view, const HashedKey& key, Take&& take,
+                                               Key* bound = nullptr) {
     Location at;
     SlotHead head;
     switch (view.find(key, at, head)) {
@@ -147,8 +183,9 @@ struct Reader::Impl {
 
   /// Counts the read, unless its key is empty or long, or it is time to look around: that goes the general way.
   [[nodiscard, gnu::always_inline]] bool begin_plain(std::string_view key) {
-    if (key.size() - 1 >= SlotHead::kPlainKeyBytesMax || reads + 1 >= kReadsPerLook) return false;
-    ++reads;
+    const std::uint32_t left = wiped().reads_left;
+    if (key.size() - 1 >= SlotHead::kPlainKeyBytesMax || left == 0) return false;
+    wiped().reads_left = left - 1;
     return true;
   }
   /// False says nothing. Flattened into `read`: no call is made on the way, so that nothing need be saved for it.
@@ -201,19 +238,111 @@ struct Reader::Impl {
     });
   }
 
+  // ---- several keys as of one epoch
+
+  static Key* bound_in(const std::string_view&) noexcept { return nullptr; }
+  static Key* bound_in(Key& key) noexcept { return &key; }
+  static Key* bound_in(Lookup& lookup) noexcept { return lookup.bound; }
+  static std::string_view bytes_in(const std::string_view& key) noexcept { return key; }
+  static std::string_view bytes_in(const Key& key) noexcept { return key.bytes(); }
+  static std::string_view bytes_in(const Lookup& lookup) noexcept { return lookup.key; }
+
+  template <typename AnyKey>
+  [[nodiscard]] HashedKey hashed_in(AnyKey& key) const noexcept {
+    Key* const bound = bound_in(key);
+    return bound == nullptr ? hashed(bytes_in(key))
+                            : KeyHints::hashed(*bound, geometry().instance_id, geometry().hash_seed);
+  }
+  /// Calls `take_one(i, look_up)` for each key, perhaps again for all of them; `look_up(take)` is a point read.
+  template <typename AnyKey, typename TakeOne>
+  Epoch for_many(std::span<AnyKey> keys, TakeOne&& take_one) {
+    look_around_or_fail();
+    many.clear();
+    for (AnyKey& key : keys) many.push_back(hashed_in(key));
+    const auto read_all = [&](const BufferView& view) {
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        const auto look_up = [&](auto&& take) {
+          const Status status = check_key(many[i].bytes);
+          return status == Status::kOk ? read_hinted(view, many[i], take, bound_in(keys[i])) : status;
+        };
+        if (take_one(i, look_up) == Status::kDamaged) return Status::kDamaged;
+      }
+      return Status::kOk;
+    };
+    Epoch epoch = 0;
+    if (const Status status = read_current(read_all, &epoch); status != Status::kOk) fail(status);
+    return epoch;
+  }
+  template <typename AnyKey>
+  Epoch read_many(std::span<AnyKey> keys, std::vector<std::optional<Value>>& values) {
+    values.resize(keys.size());
+    return for_many(keys, [&](std::size_t i, auto&& look_up) {
+      if (!values[i]) values[i].emplace();
+      const Status status = look_up([&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
+        return take_value(view, slot, head, *values[i]);
+      });
+      if (status != Status::kOk) values[i].reset();
+      return status;
+    });
+  }
+  template <typename AnyKey, typename Number>
+  Epoch read_many(std::span<AnyKey> keys, std::span<std::optional<Number>> values) {
+    if (values.size() < keys.size()) fail(Status::kInvalidArgument);
+    return for_many(keys, [&](std::size_t i, auto&& look_up) {
+      std::uint64_t bits = 0;
+      const Status status = look_up([&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
+        return take_number(kTypeOf<Number>, slot, head, bits);
+      });
+      values[i] = status == Status::kOk ? std::optional(std::bit_cast<Number>(bits)) : std::nullopt;
+      return status;
+    });
+  }
+  Epoch read_many(std::span<Lookup> lookups) {
+    return for_many(lookups, [&](std::size_t i, auto&& look_up) {
+      Lookup& lookup = lookups[i];
+      lookup.value = {};
+      lookup.value_bytes = 0;
+      lookup.status = look_up([&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
+        return take_into(view, slot, head, lookup);
+      });
+      return lookup.status;
+    });
+  }
+  static Status take_into(const BufferView& view, const layout::Slot& slot, const SlotHead& head, Lookup& lookup) {
+    std::uint64_t bits = 0;
+    if (take_number(Type::kInt64, slot, head, bits) == Status::kOk) {
+      lookup.value = static_cast<std::int64_t>(bits);
+      return Status::kOk;
+    }
+    if (take_number(Type::kFloat64, slot, head, bits) == Status::kOk) {
+      lookup.value = std::bit_cast<double>(bits);
+      return Status::kOk;
+    }
+    if (head.type != Type::kBytes) return Status::kDamaged;
+    lookup.value_bytes = head.value_bytes;
+    if (head.value_bytes > lookup.buffer.size()) return Status::kBufferTooSmall;
+    lookup.value = std::string_view(lookup.buffer.data(), head.value_bytes);
+    return take_bytes(view, slot, head, lookup.buffer.data());
+  }
+
   [[noreturn]] void fail(Status status) const {
     throw Error(status, "shmstate: " + quoted(files->control.path()) + ": " + std::string(describe(status)));
   }
+
+  template <typename Number>
+  static constexpr Type kTypeOf = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
 
   std::shared_ptr<Attachment> files;
   bool survive_truncation;
   std::string path;
   PlainView plain;
-  std::uint32_t reads = 0;  // since the last look around
+  Maker maker;                    // of `files`
+  Status attached = Status::kOk;  // or why a child of fork could not attach
   std::uint64_t next_look_ns = 0;
   std::uint64_t reattach_count = 0;
   std::uint64_t changes_attachment = 0;  // the reattach_count at the last call of `changes`
   bool is_gone = false;
+  std::vector<HashedKey> many;  // that are being read
 };
 
 // ---- Reader
@@ -266,42 +395,39 @@ std::optional<EntryInfo> Reader::info(std::string_view key) const noexcept {
 }
 
 Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) const {
-  impl_->look_around();
-  std::vector<HashedKey> hashed;
-  hashed.reserve(keys.size());
-  for (const std::string_view key : keys) hashed.push_back(impl_->hashed(key));
-  Epoch epoch = 0;
-  const auto read_all = [&](const BufferView& view) {
-    values.assign(keys.size(), std::nullopt);
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      if (check_key(keys[i]) != Status::kOk) continue;
-      Value value;
-      const Status status =
-          Impl::read_in(view, hashed[i], [&](const BufferView& buffer, const layout::Slot& slot, const SlotHead& head) {
-            return take_value(buffer, slot, head, value);
-          });
-      if (status == Status::kDamaged) return status;
-      if (status == Status::kOk) values[i] = std::move(value);
-    }
-    return Status::kOk;
-  };
-  if (const Status status = impl_->read_current(read_all, &epoch); status != Status::kOk) impl_->fail(status);
-  return epoch;
+  return impl_->read_many(keys, values);
 }
+Epoch Reader::get_many(std::span<Key> keys, std::vector<std::optional<Value>>& values) const {
+  return impl_->read_many(keys, values);
+}
+Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t>> values) const {
+  return impl_->read_many(keys, values);
+}
+Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<std::int64_t>> values) const {
+  return impl_->read_many(keys, values);
+}
+Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<double>> values) const {
+  return impl_->read_many(keys, values);
+}
+Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<double>> values) const {
+  return impl_->read_many(keys, values);
+}
+Epoch Reader::get_many(std::span<Lookup> lookups) const { return impl_->read_many(lookups); }
 
 Epoch Reader::epoch() const noexcept {
-  impl_->look_now_and_then();
+  if (impl_->look_now_and_then() != Status::kOk) return 0;
   return current_version(impl_->files->publication()).epoch;
 }
 
 Epoch Reader::wait(Epoch epoch, nanoseconds timeout) const noexcept {
   const auto began = Clock::now();
   const std::uint64_t attachment = impl_->reattach_count;
+  impl_->look_around();
   for (;;) {
     const Shared<std::uint64_t>& word = impl_->files->publication().epoch_word;
     const auto* const futex = reinterpret_cast<const std::uint32_t*>(word.address());  // its low half
     const std::uint64_t packed = word.load(std::memory_order_acquire);
-    const Epoch now = Version::unpack(packed).epoch;
+    const Epoch now = impl_->attached == Status::kOk ? Version::unpack(packed).epoch : 0;
     const auto waited = Clock::now() - began;
     if (now > epoch || waited >= timeout || attachment != impl_->reattach_count) return now;
     os::futex_wait(futex, static_cast<std::uint32_t>(packed), std::min<nanoseconds>(kSleepMax, timeout - waited));
@@ -330,19 +456,23 @@ Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeou
 
 nanoseconds Reader::age() const noexcept {
   impl_->look_around();
+  if (impl_->attached != Status::kOk) return nanoseconds::max();
   const std::uint64_t current_as_of =
       impl_->files->control.heartbeat().current_as_of_ns.load(std::memory_order_relaxed);
   const std::uint64_t now = os::now_ns();
   return nanoseconds(now > current_as_of ? now - current_as_of : 0);
 }
 
-bool Reader::merger_running() const noexcept { return impl_->files->control.merger_running(); }
+bool Reader::merger_running() const noexcept {
+  impl_->look_around();
+  return impl_->attached == Status::kOk && impl_->files->control.merger_running();
+}
 
 ReaderStatus Reader::status() const noexcept {
   return {.merger_running = merger_running(),
           .age = age(),
           .reattach_count = impl_->reattach_count,
-          .instance_gone = impl_->is_gone};
+          .instance_gone = impl_->is_gone || impl_->attached != Status::kOk};
 }
 
 const std::string& Reader::path() const noexcept { return impl_->path; }
@@ -350,12 +480,12 @@ const std::string& Reader::path() const noexcept { return impl_->path; }
 // ---- what needs a pinned buffer
 
 Snapshot Reader::snapshot() const {
-  impl_->look_around();
+  impl_->look_around_or_fail();
   return Snapshot(impl_->files);
 }
 
 Changes Reader::changes(Epoch since) const {
-  impl_->look_around();
+  impl_->look_around_or_fail();
   const bool is_new_instance = impl_->changes_attachment != impl_->reattach_count;
   Changes news = collect_changes(impl_->files, is_new_instance ? std::nullopt : std::optional(since));
   impl_->changes_attachment = impl_->reattach_count;  // not if that threw

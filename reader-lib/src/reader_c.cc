@@ -1,11 +1,15 @@
 #include "shmstate/reader_c.h"
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "core/c_api.h"
 #include "shmstate/reader.h"
+#include "shmstate/watch.h"
+#include "shmstate/watch_c.h"
 
 using shmstate::Change;
 using shmstate::ChangeKind;
@@ -13,9 +17,12 @@ using shmstate::Changes;
 using shmstate::EntryInfo;
 using shmstate::EntryView;
 using shmstate::GapReason;
+using shmstate::Lookup;
 using shmstate::Reader;
 using shmstate::Snapshot;
 using shmstate::Status;
+using shmstate::Watch;
+using shmstate::WatchBatch;
 using namespace shmstate::c_api;  // NOLINT: what this file consists of
 
 static_assert(SHMSTATE_CHANGE_SET == static_cast<int>(ChangeKind::kSet) &&
@@ -31,6 +38,7 @@ static_assert(SHMSTATE_GAP_FELL_BEHIND == static_cast<int>(GapReason::kFellBehin
 struct shmstate_reader {
   Reader reader;
   GapReason gap_reason = GapReason::kNone;  // of the last call for changes
+  std::vector<Lookup> lookups{};            // of the last call of get_many
 };
 
 struct shmstate_snapshot {
@@ -40,11 +48,31 @@ struct shmstate_snapshot {
 };
 
 struct shmstate_changes {
-  Changes changes;
+  std::vector<Change> changes;
   std::size_t next = 0;
 };
 
+struct shmstate_watch {
+  Watch watch;
+};
+
 namespace {
+
+shmstate::ReaderOptions to_options(const shmstate_reader_options& known) noexcept {
+  shmstate::ReaderOptions options;
+  options.attach_timeout = timeout_or(known.attach_timeout_ns, options.attach_timeout);
+  options.prefault = known.prefault != 0;
+  options.survive_truncation = known.survive_truncation != 0;
+  return options;
+}
+
+shmstate_watch_batch to_batch(const WatchBatch& news) noexcept {
+  return {.struct_bytes = 0,
+          .epoch = news.epoch,
+          .change_count = news.changes.size(),
+          .complete = news.complete ? 1 : 0,
+          .conflated = news.conflated ? 1 : 0};
+}
 
 shmstate_entry to_entry(const EntryView& entry) noexcept {
   return {.struct_bytes = 0,
@@ -68,6 +96,23 @@ shmstate_change to_change(const Change& change) noexcept {
           .reserved = 0};
 }
 
+[[nodiscard]] bool is_sound(const shmstate_lookup& asked) noexcept {
+  return asked.key != nullptr && (asked.buffer != nullptr || asked.buffer_bytes == 0);
+}
+
+/// What makes no sense becomes the empty key, which no entry has.
+Lookup to_lookup(const shmstate_lookup& asked) noexcept {
+  if (!is_sound(asked)) return {};
+  return {.key = text(asked.key, asked.key_bytes), .buffer = {asked.buffer, asked.buffer_bytes}};
+}
+
+void give_found(const Lookup& found, shmstate_lookup& out) noexcept {
+  out.status = is_sound(out) ? code(found.status) : kInvalid;
+  out.value = found.status == Status::kOk ? value_of(found.value) : shmstate_value{};
+  if (found.status == Status::kBufferTooSmall) out.value.value_bytes = found.value_bytes;
+  out.reserved = 0;
+}
+
 template <typename T>
 int get(shmstate_reader* reader, const char* key, std::size_t key_bytes, T* value) noexcept {
   if (reader == nullptr || key == nullptr || value == nullptr) return kInvalid;
@@ -79,11 +124,7 @@ int get(shmstate_reader* reader, const char* key, std::size_t key_bytes, T* valu
 int shmstate_reader_open(const char* instance, const shmstate_reader_options* options,
                          shmstate_reader** reader) noexcept {
   return open_handle(instance, options, reader, [&](const shmstate_reader_options& known) {
-    shmstate::ReaderOptions wanted;
-    wanted.attach_timeout = timeout_or(known.attach_timeout_ns, wanted.attach_timeout);
-    wanted.prefault = known.prefault != 0;
-    wanted.survive_truncation = known.survive_truncation != 0;
-    return new shmstate_reader{.reader = Reader(instance, wanted)};
+    return new shmstate_reader{.reader = Reader(instance, to_options(known))};
   });
 }
 
@@ -124,6 +165,20 @@ int shmstate_reader_get_info(shmstate_reader* reader, const char* key, size_t ke
                .ttl_ns = known.time_to_live ? known.time_to_live->count() : -1},
               info);
   return SHMSTATE_OK;
+}
+
+int shmstate_reader_get_many(shmstate_reader* reader, shmstate_lookup* lookups, size_t lookup_count,
+                             uint64_t* epoch) noexcept {
+  if (reader == nullptr || (lookups == nullptr && lookup_count != 0)) return kInvalid;
+  return guarded([&] {
+    const std::span<shmstate_lookup> asked(lookups, lookup_count);
+    reader->lookups.clear();
+    for (const shmstate_lookup& one : asked) reader->lookups.push_back(to_lookup(one));
+    const std::uint64_t found_epoch = reader->reader.get_many(std::span(reader->lookups));
+    for (std::size_t i = 0; i < lookup_count; ++i) give_found(reader->lookups[i], asked[i]);
+    if (epoch != nullptr) *epoch = found_epoch;
+    return SHMSTATE_OK;
+  });
 }
 
 uint64_t shmstate_reader_get_epoch(shmstate_reader* reader) noexcept {
@@ -175,7 +230,10 @@ int shmstate_snapshot_get_entry_count(const shmstate_snapshot* snapshot, uint64_
 }
 int shmstate_snapshot_check(const shmstate_snapshot* snapshot) noexcept {
   if (snapshot == nullptr) return kInvalid;
-  return snapshot->snapshot.expired() ? SHMSTATE_EXPIRED : SHMSTATE_OK;
+  if (!snapshot->snapshot.expired()) return SHMSTATE_OK;
+  std::uint64_t ignored = 0;
+  const int why = shmstate_snapshot_get_entry_count(snapshot, &ignored);
+  return why == SHMSTATE_FORKED ? why : SHMSTATE_EXPIRED;
 }
 
 int shmstate_snapshot_get(const shmstate_snapshot* snapshot, const char* key, size_t key_bytes,
@@ -222,7 +280,7 @@ int shmstate_changes_open(shmstate_reader* reader, uint64_t* epoch, shmstate_cha
     Changes found = reader->reader.changes(*epoch);
     const std::uint64_t next_epoch = found.epoch;
     reader->gap_reason = found.gap_reason;
-    if (!found.gap) *changes = new shmstate_changes{.changes = std::move(found)};
+    if (!found.gap) *changes = new shmstate_changes{.changes = std::move(found.changes)};
     *epoch = next_epoch;
     return *changes == nullptr ? SHMSTATE_GAP : SHMSTATE_OK;
   });
@@ -236,7 +294,38 @@ void shmstate_changes_close(shmstate_changes* changes) noexcept { delete changes
 
 int shmstate_changes_next(shmstate_changes* changes, shmstate_change* change) noexcept {
   if (changes == nullptr || !has_size(change)) return kInvalid;
-  if (changes->next == changes->changes.changes.size()) return SHMSTATE_NOT_FOUND;
-  give_struct(to_change(changes->changes.changes[changes->next++]), change);
+  if (changes->next == changes->changes.size()) return SHMSTATE_NOT_FOUND;
+  give_struct(to_change(changes->changes[changes->next++]), change);
   return SHMSTATE_OK;
+}
+
+int shmstate_watch_open(const char* instance, const char* prefix, size_t prefix_bytes,
+                        const shmstate_reader_options* options, shmstate_watch** watch) noexcept {
+  return open_handle(instance, options, watch, [&](const shmstate_reader_options& known) {
+    return new shmstate_watch{.watch = Watch(instance, text(prefix, prefix_bytes), to_options(known))};
+  });
+}
+
+void shmstate_watch_close(shmstate_watch* watch) noexcept { delete watch; }
+
+int shmstate_watch_next(shmstate_watch* watch, int64_t timeout_ns, shmstate_watch_batch* batch,
+                        shmstate_changes** changes) noexcept {
+  if (changes == nullptr) return kInvalid;
+  *changes = nullptr;
+  if (watch == nullptr || (batch != nullptr && !has_size(batch))) return kInvalid;
+  return guarded([&]() -> int {
+    auto handle = std::make_unique<shmstate_changes>();  // first: what was taken from the watch must reach the caller
+    WatchBatch news = watch->watch.next(timeout(timeout_ns));
+    const bool is_news = news.complete || !news.changes.empty();
+    if (batch != nullptr) give_struct(to_batch(news), batch);
+    if (!is_news) return SHMSTATE_TIMEOUT;
+    handle->changes = std::move(news.changes);
+    *changes = handle.release();
+    return SHMSTATE_OK;
+  });
+}
+
+int shmstate_watch_get_fd(shmstate_watch* watch) noexcept {
+  if (watch == nullptr) return kInvalid;
+  return guarded([&] { return watch->watch.fd(); });
 }

@@ -1,18 +1,20 @@
 #include "shmstate/watch.h"
 
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <limits>
 #include <optional>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "core/fork.h"
 #include "core/os.h"
 
 namespace shmstate {
@@ -25,25 +27,64 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kStopInterval = std::chrono::milliseconds(100);
 constexpr nanoseconds kTimeoutMax = std::chrono::hours(24 * 365);  // more could overflow a point in time
 
-// Turns publishes into a readable descriptor. It has a reader of its own: readers belong to one thread.
+OwnFd make_event() {
+  OwnFd event = OwnFd::from([] { return os::move_up(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); });
+  if (!event.is_open()) os::throw_errno("eventfd", errno);
+  return event;
+}
+
+/// All signals but those that a thread raises by what it does: blocked, they would kill instead of being handled.
+sigset_t signals_of_others() noexcept {
+  sigset_t signals;
+  sigfillset(&signals);
+  for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) sigdelset(&signals, own);
+  return signals;
+}
+
+// Turns publishes into a readable descriptor. It has a reader of its own: readers belong to one thread. Its thread
+// takes none of the program's signals.
 class Notifier {
  public:
   Notifier(const std::string& instance, const ReaderOptions& options, Epoch known)
-      : event_(os::move_up(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))), reader_(instance, options), known_(known) {
-    if (!event_.is_open()) os::throw_errno("eventfd", errno);
-    thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+      : event_(make_event()), reader_(instance, options), known_(known) {
+    const sigset_t blocked = signals_of_others();
+    sigset_t before;
+    ::pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    const auto run_it = [](void* self) -> void* {
+      static_cast<Notifier*>(self)->run();
+      return nullptr;
+    };
+    const int error_number = ::pthread_create(&thread_, nullptr, run_it, this);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (error_number != 0) os::throw_errno("cannot start the thread of a watch", error_number);
+  }
+  Notifier(const Notifier&) = delete;
+  Notifier& operator=(const Notifier&) = delete;
+  ~Notifier() {
+    must_stop_.store(true, std::memory_order_relaxed);
+    const os::NoCancellation shield;
+    ::pthread_join(thread_, nullptr);
+  }
+
+  /// In a child of fork there is no such thread, and what it was about to do to its reader stays half done.
+  static void abandon(std::unique_ptr<Notifier> notifier) noexcept {
+    static std::atomic<Notifier*> abandoned{nullptr};  // so that they can be found, as by a search for leaks
+    notifier->next_abandoned_ = abandoned.load(std::memory_order_relaxed);
+    abandoned.store(notifier.release(), std::memory_order_relaxed);
   }
 
   [[nodiscard]] int fd() const noexcept { return event_.get(); }
+  [[nodiscard]] bool is_forked() const noexcept { return !maker_.is_this_process(); }
   void clear() noexcept {
+    const os::NoCancellation shield;
     std::uint64_t count = 0;
     while (::read(event_.get(), &count, sizeof count) < 0 && errno == EINTR) {
     }
   }
 
  private:
-  void run(const std::stop_token& stop) {
-    while (!stop.stop_requested()) {
+  void run() noexcept {
+    while (!must_stop_.load(std::memory_order_relaxed)) {
       const Epoch now = reader_.wait(known_, kStopInterval);
       const std::uint64_t instances = reader_.status().reattach_count;
       if (now == known_ && instances == instances_) continue;
@@ -55,11 +96,14 @@ class Notifier {
     }
   }
 
-  os::Fd event_;
+  OwnFd event_;
   Reader reader_;
   Epoch known_;
   std::uint64_t instances_ = 0;  // that the reader went over to
-  std::jthread thread_;          // last: it ends before what it uses
+  Maker maker_;
+  std::atomic<bool> must_stop_{false};
+  Notifier* next_abandoned_ = nullptr;
+  pthread_t thread_{};
 };
 
 }  // namespace
@@ -67,6 +111,13 @@ class Notifier {
 struct Watch::Impl {
   Impl(std::string_view instance, std::string_view wanted, const ReaderOptions& wanted_options)
       : options(wanted_options), reader(instance, options), prefix(wanted) {}
+  ~Impl() { leave_to_parent(); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  void leave_to_parent() noexcept {
+    if (notifier && notifier->is_forked()) Notifier::abandon(std::move(notifier));
+  }
 
   /// The state of one epoch; nothing when it could not be had before the deadline. The merger may take a buffer back
   /// before all of it was read: then the reading goes on in the next one, and what changed meanwhile comes from the
@@ -162,6 +213,7 @@ Watch::~Watch() = default;
 
 WatchBatch Watch::next(nanoseconds timeout) {
   Impl& impl = *impl_;
+  impl.leave_to_parent();
   if (impl.notifier) impl.notifier->clear();
   // Of no epoch, so that a later call knows to which instance `known` belongs.
   if (!impl.has_begun) static_cast<void>(impl.reader.changes(std::numeric_limits<Epoch>::max()));
@@ -187,6 +239,7 @@ WatchBatch Watch::next(nanoseconds timeout) {
 }
 
 int Watch::fd() {
+  impl_->leave_to_parent();
   if (!impl_->notifier)
     impl_->notifier = std::make_unique<Notifier>(impl_->reader.path(), impl_->options, impl_->known);
   return impl_->notifier->fd();

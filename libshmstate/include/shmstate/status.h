@@ -40,6 +40,7 @@ enum class Status : std::uint8_t {
   kNoMerger,         ///< no merger is running
   kSystem,           ///< a system call failed; the message names it
   kInvalidArgument,  ///< an option has a value that makes no sense
+  kForked,           ///< it was opened before a fork, and this is the child; open it anew here
 };
 
 /// A short English phrase for a status, for messages and logs.
@@ -73,6 +74,7 @@ enum class Status : std::uint8_t {
     case Status::kNoMerger: return "no merger is running";
     case Status::kSystem: return "system error";
     case Status::kInvalidArgument: return "invalid argument";
+    case Status::kForked: return "opened before a fork, by the parent; open it anew in the child";
   }
   return "unknown status";
 }

@@ -1,7 +1,9 @@
 /* What both C APIs share: status codes, values, and the conventions.
  *
  * - Functions return SHMSTATE_OK or a negative status, unless they say otherwise. Nothing is thrown.
- * - A handle is used from one thread at a time; a thread that wants its own speed opens its own. NULL in place of a
+ * - A handle is used from one thread at a time; a thread that wants its own speed opens its own. In a child of fork,
+ *   readers and watches attach anew by themselves, and everything else belongs to the parent: it says SHMSTATE_FORKED,
+ *   and is to be closed and opened anew. NULL in place of a
  *   handle or of a key is SHMSTATE_INVALID_ARGUMENT, and closing NULL does nothing. Other pointers must be valid,
  * except for options, where NULL means the defaults.
  * - Keys and values are bytes with a size; SHMSTATE_TEXT as the size means that they end with a NUL, which does not
@@ -10,7 +12,9 @@
  * options}`. So a program and a library of different versions understand each other: what the caller's struct has no
  * room for is the default, or is not handed out; what the library does not know must be zero, or is made zero. A size
  * that cannot be one, such as one that is no multiple of 8, is SHMSTATE_INVALID_ARGUMENT.
- * - Times are nanoseconds. A negative timeout is the same as 0. */
+ * - Times are nanoseconds. A negative timeout is the same as 0.
+ * - No call changes signal handlers (but for survive_truncation), signal masks, the locale, the umask or limits. errno
+ *   means nothing behind a call, and may have changed. Calls are no points at which a thread is cancelled. */
 #ifndef SHMSTATE_STATUS_C_H
 #define SHMSTATE_STATUS_C_H
 
@@ -57,7 +61,8 @@ enum {
   SHMSTATE_ALREADY_RUNNING = -24,  /* another merger serves the instance */
   SHMSTATE_NO_MERGER = -25,        /* no merger is running */
   SHMSTATE_SYSTEM = -26,           /* a system call failed */
-  SHMSTATE_INVALID_ARGUMENT = -27  /* an argument or an option has a value that makes no sense */
+  SHMSTATE_INVALID_ARGUMENT = -27, /* an argument or an option has a value that makes no sense */
+  SHMSTATE_FORKED = -28            /* it was opened before a fork, and this is the child; open it anew here */
 };
 
 /* A short English phrase for a status, of any number. Never NULL; static, so it is never freed. Any thread. */

@@ -55,6 +55,11 @@ struct WriterOptions {
   /// the ring full, then say kRingQuarantined or kDamaged. Without it, SIGBUS kills the writer. Installs a handler for
   /// SIGBUS in the whole process, which passes on what does not concern it, so that is the program's decision.
   bool survive_truncation = false;
+  /// When the instance was removed and made anew, go over to the new one: with a new ring, within about a second. What
+  /// was pushed and not merged then is lost, counted (`WriterCounters::lost`), and reported as kNoInstance by the next
+  /// `flush`; what is conflated is kept. The new instance is empty: a program that wants its keys there watches
+  /// `Writer::status`. Without this, pushes say kNoInstance.
+  bool reopen = false;
 };
 
 /// What a set says besides the value.
@@ -77,13 +82,27 @@ struct WriterCounters {
   std::uint64_t applied = 0;    ///< mutations that readers can see (merger's count)
   std::uint64_t rejected = 0;   ///< mutations that the merger refused, see `Writer::rejected`
   std::uint64_t conflated = 0;  ///< mutations that went through `WhenFull::kConflate`
+  /// Mutations that were accepted and then went with an instance that was removed (`WriterOptions::reopen`). Of a
+  /// shared ring nobody knows whose they were, so they are not counted.
+  std::uint64_t lost = 0;
+};
+
+/// Where a writer stands.
+struct WriterStatus {
+  bool merger_running = false;     ///< asks the kernel
+  std::uint64_t reopen_count = 0;  ///< how often the instance was made anew and this writer went over to it
+  bool instance_gone = false;      ///< the directory no longer leads to what is being written to
+  Status ring = Status::kOk;       ///< or why pushes are not merged: as from `flush`, and kForked
 };
 
 class Batch;
 
 /// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
-/// writer. After `fork`, only one of the two processes may go on using it. One that was moved from may only be
-/// destroyed or assigned to.
+/// writer. One that was moved from may only be destroyed or assigned to.
+///
+/// After `fork` the writer goes on belonging to the parent. In the child it does nothing and says kForked, and so do
+/// its batches; destroying it there, or assigning to it, touches nothing of the parent's. Open another one in the
+/// child.
 ///
 /// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
 /// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
@@ -99,7 +118,9 @@ class SHMSTATE_API Writer {
 
   /// Sets a key, whatever its type was.
   /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kInvalidArgument, kMutationTooBig, kRingFull or
-  /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance, kDamaged, kSystem. On error nothing was pushed.
+  /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance, kDamaged, kForked, kSystem. On error nothing was
+  /// pushed. That the instance was removed (kNoInstance) is noticed within about a second, but not before 16 KiB were
+  /// pushed, unless the ring is full, or the merger sleeps or noticed it itself.
   Status set(std::string_view key, ValueView value) noexcept;
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
   /// Erases a key, and what is remembered of its version; erasing a missing one has no effect. Errors: as `set`.
@@ -118,21 +139,29 @@ class SHMSTATE_API Writer {
 
   /// The same with a key that remembers where it was seen: the merger then neither hashes nor searches.
   Status set(Key& key, ValueView value) noexcept;
+  Status set(Key& key, ValueView value, const SetOptions& options) noexcept;
+  Status erase(Key& key) noexcept;
+  Status erase(Key& key, std::uint64_t version) noexcept;
   Status add(Key& key, ValueView delta) noexcept;
   Status max(Key& key, ValueView value) noexcept;
   Status min(Key& key, ValueView value) noexcept;
 
   /// Starts a batch: mutations that become visible together or not at all, at most `batch_max`. It is pushed by
-  /// `Batch::commit`; one batch may be open at a time, and other mutations may be pushed meanwhile.
-  [[nodiscard]] Batch batch() noexcept;
+  /// `Batch::commit`; other mutations may be pushed meanwhile. Throws `Error` (kInvalidArgument) while another batch of
+  /// this writer is open: one that was neither committed nor destroyed.
+  [[nodiscard]] Batch batch();
 
   /// The ticket of the last mutation pushed; of what is still conflated it knows nothing. Cost: a load.
   [[nodiscard]] Ticket ticket() const noexcept;
   /// Waits until readers can see everything pushed so far, or up to `ticket`.
   /// Returns kOk; kTimeout; kRejected when the merger refused a mutation since the last flush; the first error of a
-  /// push since the last flush; kRingRefused, kRingQuarantined, kNoInstance or kDamaged when this ring is not merged.
+  /// push since the last flush; kRingRefused, kRingQuarantined, kNoInstance, kDamaged or kForked when this ring is not
+  /// merged.
   [[nodiscard]] Status flush(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
+
+  /// Where it stands now. Costs a few system calls; may go over to a new instance (`WriterOptions::reopen`).
+  [[nodiscard]] WriterStatus status() const noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
   /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, and
@@ -153,13 +182,14 @@ class SHMSTATE_API Writer {
 };
 
 /// Mutations that become visible together or not at all. Dropping a batch without `commit` discards it. The first
-/// error sticks and is what `commit` returns: then nothing was pushed. It must not outlive its writer, which may be
-/// moved, but neither destroyed nor assigned to.
+/// error sticks and is what `commit` returns: then nothing was pushed. After that it is empty, and may be used again
+/// unless another one is open (kInvalidArgument). It must not outlive its writer, which may be moved, but neither
+/// destroyed nor assigned to.
 class SHMSTATE_API Batch {
  public:
   Batch(Batch&&) noexcept;
   Batch& operator=(Batch&&) = delete;
-  ~Batch() = default;  // the next `Writer::batch` discards what was not committed
+  ~Batch();
 
   Status set(std::string_view key, ValueView value) noexcept;
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
@@ -168,13 +198,22 @@ class SHMSTATE_API Batch {
   Status add(std::string_view key, ValueView delta) noexcept;
   Status max(std::string_view key, ValueView value) noexcept;
   Status min(std::string_view key, ValueView value) noexcept;
+  /// The same with a key that remembers where it was seen.
+  Status set(Key& key, ValueView value) noexcept;
+  Status set(Key& key, ValueView value, const SetOptions& options) noexcept;
+  Status erase(Key& key) noexcept;
+  Status erase(Key& key, std::uint64_t version) noexcept;
+  Status add(Key& key, ValueView delta) noexcept;
+  Status max(Key& key, ValueView value) noexcept;
+  Status min(Key& key, ValueView value) noexcept;
   /// Pushes the batch with one release store, and empties it. Errors: as `Writer::set`.
   Status commit() noexcept;
 
  private:
   friend class Writer;
-  explicit Batch(Writer::Impl* writer) noexcept : writer_(writer) {}
+  Batch(Writer::Impl* writer, std::uint64_t number) noexcept : writer_(writer), number_(number) {}
   Writer::Impl* writer_;
+  std::uint64_t number_;
 };
 
 }  // namespace shmstate

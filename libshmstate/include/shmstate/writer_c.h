@@ -39,7 +39,7 @@ typedef struct shmstate_writer_options {
   char* error_text;           /* the caller's: filled with path, reason and remedy when opening fails; may be NULL */
   size_t error_bytes;         /* its size; a longer text is cut, and always ends with a NUL */
   int32_t survive_truncation; /* not 0: see WriterOptions in writer.h; installs a handler for SIGBUS */
-  int32_t reserved;           /* 0 */
+  int32_t reopen;             /* not 0: go over to an instance that was made anew, see WriterOptions in writer.h */
 } shmstate_writer_options;
 
 /* Attaches to an instance, by name or by the path of its directory, and creates a ring in it; works while the merger is
@@ -62,8 +62,8 @@ typedef struct shmstate_set_options {
 /* Mutations: a copy into shared memory, and no system call unless the merger sleeps. On error nothing was pushed. The
  * status may be ignored: failures are counted, and shmstate_writer_flush reports them. While a batch is open they
  * belong to it. Key and value are copied. Errors: KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_BIG, INVALID_ARGUMENT,
- * MUTATION_TOO_BIG, RING_FULL or TIMEOUT, NO_MEMORY, RING_REFUSED, RING_QUARANTINED, NO_INSTANCE, DAMAGED, SYSTEM;
- * OUT_OF_RANGE for the addition of a NaN, and the maximum or minimum with one. */
+ * MUTATION_TOO_BIG, RING_FULL or TIMEOUT, NO_MEMORY, RING_REFUSED, RING_QUARANTINED, NO_INSTANCE, DAMAGED, FORKED,
+ * SYSTEM; OUT_OF_RANGE for the addition of a NaN, and the maximum or minimum with one. */
 SHMSTATE_API int shmstate_writer_set_int64(shmstate_writer* writer, const char* key, size_t key_bytes, int64_t value,
                                            const shmstate_set_options* options) SHMSTATE_NOEXCEPT;
 SHMSTATE_API int shmstate_writer_set_float64(shmstate_writer* writer, const char* key, size_t key_bytes, double value,
@@ -92,7 +92,8 @@ SHMSTATE_API int shmstate_writer_min_float64(shmstate_writer* writer, const char
  * for each of them, keys and values together, and must fit the ring; a larger one is MUTATION_TOO_BIG. 0 for NULL. */
 SHMSTATE_API uint64_t shmstate_writer_get_batch_max(const shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* A batch: the mutations between begin and commit become visible together or not at all. The first error sticks and is
- * what commit returns: then nothing was pushed. INVALID_ARGUMENT: begin while a batch is open, commit while none is. */
+ * what commit returns: then nothing was pushed. INVALID_ARGUMENT: begin while a batch is open, commit while none is;
+ * the open batch stays as it is. */
 SHMSTATE_API int shmstate_batch_begin(shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 SHMSTATE_API int shmstate_batch_commit(shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* Discards the batch, if one is open. */
@@ -102,7 +103,7 @@ SHMSTATE_API void shmstate_batch_abort(shmstate_writer* writer) SHMSTATE_NOEXCEP
 SHMSTATE_API uint64_t shmstate_writer_get_ticket(const shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* Waits until readers can see everything pushed so far; an open batch is not.
  * TIMEOUT; REJECTED when the merger refused a mutation since the last flush; the first error of a push since the last
- * flush; RING_REFUSED, RING_QUARANTINED, NO_INSTANCE or DAMAGED when this ring is not merged. */
+ * flush; RING_REFUSED, RING_QUARANTINED, NO_INSTANCE, DAMAGED or FORKED when this ring is not merged. */
 SHMSTATE_API int shmstate_writer_flush(shmstate_writer* writer, int64_t timeout_ns) SHMSTATE_NOEXCEPT;
 /* The same for everything up to `ticket`. */
 SHMSTATE_API int shmstate_writer_flush_ticket(shmstate_writer* writer, uint64_t ticket,
@@ -121,10 +122,25 @@ typedef struct shmstate_writer_counters {
   uint64_t rejected_no_memory;
   uint64_t rejected_limit;
   uint64_t rejected_batch_too_big;
+  uint64_t lost; /* accepted, and gone with an instance that was removed (reopen) */
 } shmstate_writer_counters;
 
 SHMSTATE_API int shmstate_writer_get_counters(const shmstate_writer* writer,
                                               shmstate_writer_counters* counters) SHMSTATE_NOEXCEPT;
+
+/* Where a writer stands. */
+typedef struct shmstate_writer_status {
+  size_t struct_bytes;
+  uint64_t reopen_count;  /* how often the instance was made anew and this writer went over to it */
+  int32_t merger_running; /* asks the kernel */
+  int32_t instance_gone;  /* the directory no longer leads to what is being written to */
+  int32_t ring_status;    /* OK, or why pushes are not merged: as from shmstate_writer_flush, and FORKED */
+  int32_t reserved;
+} shmstate_writer_status;
+
+/* A few system calls. */
+SHMSTATE_API int shmstate_writer_get_status(const shmstate_writer* writer,
+                                            shmstate_writer_status* status) SHMSTATE_NOEXCEPT;
 /* The directory of the instance, which lives as long as the writer. NULL for NULL. */
 SHMSTATE_API const char* shmstate_writer_get_path(const shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* The identity of this writer's ring: its file is `writers/rings/<16 hex digits>`. 0 for NULL. */

@@ -114,6 +114,17 @@ struct Changes {
   GapReason gap_reason = GapReason::kNone;  ///< why there is a gap
 };
 
+/// One key of `Reader::get_many`, and what was found.
+struct Lookup {
+  std::string_view key{};
+  Key* bound = nullptr;      ///< in place of `key`: one that remembers where it was seen
+  std::span<char> buffer{};  ///< where bytes go
+
+  Status status = Status::kNotFound;  ///< kOk, kNotFound, kBufferTooSmall, kKeyEmpty or kKeyTooLong
+  ValueView value{};                  ///< with kOk; bytes lie in `buffer`
+  std::size_t value_bytes = 0;        ///< of bytes; also with kBufferTooSmall
+};
+
 /// Where a reader stands.
 struct ReaderStatus {
   bool merger_running = false;       ///< asks the kernel
@@ -133,6 +144,10 @@ class Watch;
 /// A reader outlives mergers: while none runs it reads the last snapshot, and a restarted one is simply continued with.
 /// When the instance itself was removed and made anew, the reader goes over to the new one by itself (see `status`);
 /// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin anew.
+///
+/// In a child of fork, a reader attaches anew at its next call. Where it cannot, it says why: reads return that status,
+/// what throws throws it, `epoch` is 0, `age` endless, and each call tries again. Snapshots remain the parent's: in the
+/// child they throw kForked, what they gave out is void, and destroying them touches nothing of the parent's.
 ///
 /// A reader that was moved from may only be destroyed or assigned to; so may a snapshot.
 class SHMSTATE_API Reader {
@@ -154,7 +169,8 @@ class SHMSTATE_API Reader {
   }
 
   /// Point reads that tell why: kOk, kNotFound, kWrongType, kKeyEmpty, kKeyTooLong, kDamaged. One that publishes
-  /// overtook eight times pins the buffer, and may then also fail with kSystem (no lock to be had) or kExpired. On an
+  /// overtook eight times pins the buffer, and may then also fail with kSystem (no lock to be had) or kExpired; in a
+  /// child of fork, with why it could not attach. On an
   /// error `value` is unchanged, but for a std::string or Value, which is then unspecified.
   [[nodiscard]] Status read(std::string_view key, std::int64_t& value) const noexcept;
   [[nodiscard]] Status read(std::string_view key, double& value) const noexcept;
@@ -190,8 +206,17 @@ class SHMSTATE_API Reader {
   [[nodiscard]] Status read(std::string_view key, EntryInfo& info) const noexcept;
 
   /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
-  /// Returns the epoch. Throws `Error` (kDamaged, kSystem, kExpired).
+  /// Returns the epoch. Throws `Error` (kDamaged, kSystem, kExpired); then `values` is unspecified.
   Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values) const;
+  Epoch get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values) const;
+  /// The same for numbers of one type, which allocates nothing; another type is as good as missing. Throws `Error`
+  /// (kInvalidArgument), too, when there are fewer values than keys.
+  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values) const;
+  Epoch get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values) const;
+  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<double> > values) const;
+  Epoch get_many(std::span<Key> keys, std::span<std::optional<double> > values) const;
+  /// The same for values of any type, which allocates nothing either: bytes go to buffers of the caller's.
+  Epoch get_many(std::span<Lookup> lookups) const;
 
   /// Pins the current snapshot. It costs a system call, and one more when it is dropped; while it is held, the merger
   /// cannot reuse that buffer, so hold it briefly. Throws `Error` (kDamaged, kSystem).
@@ -241,7 +266,7 @@ class SHMSTATE_API Reader {
 
 /// One consistent state, for as long as it is held. When the merger is configured to take buffers back after a
 /// maximum pin time, accesses after that throw `Error` with kExpired, and views obtained before are void: check
-/// `expired()` after using them where that can happen.
+/// `expired()` after using them where that can happen. In a child of fork it is expired, and accesses throw kForked.
 class SHMSTATE_API Snapshot {
  public:
   Snapshot(Snapshot&&) noexcept;

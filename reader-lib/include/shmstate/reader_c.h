@@ -65,6 +65,24 @@ typedef struct shmstate_entry_info {
 SHMSTATE_API int shmstate_reader_get_info(shmstate_reader* reader, const char* key, size_t key_bytes,
                                           shmstate_entry_info* info) SHMSTATE_NOEXCEPT;
 
+/* One key of shmstate_reader_get_many, and what was found. It lies in arrays and has no size of its own, so it stays as
+ * it is for ever. */
+typedef struct shmstate_lookup {
+  const char* key;
+  size_t key_bytes;
+  char* buffer; /* the caller's, where bytes go, without a NUL behind; may be NULL if buffer_bytes is 0 */
+  size_t buffer_bytes;
+  shmstate_value
+      value;      /* of type SHMSTATE_NONE unless status is OK; with BUFFER_TOO_SMALL, value_bytes is what is needed */
+  int32_t status; /* OK, NOT_FOUND, BUFFER_TOO_SMALL, KEY_EMPTY, KEY_TOO_LONG, or INVALID_ARGUMENT */
+  int32_t reserved;
+} shmstate_lookup;
+
+/* Several keys as of one epoch, which goes to `*epoch` unless that is NULL. OK also when keys are missing: each has its
+ * own status. Errors: DAMAGED, EXPIRED, NO_MEMORY, SYSTEM; then what is in `lookups` is unspecified. */
+SHMSTATE_API int shmstate_reader_get_many(shmstate_reader* reader, shmstate_lookup* lookups, size_t lookup_count,
+                                          uint64_t* epoch) SHMSTATE_NOEXCEPT;
+
 /* The epoch of the current snapshot. 0 for NULL. */
 SHMSTATE_API uint64_t shmstate_reader_get_epoch(shmstate_reader* reader) SHMSTATE_NOEXCEPT;
 /* Sleeps until the epoch is newer than `epoch`, for at most `timeout_ns`; returns the epoch then current. 0 for NULL.
@@ -112,8 +130,8 @@ SHMSTATE_API uint64_t shmstate_snapshot_get_epoch(const shmstate_snapshot* snaps
 /* The number of entries. */
 SHMSTATE_API int shmstate_snapshot_get_entry_count(const shmstate_snapshot* snapshot,
                                                    uint64_t* entry_count) SHMSTATE_NOEXCEPT;
-/* EXPIRED once the merger took the buffer back, after the maximum pin time that it is configured with: what was read
- * through pointers since the last check is void. */
+/* FORKED in a child of the process that opened it. EXPIRED once the merger took the buffer back, after the maximum pin
+ * time that it is configured with: what was read through pointers since the last check is void. */
 SHMSTATE_API int shmstate_snapshot_check(const shmstate_snapshot* snapshot) SHMSTATE_NOEXCEPT;
 
 /* The entry of a key, without copying. Errors: NOT_FOUND, KEY_EMPTY, KEY_TOO_LONG, EXPIRED, DAMAGED. */

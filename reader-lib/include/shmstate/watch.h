@@ -2,7 +2,13 @@
 //
 //   shmstate::Watch watch{"plant", "pump/"};
 //   for (;;) for (const auto& change : watch.next(1s).changes) ...
+//
+// From C, this is watch_c.h.
 #pragma once
+
+#ifndef __cplusplus
+#include "shmstate/watch_c.h"
+#else
 
 #include <chrono>
 #include <memory>
@@ -27,6 +33,8 @@ struct WatchBatch {
 };
 
 /// Delivers the latest state of every key that changes, at least once, in the order of epochs. Use it from one thread.
+/// In a child of fork it goes on by itself from where it stood; the descriptor of `fd` is closed there: ask for
+/// another.
 class SHMSTATE_API Watch {
  public:
   /// Throws `Error`.
@@ -42,7 +50,8 @@ class SHMSTATE_API Watch {
   [[nodiscard]] WatchBatch next(std::chrono::nanoseconds timeout);
 
   /// A descriptor that becomes readable when `next` has something to look at: for poll, epoll and event loops. `next`
-  /// makes it unreadable again. Costs a thread, from the first call on. Throws `Error`.
+  /// makes it unreadable again. Costs a thread, from the first call on, which takes none of the program's signals.
+  /// Throws `Error`.
   [[nodiscard]] int fd();
 
  private:
@@ -51,3 +60,5 @@ class SHMSTATE_API Watch {
 };
 
 }  // namespace shmstate
+
+#endif  // __cplusplus
