@@ -207,22 +207,24 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     value = std::bit_cast<Number>(bits);
     return Status::kOk;
   }
-  template <typename AnyKey>
-  [[gnu::noinline]] Status read_number(AnyKey& key, double& value) {
-    double seen = 0;
-    const Status status = read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
-      return take_double(slot, head, seen);
-    });
-    if (status == Status::kOk) value = seen;
-    return status;
+  /// A double is also what an integer becomes.
+  template <typename Number>
+  static Status take(const layout::Slot& slot, const SlotHead& head, Number& value) noexcept {
+    if constexpr (std::is_same_v<Number, double>) {
+      return take_double(slot, head, value);
+    } else {
+      std::uint64_t bits = 0;
+      const Status status = take_number(kTypeOf<Number>, slot, head, bits);
+      value = std::bit_cast<Number>(bits);
+      return status;
+    }
   }
-  template <typename Number, typename AnyKey>
+  template <typename AnyKey, typename Number>
   [[gnu::noinline]] Status read_number(AnyKey& key, Number& value) {
-    std::uint64_t bits = 0;
-    const Status status = read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
-      return take_number(kTypeOf<Number>, slot, head, bits);
-    });
-    if (status == Status::kOk) value = std::bit_cast<Number>(bits);
+    Number seen{};
+    const Status status = read_key(
+        key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) { return take(slot, head, seen); });
+    if (status == Status::kOk) value = seen;
     return status;
   }
   template <typename AnyKey>
@@ -289,11 +291,10 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   Epoch read_many(std::span<AnyKey> keys, std::span<std::optional<Number>> values) {
     if (values.size() < keys.size()) fail(Status::kInvalidArgument);
     return for_many(keys, [&](std::size_t i, auto&& look_up) {
-      std::uint64_t bits = 0;
-      const Status status = look_up([&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
-        return take_number(kTypeOf<Number>, slot, head, bits);
-      });
-      values[i] = status == Status::kOk ? std::optional(std::bit_cast<Number>(bits)) : std::nullopt;
+      Number seen{};
+      const Status status = look_up(
+          [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) { return take(slot, head, seen); });
+      values[i] = status == Status::kOk ? std::optional(seen) : std::nullopt;
       return status;
     });
   }
@@ -328,9 +329,6 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   [[noreturn]] void fail(Status status) const {
     throw Error(status, "shmstate: " + quoted(files->control.path()) + ": " + std::string(describe(status)));
   }
-
-  template <typename Number>
-  static constexpr Type kTypeOf = std::is_same_v<Number, double> ? Type::kFloat64 : Type::kInt64;
 
   std::shared_ptr<Attachment> files;
   bool survive_truncation;

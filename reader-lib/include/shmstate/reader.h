@@ -209,7 +209,8 @@ class SHMSTATE_API Reader {
   /// Returns the epoch. Throws `Error` (kDamaged, kSystem, kExpired); then `values` is unspecified.
   Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values) const;
   Epoch get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values) const;
-  /// The same for numbers of one type, which allocates nothing; another type is as good as missing. Throws `Error`
+  /// The same for numbers of one type, which allocates nothing; another type is as good as missing, with a double for
+  /// an int64 entry as `get` has it. Throws `Error`
   /// (kInvalidArgument), too, when there are fewer values than keys.
   Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values) const;
   Epoch get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values) const;
