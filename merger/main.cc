@@ -10,6 +10,7 @@
 #include <string>
 
 #include "configuration.h"
+#include "core/os.h"
 #include "log/log.h"
 #include "service.h"
 
@@ -22,17 +23,26 @@ constexpr int kExitAlreadyRunning = 3;
 constexpr int kExitUnusableState = 4;
 constexpr unsigned kStop = 1;
 constexpr unsigned kReload = 2;
+constexpr unsigned kEndNow = 4;
 
 std::atomic<unsigned> request{0};
 
-void on_signal(int number) { request.fetch_or(number == SIGHUP ? kReload : kStop, std::memory_order_relaxed); }
+unsigned request_of(int signal) {
+  switch (signal) {
+    case SIGHUP: return kReload;
+    case SIGXCPU: return kEndNow;
+    default: return kStop;
+  }
+}
+
+void on_signal(int number) { request.fetch_or(request_of(number), std::memory_order_relaxed); }
 
 void handle_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
-  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaction(number, &action, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGXCPU}) sigaction(number, &action, nullptr);
+  shmstate::os::hear_of_cpu_limit();
 }
 
 // Each ring takes a descriptor: as many as the hard limit allows, whatever a shell begins with.
@@ -86,7 +96,12 @@ void reload(int argc, char** argv, const Configuration& old, shmstate::Service& 
 int serve(int argc, char** argv, const Configuration& configuration) {
   shmstate::Service service(configuration.service);
   while (service.serve(request)) {
-    if ((request.exchange(0, std::memory_order_relaxed) & kStop) != 0) {
+    const unsigned asked = request.exchange(0, std::memory_order_relaxed);
+    if ((asked & kEndNow) != 0) {  // as if killed: the next start goes on with what is there
+      spdlog::error("{}", shmstate::os::kCpuLimitText);
+      return EXIT_FAILURE;
+    }
+    if ((asked & kStop) != 0) {
       service.finish();
       return EXIT_SUCCESS;
     }
@@ -101,7 +116,8 @@ int main(int argc, char** argv) {
   try {
     shmstate::open_standard_streams();
     Configuration configuration;
-    if (const auto status = shmstate::read_configuration(argc, argv, configuration)) return *status;
+    if (const auto status = shmstate::read_configuration(argc, argv, configuration))
+      return shmstate::status_of_output(*status);
     shmstate::set_up_log("shmstate-merger", "[%Y-%m-%d %H:%M:%S.%e] [%n] [%^%l%$] %v", configuration.log_level);
     handle_signals();
     raise_descriptor_limit();
@@ -110,7 +126,7 @@ int main(int argc, char** argv) {
     shmstate::print_error(error.what());
     return exit_code(error.status());
   } catch (const std::exception& error) {
-    shmstate::print_error(std::string("shmstate: ") + error.what());
+    shmstate::print_error(shmstate::text_of(error));
     return EXIT_FAILURE;
   }
 }

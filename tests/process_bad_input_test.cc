@@ -217,7 +217,7 @@ TEST_F(Permission, StrangersAreRefused) {
     const Program merger = start_merger(instance, {"--mode", mode});
     as_user(kNobody, [&] {
       everybody_must_throw(instance, Status::kNoPermission,
-                           {instance, "permission denied", "must belong to the group that owns it"});
+                           {instance, "permission denied", "mode " + mode, "--readers-group"});
     });
     EXPECT_TRUE(fs::is_empty(rings_path(instance)));
   }
@@ -242,7 +242,7 @@ TEST_F(Permission, StrangersReadWhatEverybodyMayRead) {
   const Program merger = start_merger(instance_, {"--mode", "0755"});
   as_user(kNobody, [&] {
     must(Reader(instance_).get<std::int64_t>("key") == std::nullopt, "a value from nowhere");
-    must_throw(Status::kNoPermission, {instance_, "permission denied", "must belong to the group that owns it"},
+    must_throw(Status::kNoPermission, {instance_, "permission denied", "/writers: mode 0750", "--writers-group"},
                [&] { open_writer(instance_); });
   });
 }

@@ -81,6 +81,7 @@ std::string complaint_of(const std::function<void()>& body) {
   ::dup2(output.get(), STDERR_FILENO);
   const os::Fd file = os::open_file(executable, O_PATH);  // opened first: another user may not be able to
   if (settings.user) become(*settings.user);
+  if (settings.setup) settings.setup();
   ::fexecve(file.get(), words.data(), environ);
   ::_exit(127);
 }

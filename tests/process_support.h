@@ -93,8 +93,9 @@ struct User {
 };
 
 struct ProgramSettings {
-  std::string input;           // given on standard input, which then ends
-  std::optional<User> user{};  // to run as
+  std::string input{};            // given on standard input, which then ends
+  std::optional<User> user{};     // to run as
+  std::function<void()> setup{};  // called in the new process, last: limits, other streams
 };
 
 /// One of the built programs.

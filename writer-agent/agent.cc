@@ -39,6 +39,7 @@ sigset_t stop_signals() {
   ::sigaddset(&signals, SIGTERM);
   ::sigaddset(&signals, SIGINT);
   if (!is_ignored(SIGHUP)) ::sigaddset(&signals, SIGHUP);
+  ::sigaddset(&signals, SIGXCPU);
   return signals;
 }
 
@@ -61,6 +62,8 @@ void StopSignal::on_events(std::uint32_t /*events*/) {
   signalfd_siginfo signal{};
   if (::read(fd_.get(), &signal, sizeof signal) != sizeof signal) return;
   has_come_ = true;
+  is_cpu_limit_ = signal.ssi_signo == SIGXCPU;
+  if (is_cpu_limit_) spdlog::error("{}", os::kCpuLimitText);
   stop_catching();
 }
 
@@ -344,6 +347,7 @@ int Agent::finish() {
   if (status == Status::kTimeout) {
     spdlog::warn("the last mutations are not readable yet; they stay in the ring until the merger takes them");
   }
+  if (stop_signal_.is_cpu_limit()) return kExitFailure;
   const bool is_clean = tally_.is_clean() && status == Status::kOk && rejected() == 0;
   return options_.is_strict && !is_clean ? kExitFailure : kExitSuccess;
 }

@@ -22,19 +22,22 @@
 
 namespace shmstate::agent {
 
-/// Becomes true with the first SIGTERM, SIGINT or SIGHUP; the second one kills the process. A SIGHUP that was ignored
-/// when the program started stays so: that is what nohup does.
+/// Becomes true with the first SIGTERM, SIGINT, SIGHUP or SIGXCPU; the second one kills the process. A SIGHUP that was
+/// ignored when the program started stays so: that is what nohup does.
 class StopSignal final : public EventHandler {
  public:
   explicit StopSignal(EventLoop& loop);
   void on_events(std::uint32_t events) override;
   [[nodiscard]] bool has_come() const noexcept { return has_come_; }
+  /// Whether it was SIGXCPU: the processor time is used up.
+  [[nodiscard]] bool is_cpu_limit() const noexcept { return is_cpu_limit_; }
   /// From now on, these signals kill.
   static void stop_catching();
 
  private:
   os::Fd fd_;
   bool has_come_ = false;
+  bool is_cpu_limit_ = false;
 };
 
 class Agent {

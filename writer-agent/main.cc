@@ -1,11 +1,11 @@
 // shmstate-writer-agent: the process beside producers that cannot link the writer library.
-#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "core/os.h"
 #include "log/log.h"
 #include "writer-agent/agent.h"
 #include "writer-agent/options.h"
@@ -14,14 +14,15 @@ int main(int argc, char** argv) {
   try {
     shmstate::open_standard_streams();
     shmstate::agent::Options options;
-    if (const std::optional<int> status = shmstate::agent::parse_options(argc, argv, options)) return *status;
+    if (const std::optional<int> status = shmstate::agent::parse_options(argc, argv, options))
+      return shmstate::status_of_output(*status);
     shmstate::set_up_log("shmstate-writer-agent", "shmstate: %v", options.log_level);
-    std::signal(SIGPIPE, SIG_IGN);
+    shmstate::os::hear_of_cpu_limit();
     return shmstate::agent::Agent(std::move(options)).run();
   } catch (const shmstate::Error& error) {
     shmstate::print_error(error.what());
   } catch (const std::exception& error) {
-    shmstate::print_error(std::string("shmstate: ") + error.what());
+    shmstate::print_error(shmstate::text_of(error));
   }
   return EXIT_FAILURE;
 }

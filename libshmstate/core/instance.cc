@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/access.h"
 #include "core/words.h"
 
 namespace shmstate {
@@ -33,13 +34,19 @@ bool fits(std::uint64_t offset, std::uint64_t count, std::uint64_t bytes, std::u
 }
 
 // Where a name was given, the packaged service is what is most likely meant.
-std::string remedy_of_absence(const fs::path& instance) {
+Error absence(const fs::path& instance) {
+  const std::string what = "shmstate: " + quoted(instance) + ": does not exist";
   if (instance.parent_path() != personal_root()) {
-    return "; start its merger: shmstate-merger --instance " + instance.string();
+    return {Status::kNoInstance, what + "; start its merger: shmstate-merger --instance " + instance.string()};
   }
   const std::string name = instance.filename().string();
-  return ", and neither does /run/shmstate/" + name + "; start its merger: systemctl start shmstate-merger@" + name +
-         ", or of your own: shmstate-merger --instance " + name;
+  if (const std::optional<fs::path> closed = closed_path_of(name)) {
+    Error refused = refusal(*closed, *closed / "control", Purpose::kRead);
+    return {Status::kNoPermission, refused.what()};
+  }
+  return {Status::kNoInstance, what + ", and neither does /run/shmstate/" + name +
+                                   "; start its merger: systemctl start shmstate-merger@" + name +
+                                   ", or of your own: shmstate-merger --instance " + name};
 }
 
 void check_name(std::string_view name, std::string_view given) {
@@ -190,13 +197,11 @@ bool Control::try_open(std::optional<Error>& why) {
   if (!fd_.is_open()) {
     if (os::is_absence(errno)) {
       if (os::file_info(new_control_path(path_))) return not_ready();
-      why.emplace(Status::kNoInstance, "shmstate: " + quoted(path_) + ": does not exist" + remedy_of_absence(path_));
+      why.emplace(absence(path_));
       return false;
     }
     if (errno == EACCES || errno == EPERM) {
-      throw Error(Status::kNoPermission, "shmstate: " + quoted(path_) + ": permission denied for " +
-                                             control_path_.string() +
-                                             "; readers and writers must belong to the group that owns it");
+      throw refusal(path_, control_path_, Purpose::kRead);
     }
     os::throw_errno("cannot open " + control_path_.string(), errno);
   }

@@ -369,7 +369,9 @@ void InstanceOwner::create(const InstanceOptions& options) {
   crash_point(CrashPoint::kOldRingsRemoved);
 
   const auto set_size = [](const os::Fd& fd, const fs::path& path, std::uint64_t bytes) {
-    if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) os::throw_errno("cannot size " + path.string(), errno);
+    if (const int error_number = os::resize(fd.get(), bytes); error_number != 0) {
+      os::throw_errno(path.string() + ": cannot make it " + std::to_string(bytes) + " bytes long", error_number);
+    }
   };
   set_size(control_, control_path_, geometry_.control_bytes);
   commit_or_throw(control_, control_path_, 0, geometry_.control_bytes);
@@ -410,7 +412,9 @@ void InstanceOwner::open_doorbell() {
 
 void InstanceOwner::map_doorbell() {
   const fs::path path = doorbell_path(path_);
-  if (::ftruncate(doorbell_.get(), kDoorbellBytes) != 0) os::throw_errno("cannot size " + path.string(), errno);
+  if (const int error_number = os::resize(doorbell_.get(), kDoorbellBytes); error_number != 0) {
+    os::throw_errno("cannot size " + path.string(), error_number);
+  }
   commit_or_throw(doorbell_, path, 0, kDoorbellBytes);
   Mapping mapping(doorbell_, Access::kReadWrite, 0, kDoorbellBytes, path.string());
   doorbell_guard_ = FaultGuard(mapping.data(), kDoorbellBytes);  // every writer may truncate it

@@ -938,7 +938,8 @@ void MergeEngine::write_statistics() {
   const auto write = [this](Stat stat, std::uint64_t value) {
     const bool is_known =
         static_cast<std::size_t>(stat) < owner_.geometry().statistic_count;  // to who made the instance
-    if (is_known) owner_.statistic(stat).store(value, std::memory_order_relaxed);
+    if (is_known)
+      owner_.statistic(stat).store(value, std::memory_order_release);  // the number of refreshes is the last
   };
   const std::uint64_t stalled_ns = stalled_since_ns_ == 0 ? 0 : now_ns_ - stalled_since_ns_;  // by a pin that goes on
   write(Stat::kMutationsApplied, applied_count_);
@@ -967,6 +968,7 @@ void MergeEngine::write_statistics() {
   write(Stat::kSleeps, sleep_count_);
   write(Stat::kCommitFailures, commit_failures_);
   write(Stat::kHugePageBytes, owner_.collapsed_bytes());
+  write(Stat::kRefreshes, ++refresh_count_);  // who saw it grow twice sees what was true in between
 }
 
 void MergeEngine::report_no_memory() {

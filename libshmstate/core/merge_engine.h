@@ -260,6 +260,7 @@ class MergeEngine {
   std::uint64_t stall_ns_max_ = 0;
   std::uint64_t pins_expired_ = 0;
   std::uint64_t commit_failures_ = 0;
+  std::uint64_t refresh_count_ = 0;  // of the statistics
   std::uint64_t sleep_count_ = 0;
 };
 

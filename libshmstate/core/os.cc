@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -16,6 +17,7 @@
 #include <charconv>
 #include <climits>
 #include <ctime>
+#include <exception>
 #include <fstream>
 #include <string_view>
 #include <system_error>
@@ -64,14 +66,19 @@ int lock_command(int fd, int command, short type, std::uint64_t byte, short* fou
   return result == 0 ? 0 : error_number;
 }
 
-std::string remedy_of(int error_number, const std::string& otherwise) {
-  switch (error_number) {
-    case EMFILE: return "raise the limit of open files (ulimit -n, or LimitNOFILE of the service)";
-    case ENFILE: return "raise fs.file-max";
-    case ENOSPC:
-    case EDQUOT: return "make the file system larger or lower the memory limit";
-    default: return otherwise;
+std::uint64_t soft_limit(int resource) noexcept {
+  rlimit limit{};
+  return ::getrlimit(static_cast<decltype(RLIMIT_AS)>(resource), &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
+}
+
+// The kernel does not say which of them it was.
+std::string remedy_of_memory(const std::string& otherwise) {
+  std::string limits;
+  if (soft_limit(RLIMIT_AS) != RLIM_INFINITY) limits = "of address space (ulimit -v, or LimitAS of the service)";
+  if (soft_limit(RLIMIT_DATA) != RLIM_INFINITY) {
+    limits += std::string(limits.empty() ? "" : " or ") + "of data (ulimit -d, or LimitDATA of the service)";
   }
+  return limits.empty() ? otherwise : "raise the limit " + limits;
 }
 
 // getgrnam(3): some errno values that it leaves behind mean that there is no such group.
@@ -105,6 +112,19 @@ std::uint64_t clock_ns(clockid_t clock) noexcept {
 
 }  // namespace
 
+std::string remedy_of(int error_number, const std::string& otherwise) {
+  switch (error_number) {
+    case EMFILE: return "raise the limit of open files (ulimit -n, or LimitNOFILE of the service)";
+    case ENFILE: return "raise fs.file-max";
+    case EFBIG: return "raise the limit of file size (ulimit -f, or LimitFSIZE of the service)";
+    case EAGAIN: return "raise the limit of processes (ulimit -u, or LimitNPROC and TasksMax of the service)";
+    case ENOMEM: return remedy_of_memory(otherwise);
+    case ENOSPC:
+    case EDQUOT: return "make the file system larger or lower the memory limit";
+    default: return otherwise;
+  }
+}
+
 Fd::~Fd() {
   if (fd_ < 0) return;
   const NoCancellation shield;
@@ -129,6 +149,27 @@ Status status_of(int error_number) noexcept {
 }
 
 bool is_absence(int error_number) noexcept { return error_number == ENOENT || error_number == ENOTDIR; }
+
+void hear_of_cpu_limit() noexcept {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_CPU, &limit) != 0 || limit.rlim_cur < limit.rlim_max || limit.rlim_max < 2) return;
+  if (limit.rlim_max == RLIM_INFINITY) return;
+  limit.rlim_cur = limit.rlim_max - 1;
+  ::setrlimit(RLIMIT_CPU, &limit);
+}
+
+void end_without_memory(int code) noexcept {
+  static std::atomic<int> exit_code;
+  static std::terminate_handler otherwise = nullptr;
+  exit_code.store(code, std::memory_order_relaxed);
+  otherwise = std::set_terminate([] {
+    if (std::current_exception() != nullptr) otherwise();
+    constexpr std::string_view kText =
+        "shmstate: no memory is left for this process; raise the limit of data or of address space (ulimit -d, -v)\n";
+    static_cast<void>(!::write(STDERR_FILENO, kText.data(), kText.size()));
+    ::_exit(exit_code.load(std::memory_order_relaxed));
+  });
+}
 
 void throw_errno(const std::string& what, int error_number, const std::string& remedy) {
   const std::string advice = remedy_of(error_number, remedy);
@@ -171,6 +212,13 @@ std::uint32_t group_id(const std::string& name) {
                                             ") or name another one");
 }
 
+int resize(int fd, std::uint64_t bytes) noexcept {
+  const std::optional<FileInfo> info = file_info(fd);
+  if (!info) return errno;
+  if (bytes > info->bytes && bytes > soft_limit(RLIMIT_FSIZE)) return EFBIG;
+  return ::ftruncate(fd, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+}
+
 int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept {
   const NoCancellation shield;
   int result = 0;
@@ -195,7 +243,11 @@ int collapse(std::byte* huge_page) noexcept {
 
 int give_name(int fd, const std::filesystem::path& path) noexcept {
   const std::string nameless = "/proc/self/fd/" + std::to_string(fd);
-  return ::linkat(AT_FDCWD, nameless.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+  if (::linkat(AT_FDCWD, nameless.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0) return 0;
+  const int error_number = errno;
+  if (error_number != ENOENT || ::access(nameless.c_str(), F_OK) == 0) return error_number;
+  if (::linkat(fd, "", AT_FDCWD, path.c_str(), AT_EMPTY_PATH) == 0) return 0;
+  return errno == ENOENT ? ENOSYS : errno;
 }
 
 bool try_lock(int fd, std::uint64_t byte, bool exclusive) noexcept {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "shmstate/status.h"
@@ -53,6 +54,20 @@ class NoCancellation {
 /// Whether an errno value is an answer, that there is no such file, and not the lack of one.
 [[nodiscard]] bool is_absence(int error_number) noexcept;
 
+/// What to do about an errno value that comes from a limit of this process, the system or the file system; `otherwise`
+/// when it is none of these.
+[[nodiscard]] std::string remedy_of(int error_number, const std::string& otherwise = {});
+
+/// What a program says, and does, when SIGXCPU tells it that its processor time is used up.
+inline constexpr std::string_view kCpuLimitText =
+    "the limit of processor time is reached; raise it (ulimit -t, or LimitCPU of the service)";
+/// For programs: lets SIGXCPU come a second before the hard limit, which kills without a word.
+void hear_of_cpu_limit() noexcept;
+
+/// For programs: where there is not even memory for an exception, the process says so, and ends with `code` instead of
+/// aborting.
+void end_without_memory(int code) noexcept;
+
 /// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status and perhaps the remedy of errno.
 [[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
 
@@ -84,6 +99,10 @@ struct FileInfo {
 /// another status when the groups cannot be read.
 [[nodiscard]] std::uint32_t group_id(const std::string& name);
 
+/// Sets the size of a file. Returns 0 or an errno value: EFBIG beyond RLIMIT_FSIZE, which is asked first, since the
+/// kernel would send SIGXFSZ, and that belongs to the program.
+[[nodiscard]] int resize(int fd, std::uint64_t bytes) noexcept;
+
 /// Reserves memory for a range of a file. Returns 0 or an errno value (ENOSPC).
 [[nodiscard]] int commit(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept;
 
@@ -96,7 +115,8 @@ inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 /// Returns 0 or an errno value: EINVAL when the kernel does not do that, others when it cannot do it now.
 [[nodiscard]] int collapse(std::byte* huge_page) noexcept;
 
-/// Gives a nameless file (O_TMPFILE) a name. Returns 0 or an errno value (EEXIST).
+/// Gives a nameless file (O_TMPFILE) a name. Returns 0 or an errno value: EEXIST; ENOSYS without /proc, which all but
+/// the privileged need for that.
 [[nodiscard]] int give_name(int fd, const std::filesystem::path& path) noexcept;
 
 /// Locks on one byte of a file that belong to the open file description and vanish with it.

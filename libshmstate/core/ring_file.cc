@@ -13,6 +13,7 @@
 #include <string_view>
 #include <thread>
 
+#include "core/access.h"
 #include "core/crash_point.h"
 #include "core/instance.h"
 
@@ -59,11 +60,15 @@ void write_header(layout::RingHeader& header, std::uint64_t id, const RingFile::
 OwnFd create_nameless(const fs::path& rings) {
   OwnFd fd = OwnFd::open_file(rings, O_TMPFILE | O_RDWR, kRingMode);
   if (fd.is_open()) return fd;
-  if (errno == EACCES || errno == EPERM) {
-    throw Error(Status::kNoPermission, "shmstate: may not create a ring in " + rings.string() +
-                                           "; writers must belong to the group that owns it");
-  }
+  if (errno == EACCES || errno == EPERM) throw refusal(rings.parent_path().parent_path(), rings, Purpose::kWrite);
   os::throw_errno("cannot create a ring in " + rings.string(), errno);
+}
+
+[[noreturn]] void throw_nameless(const fs::path& path, int error_number) {
+  if (error_number != ENOSYS) os::throw_errno("cannot create " + path.string(), error_number);
+  throw Error(Status::kSystem, "shmstate: cannot create " + path.string() +
+                                   ": a writer gives its ring a name through /proc/self/fd, and there is none; mount "
+                                   "/proc where it runs");
 }
 
 }  // namespace
@@ -105,8 +110,8 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
   const bool exclusive = (description.flags & layout::kRingShared) == 0;
   if (!os::try_lock(fd.get(), kLifeByte, exclusive)) os::throw_errno("cannot lock a ring in " + rings.string(), errno);
   const std::uint64_t bytes = layout::kRingHeaderBytes + description.data_bytes;
-  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
-    os::throw_errno("cannot size a ring in " + rings.string(), errno);
+  if (const int error_number = os::resize(fd.get(), bytes); error_number != 0) {
+    os::throw_errno("cannot size a ring in " + rings.string(), error_number);
   }
   crash_point(CrashPoint::kRingSized);
   if (const int error_number = os::commit(fd.get(), 0, layout::kRingHeaderBytes); error_number != 0) {
@@ -124,7 +129,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
     const int error_number = os::give_name(ring.fd(), path);
     crash_point(CrashPoint::kRingNamed);
     if (error_number == 0) return ring;
-    if (error_number != EEXIST) os::throw_errno("cannot create " + path.string(), error_number);
+    if (error_number != EEXIST) throw_nameless(path, error_number);
     fd = std::move(ring.fd_);
   }
 }

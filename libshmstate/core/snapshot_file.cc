@@ -4,6 +4,8 @@
 
 #include <cerrno>
 
+#include "core/access.h"
+
 namespace shmstate {
 
 SnapshotFile::SnapshotFile(const Control& control)
@@ -13,6 +15,7 @@ SnapshotFile::SnapshotFile(const Control& control)
       buffer_count_(control.geometry().buffer_count) {
   const std::filesystem::path path = control.path() / "snapshot";
   fd_ = OwnFd::open_file(path, O_RDONLY);
+  if (!fd_.is_open() && errno == EACCES) throw refusal(control.path(), path, Purpose::kRead);
   if (!fd_.is_open()) os::throw_errno("cannot open " + path.string(), errno);
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
   if (!info || info->bytes < control.geometry().snapshot_bytes) {

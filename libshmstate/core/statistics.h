@@ -36,6 +36,7 @@ enum class Stat : std::uint8_t {
   kSuperseded,
   kExpired,
   kHugePageBytes,
+  kRefreshes,
   kCount
 };
 
@@ -72,6 +73,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"mutations_superseded", "", "versioned mutations without effect because a higher version was there"},
     {"entries_expired", "", "entries erased because their time to live was over"},
     {"huge_page_bytes", "bytes", "memory of all buffers that the merger moved to huge pages"},
+    {"refreshes", "", "times that these statistics were written, since the merger started"},
 }};
 
 }  // namespace shmstate

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/access.h"
 #include "core/conflation.h"
 #include "core/crash_point.h"
 #include "core/doorbell.h"
@@ -48,10 +49,7 @@ os::Fd open_doorbell(const Control& control) {
   os::Fd fd = os::open_file(path, O_RDWR);
   if (!fd.is_open()) {
     const int error_number = errno;
-    if (error_number == EACCES || error_number == EPERM) {
-      throw Error(Status::kNoPermission, "shmstate: " + quoted(control.path()) + ": permission denied for " +
-                                             path.string() + "; writers must belong to the group that owns it");
-    }
+    if (error_number == EACCES || error_number == EPERM) throw refusal(control.path(), path, Purpose::kWrite);
     os::throw_errno("cannot open " + path.string(), error_number);
   }
   return fd;
@@ -524,8 +522,13 @@ Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
       break;
     }
     const std::uint64_t missing = producer.tail() + bytes - committed_end;
-    const std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
-    const int error_number = os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step);
+    std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
+    const auto commit = [&] { return os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step); };
+    int error_number = commit();
+    if (error_number == ENOSPC && committed_end == 0) {
+      step = missing;  // a ring that begins may erase a key, and so make room, with as little as that
+      error_number = commit();
+    }
     if (error_number != 0) return os::status_of(error_number);
     committed_end += step;
     crash_point(CrashPoint::kRingMemoryCommitted);
