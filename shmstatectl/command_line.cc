@@ -5,9 +5,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <map>
+#include <sstream>
 
 #include "shmstatectl/arguments.h"
 #include "shmstatectl/commands.h"
+#include "shmstatectl/output.h"
+#include "shmstatectl/report.h"
 #include "shmstatectl/text.h"
 
 namespace shmstate::ctl {
@@ -41,6 +44,15 @@ void add_limit(CLI::App& app, const std::string& name, Options& options, const s
     if (!options.limit) throw CLI::ValidationError(name, in_quotes(text) + " is no count; write 1 or more");
   };
   app.add_option_function<std::string>(name, assign, description)->type_name("N");
+}
+
+// Also 0, which is only higher than none.
+void add_version(CLI::App& app, Options& options, const std::string& description) {
+  const auto assign = [&options](const std::string& text) {
+    options.version = parse_version(text);
+    if (!options.version) throw CLI::ValidationError("--version", in_quotes(text) + " is no version; write 0 or more");
+  };
+  app.add_option_function<std::string>("--version", assign, description)->type_name("N");
 }
 
 CLI::App& add_command(CLI::App& app, Options& options, const std::string& name, ExitCode (*run)(const Options&),
@@ -81,6 +93,8 @@ void add_get(CLI::App& app, Options& options) {
   CLI::App& command = add_command(app, options, "get", run_get, "Print the values of keys, all of one snapshot");
   add_text(command, "KEY", options.keys, "The keys")->required();
   command.add_flag("--raw", options.raw, "Write exactly the bytes of one value: nothing escaped, no line end");
+  command.add_flag("-v,--verbose", options.verbose,
+                   "Show type, epoch of the last change, version and time to live, too");
 }
 
 void add_set(CLI::App& app, Options& options) {
@@ -94,6 +108,7 @@ void add_set(CLI::App& app, Options& options) {
         return std::string(parse_duration(unmarked(text)) == std::chrono::nanoseconds::zero() ? "0 is no time to live"
                                                                                               : "");
       });
+  add_version(command, options, "Only if this is higher than the version that the key has");
   add_timeout(command, options);
 }
 
@@ -108,6 +123,7 @@ void add_add(CLI::App& app, Options& options) {
 void add_del(CLI::App& app, Options& options) {
   CLI::App& command = add_command(app, options, "del", run_del, "Erase a key; a missing one is no error");
   add_text(command, "KEY", options.key, "The key")->required();
+  add_version(command, options, "Only if this is higher than the version that the key has; remembers it");
   add_timeout(command, options);
 }
 
@@ -122,6 +138,7 @@ void add_watch(CLI::App& app, Options& options) {
   CLI::App& command =
       add_command(app, options, "watch", run_watch, "Print changes as they become visible, until SIGINT");
   add_text(command, "PREFIX", options.prefix, "Only keys that begin with this");
+  command.add_flag("--initial", options.initial, "Print the state that is there, too, before the changes");
   add_limit(command, "--count", options, "End after so many changes");
   add_duration(command, "--interval", options.interval, "Print at most so often; the default prints at once");
 }
@@ -135,6 +152,10 @@ void add_load(CLI::App& app, Options& options) {
   CLI::App& command = add_command(app, options, "load", run_load, "Set every entry of a dump");
   add_text(command, "FILE", options.file, "What dump wrote; without it, or as -, standard input");
   add_duration(command, "--timeout", options.load_timeout, "How long to wait until a batch is merged, default 30s");
+  command.add_flag("--missing", options.missing_only, "Set only keys that are not there");
+  command.add_flag("--if-empty", options.only_if_empty, "Load nothing, and end with 0, unless the instance is empty");
+  command.add_flag("--no-split", options.no_split,
+                   "Load nothing that was changed together, but is too much for a batch");
 }
 
 // Where no command is found, the parser only says that one is required.
@@ -152,7 +173,7 @@ void declare(CLI::App& app, Options& options) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("shmstatectl " SHMSTATE_VERSION));
   app.failure_message([](const CLI::App* parsed, const CLI::Error& error) {
-    return fmt::format("shmstate: {}; see shmstatectl --help\n", printable(reason_of(*parsed, error)));
+    return reason_of(*parsed, error) + "; see shmstatectl --help";
   });
   add_text(app, "-i,--instance", options.instance, "The instance: its name or its directory; default: the only one")
       ->check([](const std::string& name) {  // of a variable that is not set: not "the only one", which may be another
@@ -161,6 +182,9 @@ void declare(CLI::App& app, Options& options) {
       ->envname("SHMSTATE_INSTANCE")
       ->type_name("NAME");
   app.add_flag("--json", options.json, "Print JSON");
+  add_text(app, "--connect", options.connect, "The socket of an agent: set, add, del and load send to it")
+      ->check([](const std::string& path) { return std::string(path.empty() ? "the path is empty" : ""); })
+      ->type_name("PATH");
   add_status(app, options);
   add_top(app, options);
   add_get(app, options);
@@ -194,7 +218,13 @@ int run_command_line(int argc, char** argv) {
   try {
     app.parse(arguments_in_reverse(argc, argv));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
+    std::ostringstream out;
+    std::ostringstream err;
+    const bool is_help = app.exit(error, out, err) == 0;
+    print(out.str());
+    if (is_help) return 0;
+    report(err.str());
+    return static_cast<int>(ExitCode::kUsage);
   }
   return static_cast<int>(options.run(options));
 }

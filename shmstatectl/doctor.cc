@@ -1,10 +1,7 @@
 // doctor: looks at everything that keeps an instance from working, for the user who asks.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <grp.h>
 #include <linux/magic.h>
-#include <pwd.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
@@ -21,12 +18,14 @@
 #include <system_error>
 #include <thread>
 
+#include "core/access.h"
 #include "core/instance.h"
 #include "core/os.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/findings.h"
 #include "shmstatectl/instance.h"
 #include "shmstatectl/mount.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/pin_holders.h"
 #include "shmstatectl/rates.h"
 #include "shmstatectl/silence.h"
@@ -39,75 +38,7 @@ namespace {
 namespace fs = std::filesystem;
 using Findings = std::vector<Finding>;
 
-std::string group_name(std::uint32_t gid) {
-  const group* const found = ::getgrgid(gid);
-  return found != nullptr ? found->gr_name : fmt::to_string(gid);
-}
-
-bool may(const fs::path& path, int access) { return ::faccessat(AT_FDCWD, path.c_str(), access, AT_EACCESS) == 0; }
-
-std::string description(const fs::path& path) {
-  const auto info = os::file_info(path);
-  if (!info) return fmt::format("{}: {}", path.string(), std::generic_category().message(errno));
-  return fmt::format("{}: mode {:04o}, user {}, group {}", path.string(), info->mode, info->uid, group_name(info->gid));
-}
-
 // ---- files
-
-// What is in the way of an access: a directory that cannot be searched, or the file itself.
-struct Obstacle {
-  fs::path path;
-  unsigned group_bit = 0;  // the mode that would let the group in
-  int error = 0;
-};
-
-std::optional<Obstacle> obstacle_to(const fs::path& file, int access) {
-  fs::path way;
-  for (const fs::path& part : file.parent_path()) {
-    way /= part;
-    if (!may(way, X_OK)) return Obstacle{way, S_IXGRP, errno};
-  }
-  if (!may(file, access)) return Obstacle{file, static_cast<unsigned>(access) << 3, errno};
-  return std::nullopt;
-}
-
-std::string text_of(const Obstacle& obstacle) {
-  const std::string text = description(obstacle.path);
-  return obstacle.error == EROFS ? text + ", on a file system that is mounted read-only" : text;
-}
-
-bool is_below(const fs::path& path, const fs::path& directory) {
-  return std::mismatch(directory.begin(), directory.end(), path.begin(), path.end()).first == directory.end();
-}
-
-// In a container, users and groups may have no name, and then no command helps.
-std::string join_remedy(const std::vector<std::string>& groups) {
-  const passwd* const user = ::getpwuid(::geteuid());
-  std::string commands;
-  for (const std::string& group : groups)
-    commands += fmt::format("{}adduser {} {}", commands.empty() ? "" : " && ",
-                            user != nullptr ? user->pw_name : fmt::to_string(::geteuid()), group);
-  if (user != nullptr) return commands + ", and log in again";
-  return fmt::format("user {} has no name here: give its processes the group {}", ::geteuid(),
-                     fmt::join(groups, " and the group "));
-}
-
-bool lets_group_in(const Obstacle& obstacle) {
-  const auto info = os::file_info(obstacle.path);
-  return info && (info->mode & obstacle.group_bit) == obstacle.group_bit && info->gid != 0;
-}
-
-std::string remedy_of(const Obstacle& obstacle, const fs::path& instance) {
-  if (obstacle.error == ENOENT) return "start its merger, which makes what is missing";
-  if (obstacle.error == EROFS) return "mount it with rw";
-  if (::geteuid() == 0) return "root may do that unless it is confined: look at the container or sandbox around it";
-  if (lets_group_in(obstacle)) return join_remedy({group_name(os::file_info(obstacle.path)->gid)});
-  if (obstacle.path == instance)
-    return "start its merger with --mode 0750, --readers-group and, for who writes, --writers-group";
-  if (is_below(obstacle.path, instance))
-    return "restart its merger, which sets modes; with --writers-group, if others than its user shall write";
-  return "let others search it (mode 0755); see the Options= of run-shmstate.mount, if it is that";
-}
 
 // What a merger left half-made, the next one begins again. Where neither can be told, nothing is to be removed.
 bool is_known_to_be_complete(const fs::path& instance) {
@@ -120,13 +51,13 @@ bool is_known_to_be_complete(const fs::path& instance) {
 }
 
 std::string remedy_of_unreadable(const Obstacle& obstacle, const fs::path& instance) {
-  if (obstacle.error != ENOENT) return remedy_of(obstacle, instance);
+  if (obstacle.error != ENOENT) return remedy_of(obstacle, instance, Purpose::kRead);
   const std::string lost = "without it the state is lost: remove the directory and restart the merger";
   const std::string name = obstacle.path.filename().string();
   if (name == "snapshot" && is_known_to_be_complete(instance)) return lost;
   const bool is_half_made = os::file_info(new_control_path(instance)).has_value();
   if (name == "control" && !is_half_made && os::file_info(instance / "snapshot")) return lost;
-  return remedy_of(obstacle, instance);
+  return remedy_of(obstacle, instance, Purpose::kRead);
 }
 
 void check_reading(const fs::path& instance, Findings& findings) {
@@ -137,22 +68,13 @@ void check_reading(const fs::path& instance, Findings& findings) {
       continue;
     }
     const bool is_on_the_way = obstacle->path != instance / name;
-    findings.push_back({Severity::kError, "reading",
-                        fmt::format("this user cannot {} {}", is_on_the_way ? "search" : "read", text_of(*obstacle)),
-                        remedy_of_unreadable(*obstacle, instance),
-                        obstacle->error == ENOENT ? ExitCode::kNoInstance : ExitCode::kNoPermission});
+    findings.push_back(
+        {Severity::kError, "reading",
+         fmt::format("this user cannot {} {}", is_on_the_way ? "search" : "read", description(*obstacle)),
+         remedy_of_unreadable(*obstacle, instance),
+         obstacle->error == ENOENT ? ExitCode::kNoInstance : ExitCode::kNoPermission});
     if (is_on_the_way) return;  // the same for both
   }
-}
-
-// Who cannot even read does not see the group of writers; that of the packaged service is known.
-std::string remedy_of_unwritable(const Obstacle& obstacle, const fs::path& instance) {
-  if (obstacle.path != instance || ::geteuid() == 0 || !lets_group_in(obstacle)) return remedy_of(obstacle, instance);
-  const std::string readers = group_name(os::file_info(instance)->gid);
-  const char* const packaged_writers = "shmstate-writers";
-  if (instance.parent_path() == "/run/shmstate" && ::getgrnam(packaged_writers) != nullptr)
-    return join_remedy({readers, packaged_writers});
-  return join_remedy({readers}) + "; and the same with the group of its writers, which doctor names to readers";
 }
 
 std::optional<Obstacle> obstacle_to_writing(const fs::path& instance) {
@@ -163,8 +85,8 @@ std::optional<Obstacle> obstacle_to_writing(const fs::path& instance) {
 // Who reads need not write: that is worth a note only.
 void check_writing(const fs::path& instance, Findings& findings) {
   if (const auto obstacle = obstacle_to_writing(instance)) {
-    findings.push_back({Severity::kNote, "writing", "this user may not write: " + text_of(*obstacle),
-                        remedy_of_unwritable(*obstacle, instance)});
+    findings.push_back({Severity::kNote, "writing", "this user may not write: " + description(*obstacle),
+                        remedy_of(*obstacle, instance, Purpose::kWrite)});
   } else {
     findings.push_back({Severity::kOk, "writing", description(gate_path(instance))});
   }
@@ -236,7 +158,7 @@ void check_huge_pages(Findings& findings) {
   const char* const path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
   std::string enabled;
   std::getline(std::ifstream(path), enabled);
-  if (enabled.empty() && !may("/sys/kernel/mm", F_OK)) {
+  if (enabled.empty() && obstacle_to("/sys/kernel/mm", F_OK)) {
     findings.push_back({Severity::kNote, "huge pages", "cannot tell whether the kernel allows them: there is no /sys"});
   } else if (!enabled.empty() && enabled.find("[deny]") == std::string::npos) {
     findings.push_back({Severity::kOk, "huge pages", "the kernel allows them"});
@@ -291,7 +213,7 @@ void check_boot(const fs::path& instance, Findings& findings) {
 
 // As a reader that attaches: a snapshot file that was cut, or is of another instance, is found here.
 void check_state(const fs::path& instance, Findings& findings) {
-  if (!may(instance / "snapshot", R_OK)) return;  // said already
+  if (obstacle_to(instance / "snapshot", R_OK)) return;  // said already
   try {
     const Reader reader = open_reader(instance.string());
     findings.push_back({Severity::kOk, "state", fmt::format("readable, epoch {}", reader.epoch())});
@@ -367,6 +289,9 @@ void check_statistics(const InstanceInfo& info, Findings& findings) {
                           fmt::format("{} {}: {}", statistic.name, statistic.value, statistic.meaning), remedy});
     }
   };
+  tell(
+      Severity::kWarning, "mutations_rejected",
+      "writers learn why from flush and Writer::rejected, and the log of an agent says it; mind limits and space here");
   tell(Severity::kWarning, "rings_refused", "end writers, or make the instance anew with a larger --max-rings");
   tell(Severity::kWarning, "commit_failures", "erase keys, or give the instance more memory");
   tell(Severity::kNote, "pins_expired",
@@ -375,7 +300,7 @@ void check_statistics(const InstanceInfo& info, Findings& findings) {
 
 void check_contents(const fs::path& instance, Findings& findings) {
   try {
-    const InstanceInfo info = look_at(instance.string());
+    const InstanceInfo info = look_at_fresh(instance.string());
     findings.push_back({Severity::kOk, "layout", fmt::format("{}.{}", info.layout_major, info.layout_minor)});
     check_boot(instance, findings);
     check_state(instance, findings);
@@ -416,23 +341,26 @@ Findings examine(const fs::path& instance) {
 fs::path path_to_examine(const std::string& name) {
   fs::path found = instance_path(name);
   if (os::file_info(found) || name.find('/') != std::string::npos) return found;
-  for (const fs::path& root : instance_roots()) {
-    const auto obstacle = obstacle_to(root / name, F_OK);
-    if (obstacle && obstacle->error == EACCES) return root / name;
+  return closed_path_of(name).value_or(found);
+}
+
+// Where no name is given and none is seen, what is closed is what is meant.
+std::string instance_or_closed_directory(const std::string& asked) {
+  if (asked.empty() && list_instances().empty()) {
+    if (const std::vector<Obstacle> closed = closed_directories(); !closed.empty()) return closed.front().path.string();
   }
-  return found;
+  return resolve_instance(asked);
 }
 
 }  // namespace
 
 ExitCode run_doctor(const Options& options) {
-  const fs::path instance = path_to_examine(resolve_instance(options.instance));
+  const fs::path instance = path_to_examine(instance_or_closed_directory(options.instance));
   const Findings findings = examine(instance);
   if (options.json) {
-    fmt::print("{}",
-               json_document({{"instance", json_of_bytes(instance.string())}, {"findings", json_array(findings)}}));
+    print(json_document({{"instance", json_of_bytes(instance.string())}, {"findings", json_array(findings)}}));
   } else {
-    fmt::print("{}", findings_text(findings));
+    print(findings_text(findings));
   }
   return worst_of(findings);
 }

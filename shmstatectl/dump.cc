@@ -1,11 +1,9 @@
 #include <fmt/format.h>
 
-#include <cstdio>
-#include <stdexcept>
-
 #include "shmstatectl/commands.h"
 #include "shmstatectl/dump_format.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/progress.h"
 #include "shmstatectl/stable_snapshot.h"
 #include "shmstatectl/usage.h"
@@ -37,8 +35,7 @@ ExitCode run_dump(const Options& options) {
   const Reader reader = open_reader(resolve_instance(options.instance));
   const std::string text =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return text_of(snapshot, options.prefix); });
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size())
-    throw std::runtime_error("standard output cannot be written; look at where it goes");
+  print(text);
   report_silent_merger(look_at(reader.path()));
   return ExitCode::kOk;
 }

@@ -13,6 +13,7 @@ namespace shmstate::ctl {
 
 namespace {
 
+constexpr std::string_view kEpoch = "epoch=";
 constexpr std::string_view kVersion = "version=";
 constexpr std::string_view kTimeToLive = "ttl_ns=";
 constexpr std::string_view kEphemeral = "ephemeral";
@@ -62,7 +63,9 @@ Value parse_typed(std::string_view type, std::string_view field) {
 }
 
 void take_metadata(std::string_view field, Entry& entry) {
-  if (field.starts_with(kVersion)) {
+  if (field.starts_with(kEpoch)) {
+    entry.changed_epoch = parse_number_after(kEpoch, field);
+  } else if (field.starts_with(kVersion)) {
     entry.version = parse_number_after(kVersion, field);
   } else if (field.starts_with(kTimeToLive)) {
     entry.time_to_live = parse_time_to_live(field);
@@ -78,6 +81,7 @@ void take_metadata(std::string_view field, Entry& entry) {
 std::string dump_line(const EntryView& entry) {
   std::string line =
       fmt::format("{}\t{}\t{}", escaped(entry.key), type_name(entry.value.type()), value_text(entry.value));
+  line += fmt::format("\t{}{}", kEpoch, entry.changed_epoch);
   if (entry.version != 0) line += fmt::format("\t{}{}", kVersion, entry.version);
   if (const auto left = entry.time_to_live()) line += fmt::format("\t{}{}", kTimeToLive, left->count());
   if (entry.ephemeral) line += fmt::format("\t{}", kEphemeral);

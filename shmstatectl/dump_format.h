@@ -11,7 +11,8 @@
 
 namespace shmstate::ctl {
 
-inline constexpr std::string_view kDumpHead = "# shmstate dump 1";
+inline constexpr std::string_view kDumpHead = "# shmstate dump 2";
+inline constexpr std::string_view kDumpHead1 = "# shmstate dump 1";  // without epochs
 /// What a line of an entry can have at most: every byte of the longest key and value escaped, and its metadata.
 inline constexpr std::size_t kDumpLineBytesMax = 4 * (kKeyBytesMax + kValueBytesMax) + 256;
 

@@ -23,4 +23,7 @@ struct Entry {
 /// A line per entry, for a terminal: key and value in columns, or only the key.
 [[nodiscard]] std::string entries_text(const std::vector<Entry>& entries, bool keys_only = false);
 
+/// The same as a table with all that an entry has: type, epoch of its last change, version, how long it lives.
+[[nodiscard]] std::string entries_table(const std::vector<Entry>& entries);
+
 }  // namespace shmstate::ctl

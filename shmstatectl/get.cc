@@ -4,6 +4,7 @@
 
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/stable_snapshot.h"
 #include "shmstatectl/text.h"
@@ -23,6 +24,7 @@ struct Found {
 void check_arguments(const Options& options) {
   for (const std::string& key : options.keys) check_key(key);
   if (options.raw && options.keys.size() != 1) throw UsageError("--raw writes one value; name exactly one KEY");
+  if (options.raw && options.verbose) throw UsageError("--raw and --verbose exclude each other; choose one");
   if (options.raw && options.json) throw UsageError("--raw and --json exclude each other; choose one");
 }
 
@@ -48,6 +50,7 @@ Json json_of(const Found& found, const InstanceInfo& info) {
 }
 
 std::string text_of(const Found& found, const Options& options) {
+  if (options.verbose) return found.entries.empty() ? "" : entries_table(found.entries);
   if (options.keys.size() > 1) return entries_text(found.entries);
   if (found.entries.empty()) return {};
   const Value& value = found.entries.front().value;
@@ -62,7 +65,7 @@ ExitCode run_get(const Options& options) {
   const Found found =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return find_all(snapshot, options.keys); });
   const InstanceInfo info = look_at(reader.path());
-  fmt::print("{}", options.json ? json_document(json_of(found, info)) : text_of(found, options));
+  print(options.json ? json_document(json_of(found, info)) : text_of(found, options));
   if (!options.json) report_silent_merger(info);
   for (const std::string& key : found.missing)
     report(fmt::format("key {} not found in instance {}", in_quotes(key), in_quotes(reader.path())));

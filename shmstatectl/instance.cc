@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+#include <thread>
 #include <vector>
 
+#include "core/access.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/silence.h"
 #include "shmstatectl/text.h"
@@ -19,14 +22,32 @@ std::string list_in_quotes(const std::vector<std::string>& names) {
   return list;
 }
 
+// None in an instance that an older merger made.
+std::uint64_t refreshes_of(const InstanceInfo& info) {
+  for (const StatisticInfo& statistic : info.statistics) {
+    if (statistic.name == "refreshes") return statistic.value;
+  }
+  return 0;
+}
+
+// Behind a closed door there may well be one, and then starting a merger is no remedy.
+Error absence() {
+  const std::vector<Obstacle> closed = closed_directories();
+  if (closed.empty())
+    return {Status::kNoInstance, "there is no instance that you may see; start shmstate-merger, or name one with -i"};
+  const Obstacle& first = closed.front();
+  const std::string others = closed.size() > 1 ? fmt::format(" (and {} more)", closed.size() - 1) : "";
+  return {Status::kNoPermission,
+          fmt::format("there is no instance that you may see, but one may be where you cannot look: {}{}; {}",
+                      description(first), others, remedy_of_closed(first))};
+}
+
 }  // namespace
 
 std::string resolve_instance(const std::string& asked) {
   if (!asked.empty()) return asked;
   const std::vector<std::string> present = list_instances();
-  if (present.empty())
-    throw Error(Status::kNoInstance,
-                "there is no instance that you may see; start shmstate-merger, or name one with -i");
+  if (present.empty()) throw absence();
   if (present.size() == 1) return present.front();
   throw UsageError(fmt::format("there are {} instances: {}; choose one with -i or $SHMSTATE_INSTANCE", present.size(),
                                list_in_quotes(present)));
@@ -39,6 +60,21 @@ ReaderOptions reader_options() {
 Reader open_reader(const std::string& instance) { return Reader(instance, reader_options()); }
 
 InstanceInfo look_at(const std::string& instance) { return inspect(instance, {.survive_truncation = true}); }
+
+InstanceInfo look_at_fresh(const std::string& instance) {
+  constexpr auto kPatience = std::chrono::seconds(1);
+  constexpr auto kPause = std::chrono::milliseconds(5);
+  constexpr std::uint64_t kRefreshes = 2;  // the first may have begun before this call
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  InstanceInfo info = look_at(instance);
+  const std::uint64_t before = refreshes_of(info);
+  while (info.merger_running && before > 0 && refreshes_of(info) < before + kRefreshes &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(kPause);
+    info = look_at(instance);
+  }
+  return look_at(instance);  // all of it later than the number of refreshes
+}
 
 void report_silent_merger(const InstanceInfo& info) {
   const std::string name = in_quotes(info.path);

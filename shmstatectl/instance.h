@@ -20,6 +20,10 @@ namespace shmstate::ctl {
 /// What an instance says about itself.
 [[nodiscard]] InstanceInfo look_at(const std::string& instance);
 
+/// The same once the merger has refreshed what it says after this call began: statistics and rings are up to 100 ms old
+/// otherwise. As it is, when no merger runs, or it does nothing for a second.
+[[nodiscard]] InstanceInfo look_at_fresh(const std::string& instance);
+
 /// Tells on standard error when the merger is gone or hangs, so that what is shown may be old.
 void report_silent_merger(const InstanceInfo& info);
 

@@ -7,10 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "core/access.h"
 #include "core/instance.h"
 #include "core/os.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/silence.h"
 #include "shmstatectl/text.h"
@@ -55,6 +57,13 @@ std::vector<Seen> see_all() {
       seen.problem = error.what();
     }
   }
+  for (const Obstacle& closed : closed_directories()) {
+    all.push_back(
+        {.path = closed.path.string(),
+         .name = name_of(closed.path),
+         .owner = owner_of(closed.path),
+         .problem = fmt::format("you cannot look into {}; {}", description(closed), remedy_of_closed(closed))});
+  }
   return all;
 }
 
@@ -97,10 +106,10 @@ ExitCode run_instances(const Options& options) {
   if (options.json) {
     Json instances = Json::array();
     for (const Seen& seen : all) instances.push_back(json_of(seen));
-    fmt::print("{}", json_document({{"instances", instances}}));
+    print(json_document({{"instances", instances}}));
     return ExitCode::kOk;
   }
-  fmt::print("{}", text_of(all));
+  print(text_of(all));
   for (const Seen& seen : all) {
     if (!seen.info) report(seen.problem);
   }

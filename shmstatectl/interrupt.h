@@ -1,10 +1,28 @@
-// Commands that go on until SIGINT, SIGTERM or SIGHUP ends them in good order.
+// Signals that end a command in good order.
 #pragma once
+
+#include "shmstatectl/exit_code.h"
 
 namespace shmstate::ctl {
 
-/// From now on those signals only make `is_interrupted` true, and let system calls return.
+/// For commands that go on until SIGINT, SIGTERM or SIGHUP: from now on those, and the limit of processor time, only
+/// make `is_interrupted` true, and let system calls return.
 void end_on_interrupt();
 [[nodiscard]] bool is_interrupted() noexcept;
+
+/// For all others: at the limit of processor time (SIGXCPU) the process says so, and ends with the code that was set
+/// last, `kOther` at first.
+void end_at_cpu_limit();
+void set_exit_code_at_cpu_limit(ExitCode code) noexcept;
+/// Puts that signal off while it lives: for a step that changes the code.
+class CpuLimitLater {
+ public:
+  CpuLimitLater() noexcept;
+  CpuLimitLater(const CpuLimitLater&) = delete;
+  CpuLimitLater& operator=(const CpuLimitLater&) = delete;
+  ~CpuLimitLater();
+};
+/// Whether `is_interrupted` is true because of that limit.
+[[nodiscard]] bool is_at_cpu_limit() noexcept;
 
 }  // namespace shmstate::ctl

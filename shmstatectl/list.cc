@@ -1,9 +1,9 @@
-#include <fmt/format.h>
 
 #include <algorithm>
 
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/stable_snapshot.h"
 
 namespace shmstate::ctl {
@@ -57,8 +57,7 @@ ExitCode run_list(const Options& options) {
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return read_entries(snapshot, options); });
   std::sort(listed.entries.begin(), listed.entries.end(), key_less);
   const InstanceInfo info = look_at(reader.path());
-  fmt::print("{}",
-             options.json ? json_of(listed, info, options.keys_only) : entries_text(listed.entries, options.keys_only));
+  print(options.json ? json_of(listed, info, options.keys_only) : entries_text(listed.entries, options.keys_only));
   if (!options.json) report_silent_merger(info);
   return ExitCode::kOk;
 }

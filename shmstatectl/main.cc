@@ -1,9 +1,15 @@
-#include <cstdio>
+#include <cerrno>
 #include <exception>
+#include <new>
+#include <string>
+#include <system_error>
 
+#include "core/os.h"
 #include "shmstate/status.h"
 #include "shmstatectl/command_line.h"
 #include "shmstatectl/exit_code.h"
+#include "shmstatectl/interrupt.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/usage.h"
 
@@ -13,24 +19,44 @@ using shmstate::ctl::ExitCode;
 
 int run(int argc, char** argv) {
   const int code = shmstate::ctl::run_command_line(argc, argv);
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
-  shmstate::ctl::report("standard output cannot be written; look at where it is redirected to");
+  shmstate::ctl::flush_output();
+  if (!shmstate::ctl::is_at_cpu_limit()) return code;
+  shmstate::ctl::report(shmstate::os::kCpuLimitText);
   return static_cast<int>(ExitCode::kOther);
+}
+
+ExitCode code_of_what_was_thrown() {
+  try {
+    throw;
+  } catch (const shmstate::Error& error) {
+    shmstate::ctl::report(error.what());
+    return shmstate::ctl::exit_code_of(error.status());
+  } catch (const shmstate::ctl::UsageError& error) {
+    shmstate::ctl::report(error.what());
+    return ExitCode::kUsage;
+  } catch (const shmstate::ctl::OutputError& error) {
+    if (!error.is_reader_gone()) shmstate::ctl::report(error.what());
+  } catch (const std::bad_alloc&) {
+    shmstate::ctl::report("no memory is left for this process; " +
+                          shmstate::os::remedy_of(ENOMEM, "see what uses it: free, or memory.max of the service"));
+  } catch (const std::system_error& error) {
+    const std::string remedy = shmstate::os::remedy_of(error.code().value());
+    shmstate::ctl::report(error.what() + (remedy.empty() ? remedy : "; " + remedy));
+  } catch (const std::exception& error) {
+    shmstate::ctl::report(error.what());
+  }
+  return ExitCode::kOther;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  shmstate::ctl::prepare_streams();
+  shmstate::ctl::end_at_cpu_limit();
+  shmstate::os::end_without_memory(static_cast<int>(ExitCode::kOther));
   try {
     return run(argc, argv);
-  } catch (const shmstate::Error& error) {
-    shmstate::ctl::report(error.what());
-    return static_cast<int>(shmstate::ctl::exit_code_of(error.status()));
-  } catch (const shmstate::ctl::UsageError& error) {
-    shmstate::ctl::report(error.what());
-    return static_cast<int>(ExitCode::kUsage);
-  } catch (const std::exception& error) {
-    shmstate::ctl::report(error.what());
-    return static_cast<int>(ExitCode::kOther);
+  } catch (...) {
+    return static_cast<int>(code_of_what_was_thrown());
   }
 }

@@ -5,8 +5,11 @@
 #include <iterator>
 
 #include "shmstate/writer.h"
+#include "shmstatectl/agent_connection.h"
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/interrupt.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/pin_holders.h"
 #include "shmstatectl/rejection.h"
 #include "shmstatectl/report.h"
@@ -17,6 +20,8 @@
 namespace shmstate::ctl {
 
 namespace {
+
+constexpr std::chrono::nanoseconds kAgentPatience = std::chrono::seconds(1);  // until it takes a line
 
 // What became of a mutation.
 struct Outcome {
@@ -36,7 +41,13 @@ Writer open_writer(const std::string& instance, const Options& options) {
   writer_options.full_timeout = options.timeout;
   writer_options.attach_timeout = {};
   writer_options.survive_truncation = true;
-  return Writer(instance, writer_options);
+  try {
+    return Writer(instance, writer_options);
+  } catch (const Error& error) {
+    if (error.status() != Status::kNoMemory || writer_options.shared) throw;
+    writer_options.shared = true;  // no room for one more ring, but perhaps for a key less
+    return Writer(instance, writer_options);
+  }
 }
 
 std::string read_stdin() {
@@ -131,14 +142,49 @@ std::string subject_of(const Options& options, const Writer& writer) {
 }
 
 template <typename Push>
+Status push_noted(Writer& writer, const Push& push) {
+  const CpuLimitLater later;
+  const Status pushed = push(writer);
+  if (pushed == Status::kOk) set_exit_code_at_cpu_limit(ExitCode::kNotMerged);
+  return pushed;
+}
+
+template <typename Push>
 ExitCode push_and_wait(const Options& options, const Push& push) {
   Writer writer = open_writer(resolve_instance(options.instance), options);
-  const Status pushed = push(writer);
+  const Status pushed = push_noted(writer, push);
   const Outcome outcome =
       pushed == Status::kOk ? wait_until_merged(writer, options.timeout) : not_pushed(pushed, writer);
-  if (options.json) fmt::print("{}", json_document(json_of(outcome, options, writer.path())));
+  if (options.json) try_print(json_document(json_of(outcome, options, writer.path())));
   if (outcome.status != Status::kOk) report(subject_of(options, writer) + outcome_text(outcome, options.timeout));
   return exit_code_of(outcome.status);
+}
+
+// What an agent shall push. It answers when readers can see it.
+ExitCode send_and_wait(const Options& options, const std::string& line) {
+  Status status = Status::kOk;
+  std::string problem;
+  try {
+    AgentConnection agent(options.connect);
+    agent.send(line + "flush\n", kAgentPatience);
+    agent.finish(options.timeout);
+  } catch (const Error& error) {
+    status = error.status();
+    problem = error.what();
+  }
+  if (options.json) {
+    try_print(json_document({{"agent", json_of_bytes(options.connect)},
+                             {"key", json_of_bytes(options.key)},
+                             {"merged", status == Status::kOk},
+                             {"status", describe(status)}}));
+  }
+  if (status != Status::kOk) report(fmt::format("key {}: {}", in_quotes(options.key), problem));
+  return exit_code_of(status);
+}
+
+template <typename Push>
+ExitCode change(const Options& options, const std::string& line, const Push& push) {
+  return options.connect.empty() ? push_and_wait(options, push) : send_and_wait(options, line);
 }
 
 }  // namespace
@@ -147,16 +193,21 @@ ExitCode run_set(const Options& options) {
   const Value value = value_to_set(options);
   SetOptions set_options;
   set_options.ttl = options.time_to_live;
-  return push_and_wait(options, [&](Writer& writer) { return writer.set(options.key, value, set_options); });
+  set_options.version = options.version;
+  return change(options, agent_set_line(options.key, value, set_options),
+                [&](Writer& writer) { return writer.set(options.key, value, set_options); });
 }
 
 ExitCode run_add(const Options& options) {
   const Value delta = parse_number(options.value, options.type);
-  return push_and_wait(options, [&](Writer& writer) { return writer.add(options.key, delta); });
+  return change(options, agent_add_line(options.key, delta),
+                [&](Writer& writer) { return writer.add(options.key, delta); });
 }
 
 ExitCode run_del(const Options& options) {
-  return push_and_wait(options, [&](Writer& writer) { return writer.erase(options.key); });
+  return change(options, agent_del_line(options.key, options.version), [&](Writer& writer) {
+    return options.version ? writer.erase(options.key, *options.version) : writer.erase(options.key);
+  });
 }
 
 }  // namespace shmstate::ctl

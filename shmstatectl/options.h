@@ -16,6 +16,7 @@ struct Options {
   ExitCode (*run)(const Options&) = nullptr;  // the subcommand
 
   std::string instance;  // as given; empty: the only one there is
+  std::string connect;   // set, add, del, load: the socket of an agent to send to
   bool json = false;
 
   std::vector<std::string> keys;  // get
@@ -32,9 +33,14 @@ struct Options {
   std::chrono::nanoseconds refresh_interval = std::chrono::seconds(1);      // top
   std::chrono::nanoseconds time_to_live{};                                  // set; zero: for ever
   std::optional<std::uint64_t> limit;                                       // list: entries; watch: changes
+  std::optional<std::uint64_t> version;                                     // set, del
+  bool initial = false;                                                     // watch
+  bool missing_only = false;                                                // load
+  bool only_if_empty = false;                                               // load
+  bool no_split = false;                                                    // load
   bool raw = false;
   bool keys_only = false;
-  bool verbose = false;
+  bool verbose = false;  // status, get
 };
 
 }  // namespace shmstate::ctl

@@ -12,6 +12,9 @@ namespace {
 constexpr auto kInterval = std::chrono::milliseconds(100);
 constexpr std::uint64_t kCells = 40;
 constexpr std::string_view kToLineStartAndClear = "\r\x1B[K";
+
+void show_text(const std::string& text) { static_cast<void>(std::fwrite(text.data(), 1, text.size(), stderr)); }
+
 }  // namespace
 
 std::string progress_bar(std::string_view what, std::uint64_t done, std::uint64_t total) {
@@ -24,7 +27,7 @@ Progress::Progress(std::string_view what, std::uint64_t total)
     : what_(what), total_(total), is_wanted_(total >= kLongWork && ::isatty(STDERR_FILENO) == 1) {}
 
 Progress::~Progress() {
-  if (is_shown_) fmt::print(stderr, "{}", kToLineStartAndClear);
+  if (is_shown_) show_text(std::string(kToLineStartAndClear));
 }
 
 void Progress::show(std::uint64_t done) {
@@ -33,7 +36,7 @@ void Progress::show(std::uint64_t done) {
   if (now < next_) return;
   next_ = now + kInterval;
   is_shown_ = true;
-  fmt::print(stderr, "{}{}", kToLineStartAndClear, progress_bar(what_, done, total_));
+  show_text(std::string(kToLineStartAndClear) + progress_bar(what_, done, total_));
 }
 
 }  // namespace shmstate::ctl

@@ -1,4 +1,3 @@
-#include <fmt/format.h>
 
 #include <chrono>
 #include <cstdio>
@@ -6,6 +5,7 @@
 
 #include "shmstatectl/commands.h"
 #include "shmstatectl/instance.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/status_text.h"
 
 namespace shmstate::ctl {
@@ -15,8 +15,8 @@ namespace {
 // Rates need a second look, unless nothing can have changed.
 InstanceInfo look_twice(const std::string& instance, std::chrono::nanoseconds apart, StatusExtras& extras) {
   using Clock = std::chrono::steady_clock;
+  InstanceInfo info = look_at_fresh(instance);
   const auto begin = Clock::now();
-  InstanceInfo info = look_at(instance);
   if (apart > std::chrono::nanoseconds::zero() && info.merger_running) {
     std::this_thread::sleep_for(apart);
     InstanceInfo later = look_at(instance);
@@ -51,7 +51,7 @@ Json json_with(const InstanceInfo& info, const StatusExtras& extras) {
 ExitCode run_status(const Options& options) {
   StatusExtras extras;
   const InstanceInfo info = look_twice(resolve_instance(options.instance), options.rate_interval, extras);
-  fmt::print("{}", options.json ? json_document(json_with(info, extras)) : status_text(info, options.verbose, extras));
+  print(options.json ? json_document(json_with(info, extras)) : status_text(info, options.verbose, extras));
   if (!options.json) report_silent_merger(info);
   return ExitCode::kOk;
 }

@@ -164,11 +164,15 @@ std::string format_rate(double per_s) {
   return fmt::format("{:.2f}G", per_s / 1e9);
 }
 
+std::optional<std::uint64_t> parse_version(std::string_view text) {
+  std::uint64_t version = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), version);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(version) : std::nullopt;
+}
+
 std::optional<std::uint64_t> parse_count(std::string_view text) {
-  std::uint64_t count = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc() || end != text.data() + text.size() || count == 0) return std::nullopt;
-  return count;
+  const std::optional<std::uint64_t> count = parse_version(text);
+  return count == 0 ? std::nullopt : count;
 }
 
 std::size_t character_count(std::string_view utf8) noexcept {

@@ -35,6 +35,8 @@ namespace shmstate::ctl {
 [[nodiscard]] std::string format_bytes(std::uint64_t bytes);
 /// For example "950", "12.3k" or "4.20M".
 [[nodiscard]] std::string format_rate(double per_s);
+/// A whole number of 0 or more.
+[[nodiscard]] std::optional<std::uint64_t> parse_version(std::string_view text);
 /// A whole number of 1 or more.
 [[nodiscard]] std::optional<std::uint64_t> parse_count(std::string_view text);
 

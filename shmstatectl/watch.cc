@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <thread>
 
 #include "shmstate/watch.h"
@@ -10,6 +9,7 @@
 #include "shmstatectl/instance.h"
 #include "shmstatectl/interrupt.h"
 #include "shmstatectl/known_keys.h"
+#include "shmstatectl/output.h"
 #include "shmstatectl/report.h"
 #include "shmstatectl/text.h"
 
@@ -23,17 +23,20 @@ using Clock = std::chrono::steady_clock;
 constexpr nanoseconds kSlice = std::chrono::milliseconds(50);  // how late an interrupt may be noticed
 
 void sleep_until(Clock::time_point deadline) {
-  while (!is_interrupted() && Clock::now() < deadline)
+  while (!is_interrupted() && !is_reader_gone() && Clock::now() < deadline)
     std::this_thread::sleep_for(std::min<nanoseconds>(kSlice, deadline - Clock::now()));
 }
 
 class Session {
  public:
   Session(const Options& options, const std::string& instance)
-      : options_(options), reader_(open_reader(instance)), watch_(instance, options.prefix, reader_options()) {}
+      : options_(options),
+        reader_(open_reader(instance)),
+        watch_(instance, options.prefix, reader_options()),
+        known_keys_(options.initial) {}
 
   void run() {
-    while (!is_done()) {
+    while (!is_done() && !is_reader_gone()) {
       const auto look = Clock::now();
       print(known_keys_.changes_of(next_batch()));
       report_merger();
@@ -54,12 +57,13 @@ class Session {
   }
 
   void print(const std::vector<Change>& changes) {
+    std::string text;
     for (const Change& change : changes) {
       if (is_done()) break;
-      fmt::print("{}", options_.json ? json_line(json_of(change)) : change_text(change));
+      text += options_.json ? json_line(json_of(change)) : change_text(change);
       ++printed_;
     }
-    if (std::fflush(stdout) != 0) throw std::runtime_error("standard output cannot be written; look at where it goes");
+    ctl::print(text);
   }
 
   void report_merger() {
@@ -94,7 +98,11 @@ class Session {
 
 ExitCode run_watch(const Options& options) {
   end_on_interrupt();
-  Session(options, resolve_instance(options.instance)).run();
+  try {
+    Session(options, resolve_instance(options.instance)).run();
+  } catch (const OutputError& error) {
+    if (!error.is_reader_gone()) throw;
+  }
   return ExitCode::kOk;
 }
 

@@ -50,6 +50,12 @@ expect "--json" shmstatectl get --j
 expect "int" shmstatectl set --type i
 expect "int" shmstatectl set --type = i
 expect "" shmstatectl get key
+expect "--initial" shmstatectl watch --ini
+expect "--if-empty" shmstatectl load --if
+expect "--connect" shmstatectl --con
+expect "--version" shmstatectl del --versi
+expect "set" shmstatectl --connect /run/agent.sock se
+expect "$root/plant" shmstatectl --connect "$root/plant"
 
 # A directory's name was expanded as the shell does, and what it said was executed.
 export executed=$root/executed

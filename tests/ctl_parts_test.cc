@@ -14,6 +14,7 @@
 #include "shmstatectl/hot_keys.h"
 #include "shmstatectl/json.h"
 #include "shmstatectl/known_keys.h"
+#include "shmstatectl/load_plan.h"
 #include "shmstatectl/mount.h"
 #include "shmstatectl/progress.h"
 #include "shmstatectl/status_text.h"
@@ -163,6 +164,22 @@ TEST(CtlCommandLine, TakesEveryOption) {
   EXPECT_EQ(ran_with.timeout, 250ms);
   EXPECT_EQ(parse({"set", "--ttl", "1h", "k", "1"}), 0);
   EXPECT_EQ(ran_with.time_to_live, 1h);
+  EXPECT_EQ(parse({"set", "--version", "0", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.version, 0u);
+  EXPECT_EQ(parse({"del", "k", "--version=18446744073709551615"}), 0);
+  EXPECT_EQ(ran_with.version, ~std::uint64_t{0});
+  EXPECT_EQ(parse({"get", "-v", "k"}), 0);
+  EXPECT_TRUE(ran_with.verbose);
+  EXPECT_EQ(parse({"watch", "--initial"}), 0);
+  EXPECT_TRUE(ran_with.initial);
+  EXPECT_EQ(parse({"load", "--missing", "--no-split"}), 0);
+  EXPECT_TRUE(ran_with.missing_only && ran_with.no_split && !ran_with.only_if_empty);
+  EXPECT_EQ(parse({"load", "--if-empty"}), 0);
+  EXPECT_TRUE(ran_with.only_if_empty && !ran_with.missing_only && !ran_with.no_split);
+  EXPECT_EQ(parse({"--connect", "/run/agent.sock", "set", "k", "1"}), 0);
+  EXPECT_EQ(ran_with.connect, "/run/agent.sock");
+  EXPECT_EQ(parse({"load", "--connect=/run/agent.sock"}), 0);
+  EXPECT_EQ(ran_with.connect, "/run/agent.sock");
   EXPECT_EQ(parse({"add", "--type", "float", "k", "1"}), 0);
   EXPECT_EQ(ran_with.type, Type::kFloat64);
   EXPECT_EQ(ran_with.timeout, 1s);
@@ -188,7 +205,10 @@ TEST(CtlCommandLine, RefusesNonsense) {
        {Keys{}, Keys{"nonsense"}, Keys{"get"}, Keys{"set", "k"}, Keys{"set", "k", "v", "more"},
         Keys{"get", "--no", "k"}, Keys{"set", "--timeout", "soon", "k", "v"}, Keys{"set", "--timeout", "-1s", "k", "v"},
         Keys{"list", "--limit", "0"}, Keys{"list", "--limit", "-1"}, Keys{"add", "--type", "text", "k", "1"},
-        Keys{"set", "--type", "blob", "k", "1"}, Keys{"list", "a", "b"}, Keys{"status", "x"}}) {
+        Keys{"set", "--type", "blob", "k", "1"}, Keys{"set", "--version", "-1", "k", "1"},
+        Keys{"set", "--version", "", "k", "1"}, Keys{"set", "--version", "18446744073709551616", "k", "1"},
+        Keys{"set", "--connect", "", "k", "1"}, Keys{"list", "a", "b"},
+        Keys{"status", "x"}}) {
     EXPECT_EQ(parse(arguments), 2) << ::testing::PrintToString(arguments);
     EXPECT_EQ(ran, "");
   }
@@ -732,6 +752,81 @@ TEST(CtlDump, LinesReadBack) {
     EXPECT_TRUE(read.ephemeral);
   }
   EXPECT_EQ(parse_dump_line("k\tint64\t1\tttl_ns=5").time_to_live, 5ns);
+}
+
+// A line tells the epoch of the last change, so that what was published together can be loaded together.
+TEST(CtlDump, LinesTellTheEpochOfTheLastChange) {
+  const EntryView entry{.key = "k", .value = std::int64_t{1}, .changed_epoch = 18'446'744'073'709'551'615U};
+  EXPECT_EQ(dump_line(entry), "k\tint64\t1\tepoch=18446744073709551615\n");
+  EXPECT_EQ(parse_dump_line("k\tint64\t1\tepoch=18446744073709551615").changed_epoch, entry.changed_epoch);
+  EXPECT_EQ(parse_dump_line("k\tint64\t1").changed_epoch, 0U);
+}
+
+constexpr BatchLimits kSmallBatches = {.entries_max = 10, .bytes_max = 10'000, .entries = 4, .bytes = 1'000};
+
+std::vector<Entry> entries_of_epochs(const std::vector<std::uint64_t>& epochs) {
+  std::vector<Entry> entries;
+  for (const std::uint64_t epoch : epochs)
+    entries.push_back({.key = "k", .value = std::int64_t{1}, .changed_epoch = epoch});
+  return entries;
+}
+
+// What was published together is in one batch; small epochs share one.
+TEST(CtlLoadPlan, EntriesOfOneEpochAreInOneBatch) {
+  const LoadPlan plan = plan_batches(entries_of_epochs({1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4}), kSmallBatches);
+  EXPECT_EQ(plan.ends, (std::vector<std::size_t>{4, 14, 15}));
+  EXPECT_EQ(plan.split_count, 0U);
+  EXPECT_EQ(plan_batches({}, kSmallBatches).ends, std::vector<std::size_t>{});
+}
+
+// What fits behind the batch that is being filled no longer begins one.
+TEST(CtlLoadPlan, AnEpochIsNotTornByTheEndOfABatch) {
+  const LoadPlan plan = plan_batches(entries_of_epochs({1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2}), kSmallBatches);
+  EXPECT_EQ(plan.ends, (std::vector<std::size_t>{3, 11}));
+  EXPECT_EQ(plan.split_count, 0U);
+}
+
+// What no batch can hold is split, counted, and shares its batches with nothing else.
+TEST(CtlLoadPlan, AnEpochThatNoBatchCanHoldIsSplitAndCounted) {
+  std::vector<std::uint64_t> epochs(27, 5);
+  epochs.front() = 1;
+  epochs.back() = 6;
+  const LoadPlan plan = plan_batches(entries_of_epochs(epochs), kSmallBatches);
+  EXPECT_EQ(plan.ends, (std::vector<std::size_t>{1, 11, 21, 26, 27}));
+  EXPECT_EQ(plan.split_count, 1U);
+}
+
+// Bytes count as entries do.
+TEST(CtlLoadPlan, BytesEndABatchToo) {
+  std::vector<Entry> entries = entries_of_epochs({1, 2, 2, 3});
+  for (Entry& entry : entries) entry.value = std::string(4'000, 'x');
+  EXPECT_EQ(plan_batches(entries, kSmallBatches).ends, (std::vector<std::size_t>{1, 3, 4}));
+  entries[0].value = std::string(20'000, 'x');  // larger than a batch, but no batch is without an entry
+  const LoadPlan plan = plan_batches(entries, kSmallBatches);
+  EXPECT_EQ(plan.ends, (std::vector<std::size_t>{1, 3, 4}));
+  EXPECT_EQ(plan.split_count, 0U);
+}
+
+// Of entries without an epoch nobody knows what belongs together.
+TEST(CtlLoadPlan, EntriesWithoutAnEpochBelongToNobody) {
+  const LoadPlan plan = plan_batches(entries_of_epochs({0, 0, 0, 0, 0, 0}), kSmallBatches);
+  EXPECT_EQ(plan.ends, (std::vector<std::size_t>{4, 6}));
+  EXPECT_EQ(plan.split_count, 0U);
+}
+
+// The table of get -v has a dash for what an entry does not have.
+TEST(CtlEntry, TheTableShowsAllThatAnEntryHas) {
+  const std::vector<Entry> entries = {{.key = "a", .value = std::int64_t{1}, .changed_epoch = 7},
+                                      {.key = "b",
+                                       .value = std::string("text"),
+                                       .changed_epoch = 8,
+                                       .version = 42,
+                                       .time_to_live = 5s,
+                                       .ephemeral = true}};
+  EXPECT_EQ(entries_table(entries),
+            "KEY  TYPE   EPOCH  VERSION  TIME TO LIVE      VALUE\n"
+            "a    int64  7      -        -                 1\n"
+            "b    bytes  8      42       5.0 s, ephemeral  text\n");
 }
 
 // The longest line that an entry can have is within the limit of what is read.

@@ -90,6 +90,7 @@ void note_closed(const fs::path& root, std::vector<Obstacle>& closed) {
   std::error_code error;
   for (fs::directory_iterator entry(root, error), end; !error && entry != end; entry.increment(error)) {
     std::error_code ignored;
+    if (!is_instance_name(entry->path().filename().string())) continue;
     if (entry->is_directory(ignored) && is_closed(entry->path())) closed.push_back({entry->path(), S_IXGRP, EACCES});
   }
   if (error == std::errc::permission_denied) {
