@@ -525,8 +525,10 @@ Status Writer::Impl::commit_memory(std::uint64_t bytes) noexcept {
     std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
     const auto commit = [&] { return os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step); };
     int error_number = commit();
-    if (error_number == ENOSPC && committed_end == 0) {
-      step = missing;  // a ring that begins may erase a key, and so make room, with as little as that
+    // A ring that begins may erase a key, and so make room, with as little as that; and of a shared ring, others may
+    // have committed more than this process knows.
+    if (error_number == ENOSPC && (committed_end == 0 || options.shared)) {
+      step = missing;
       error_number = commit();
     }
     if (error_number != 0) return os::status_of(error_number);
