@@ -52,7 +52,7 @@ bool is_known_to_be_complete(const fs::path& instance) {
 
 std::string remedy_of_unreadable(const Obstacle& obstacle, const fs::path& instance) {
   if (obstacle.error != ENOENT) return remedy_of(obstacle, instance, Purpose::kRead);
-  const std::string lost = "without it the state is lost: remove the directory and restart the merger";
+  std::string lost = "without it the state is lost: remove the directory and restart the merger";
   const std::string name = obstacle.path.filename().string();
   if (name == "snapshot" && is_known_to_be_complete(instance)) return lost;
   const bool is_half_made = os::file_info(new_control_path(instance)).has_value();
