@@ -257,7 +257,8 @@ TEST_F(Permission, MergerInADirectoryThatIsNotItsOwn) {
 // Another major version of the layout is refused by everybody, with both versions in the message.
 TEST_F(BadInput, OtherLayoutVersion) {
   patch_control_and_undo(offsetof(layout::Identity, layout_major), std::uint32_t{99}, Status::kVersionMismatch,
-                         {instance_, "99." + std::to_string(layout::kLayoutMinor), std::to_string(layout::kLayoutMajor) + ".", "install the same"});
+                         {instance_, "99." + std::to_string(layout::kLayoutMinor),
+                          std::to_string(layout::kLayoutMajor) + ".", "install the same"});
 }
 
 // A required feature that this build does not know is refused by everybody, and named as the reason.
