@@ -165,13 +165,10 @@ void push_once(Writer& writer, const std::string& prefix, std::int64_t round) {
 void read_all(const Reader& reader, Epoch& known) {
   known = reader.changes(known).epoch;
   const Snapshot snapshot = reader.snapshot();
-  for (auto entry = snapshot.begin(); entry != snapshot.end() && !snapshot.expired();) {
-    try {
-      ++entry;
-    } catch (const Error& error) {  // who stood still for too long
-      must(error.status() == Status::kExpired, error.what());
-      break;
-    }
+  try {
+    for (auto entry = snapshot.begin(); entry != snapshot.end();) ++entry;
+  } catch (const Error& error) {  // who stood still for too long
+    must(error.status() == Status::kExpired, error.what());
   }
 }
 

@@ -562,6 +562,7 @@ TEST_F(WriterTest, ABatchOfMoreBytesThanTheMergerAllowsIsRefused) {
   Batch batch = writer_.batch();
   EXPECT_EQ(batch.set("k", std::string(3'000, 'v')), Status::kOk);
   EXPECT_EQ(batch.set("l", std::string(3'000, 'v')), Status::kMutationTooBig) << "512 bytes for each of ten";
+  EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
   Batch alone = writer_.batch();
   EXPECT_EQ(alone.set("k", std::string(100'000, 'v')), Status::kOk) << "one mutation is always allowed";
   EXPECT_EQ(alone.commit(), Status::kOk);
