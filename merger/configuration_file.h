@@ -23,7 +23,7 @@ struct ConfigurationLine {
 };
 
 /// Nothing for an empty line, and for a comment.
-[[nodiscard]] std::optional<ConfigurationLine> parse_configuration_line(std::string_view line);
+[[nodiscard]] std::optional<ConfigurationLine> parse_configuration_line(std::string_view text);
 
 /// Reads the file for CLI11, whose own reader cuts a value at a # within quotes. Remembers in which line an option was
 /// given, so that a mistake is told with its place.

@@ -81,11 +81,11 @@ std::atomic<std::uint64_t>& number_in_wiped_page() {
 
 std::byte* page_in_front_of(void* memory) noexcept { return static_cast<std::byte*>(memory) - page_bytes(); }
 
-constinit const std::atomic<std::uint64_t> none_yet{0};
+constinit const std::atomic<std::uint64_t> kNoneYet{0};
 
 }  // namespace
 
-constinit std::atomic<const std::atomic<std::uint64_t>*> process_number_word{&none_yet};
+constinit std::atomic<const std::atomic<std::uint64_t>*> process_number_word{&kNoneYet};
 
 std::uint64_t number_this_process() {
   static std::atomic<std::uint64_t> last{0};  // in the child what it was in the parent

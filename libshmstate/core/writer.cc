@@ -125,7 +125,7 @@ struct Attachment {
     return *reinterpret_cast<const layout::Doorbell*>(doorbell_mapping.data());
   }
   /// That there is a ring to look at.
-  void announce() noexcept {
+  void announce() const noexcept {
     os::futex_add_and_wake(doorbell().registrations.address());
     crash_point(CrashPoint::kRingRegistered);
   }
@@ -757,7 +757,7 @@ Batch Writer::batch() {
                     ": a batch of this writer is open; commit it, or let it go, before the next one");
   }
   impl_->open_batch = ++impl_->last_batch;
-  return Batch(impl_.get(), impl_->open_batch);
+  return {impl_.get(), impl_->open_batch};
 }
 
 Ticket Writer::ticket() const noexcept { return impl_->ticket(); }
