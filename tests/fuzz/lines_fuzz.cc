@@ -71,10 +71,10 @@ struct Settings {
 };
 
 const agent::LineRules& rules_of(std::uint8_t choice) {
-  static const agent::SourceRules kRules({{"/f"}, "/s"}, {"f=float", "i=integer", "t=text"},
+  static const agent::SourceRules rules({{"/f"}, "/s"}, {"f=float", "i=integer", "t=text"},
                                          {"/f:ttl=5s,type=text", "/s:ephemeral,version=3"});
   constexpr std::array kSources{agent::kStandardInput, "/f", "/s"};
-  return kRules.of(kSources[choice % kSources.size()]);
+  return rules.of(kSources[choice % kSources.size()]);
 }
 
 std::string talk(std::span<const std::uint8_t> bytes, std::size_t piece_bytes, const Settings& settings) {
@@ -112,8 +112,8 @@ std::string talk(std::span<const std::uint8_t> bytes, std::size_t piece_bytes, c
 
 void run(Input input) {
   const std::size_t piece_bytes = input.take<std::uint8_t>() % 64U + 1U;
-  const std::uint8_t line_limit = input.take<std::uint8_t>();
-  const std::uint8_t batch_limit = input.take<std::uint8_t>();
+  const auto line_limit = input.take<std::uint8_t>();
+  const auto batch_limit = input.take<std::uint8_t>();
   const Settings settings{.line_bytes_max = line_limit % 2 == 0 ? agent::kLineBytesMax : 40,
                           .batch_bytes_max = batch_limit % 2 == 0 ? std::size_t{1} << 16 : 100,
                           .refused = input.take<std::uint8_t>(),
