@@ -24,12 +24,12 @@ using test::Random;
 // ---- the page
 
 const std::string& page() {
-  static const std::string kPage = [] {
+  static const std::string text = [] {
     std::ostringstream text;
     text << std::ifstream(SHMSTATE_NUMBERS_PAGE).rdbuf();
     return text.str();
   }();
-  return kPage;
+  return text;
 }
 
 std::vector<std::string> lines_of(const std::string& text) {
@@ -47,11 +47,11 @@ struct Row {
 };
 
 std::vector<Row> rows() {
-  static const std::regex kRow(R"(\| `(.+)` \| (.+) \| (.+) \| (.+) \|)");
+  static const std::regex row(R"(\| `(.+)` \| (.+) \| (.+) \| (.+) \|)");
   std::vector<Row> rows;
   for (const std::string& line : lines_of(page())) {
     std::smatch cells;
-    if (std::regex_match(line, cells, kRow)) rows.push_back({cells[1], cells[2], cells[3], cells[4]});
+    if (std::regex_match(line, cells, row)) rows.push_back({cells[1], cells[2], cells[3], cells[4]});
   }
   return rows;
 }

@@ -72,7 +72,7 @@ struct Settings {
 
 const agent::LineRules& rules_of(std::uint8_t choice) {
   static const agent::SourceRules rules({{"/f"}, "/s"}, {"f=float", "i=integer", "t=text"},
-                                         {"/f:ttl=5s,type=text", "/s:ephemeral,version=3"});
+                                        {"/f:ttl=5s,type=text", "/s:ephemeral,version=3"});
   constexpr std::array kSources{agent::kStandardInput, "/f", "/s"};
   return rules.of(kSources[choice % kSources.size()]);
 }
