@@ -24,12 +24,12 @@ using test::Random;
 // ---- the page
 
 const std::string& page() {
-  static const std::string text = [] {
+  static const std::string contents = [] {
     std::ostringstream text;
     text << std::ifstream(SHMSTATE_NUMBERS_PAGE).rdbuf();
     return text.str();
   }();
-  return text;
+  return contents;
 }
 
 std::vector<std::string> lines_of(const std::string& text) {

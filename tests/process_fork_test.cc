@@ -417,7 +417,7 @@ TEST_F(Fork, AChildThatTheCLibraryKnowsNothingOfIsNoticedToo) {
   publish_often(writer);
   const Reader reader(path());
   const Snapshot snapshot = reader.snapshot();
-  const pid_t child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+  const auto child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
   ASSERT_GE(child, 0);
   if (child == 0) {
     const bool is_right = writer.set("turn", 1) == Status::kForked && snapshot.expired() &&

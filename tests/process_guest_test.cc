@@ -368,7 +368,7 @@ TEST_F(Guest, AThreadThatIsCancelledFinishesItsCalls) {
                 const char* const instance = board.path->c_str();
                 ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, nullptr);
                 Writer writer(instance);
-                Reader* const reader = new Reader(instance);
+                auto* const reader = new Reader(instance);
                 auto* const snapshot = new Snapshot(reader->snapshot());
                 ::pthread_cancel(::pthread_self());
                 ::pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, nullptr);
