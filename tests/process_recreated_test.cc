@@ -23,7 +23,7 @@ struct Way {
   WhenFull when_full;
   bool shared;
 };
-void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
+std::ostream& operator<<(std::ostream& out, const Way& way) { return out << way.name; }
 
 namespace {
 
