@@ -341,7 +341,7 @@ TEST_F(ReaderTest, AnIteratorOutlivesTheMoveOfItsSnapshot) {
   instance_.pump();
   std::optional<Snapshot> first = reader_.snapshot();
   Snapshot::Iterator entry = first->begin();
-  const Snapshot second = *std::move(first);
+  const Snapshot second = std::move(*first);
   first.reset();
   int count = 0;
   for (; entry != std::default_sentinel; ++entry) ++count;
