@@ -61,7 +61,7 @@ Status push(To& to, const Mutation& mutation) {
 // What add, max and min make of two numbers; nothing when an integer sum overflows, or anything is no number.
 template <typename Number>
 std::optional<Number> combined(Operation operation, Number old, Number operand) {
-  if (old != old || operand != operand) return std::nullopt;
+  if (std::isnan(old) || std::isnan(operand)) return std::nullopt;
   if (operation == Operation::kMax) return operand > old ? operand : old;
   if (operation == Operation::kMin) return operand < old ? operand : old;
   if constexpr (std::is_same_v<Number, std::int64_t>) {
