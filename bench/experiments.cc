@@ -100,6 +100,23 @@ Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slic
   });
 }
 
+namespace {
+
+/// Any but exit. Not the strict mode of seccomp: on x86 it also forbids reading the time-stamp counter, which a clock
+/// that makes no system call needs.
+void die_at_the_next_system_call() {
+  std::array program{sock_filter(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr))),
+                     sock_filter(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 0, 1)),
+                     sock_filter(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)),
+                     sock_filter(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS))};
+  const sock_fprog filter{.len = program.size(), .filter = program.data()};
+  must(::prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) == 0 &&
+           ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0,
+       "cannot watch for system calls");
+}
+
+}  // namespace
+
 Figures measure_system_calls(Contender& contender, const std::vector<Item>& stream) {
   constexpr std::size_t kRingfuls = 4;
   constexpr std::size_t kPushes = 50'000;  // less than a ring: it cannot become full
@@ -114,7 +131,7 @@ Figures measure_system_calls(Contender& contender, const std::vector<Item>& stre
       client->set_all(cycle.next(kBurst), salt);
       client->finish();
     }
-    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+    die_at_the_next_system_call();
     for (std::size_t i = 0; i < kPushes; i += kBurst) client->set_all(cycle.next(kBurst), salt);
     ::syscall(SYS_exit, 0);
   }

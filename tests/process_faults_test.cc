@@ -278,6 +278,9 @@ TEST_F(Faults, WhoAttachesWhileAnInstanceIsMadeAnewAllTheTimeIsLetIn) {
   attaching.emplace_back([&] {
     while (!*may_end) const Reader reader(instance_, {.attach_timeout = kPatience});
   });
+  attaching.emplace_back([&] {
+    while (!*may_end) const Writer writer(instance_, {.ring_bytes = kRingBytesMin, .attach_timeout = kPatience});
+  });
   for (int i = 0; i < kInstances; ++i) {
     Program removing = start_merger(instance_, {"--memory-limit", "4m", "--remove-at-exit"});
     stop(removing);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <exception>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -138,5 +139,17 @@ class Control {
   FaultGuard guard_;
   Geometry geometry_;
 };
+
+/// Calls `open`, which opens more of the instance's files. When it throws because the instance was removed or made anew
+/// at this moment, throws `Error` (kNotReady) instead.
+template <typename Open>
+auto open_more(const Control& control, Open&& open) {
+  try {
+    return open();
+  } catch (const std::exception&) {
+    control.must_be_current();
+    throw;
+  }
+}
 
 }  // namespace shmstate

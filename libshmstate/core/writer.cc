@@ -115,10 +115,16 @@ bool is_for_now(Status status) noexcept {
 struct Attachment {
   Attachment(const std::filesystem::path& instance, const WriterOptions& options, nanoseconds timeout)
       : control(instance, timeout, options.survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
-        doorbell_mapping(open_doorbell(control), Access::kReadWrite, 0, sizeof(layout::Doorbell), "doorbell"),
-        ring(open_ring(control, options)),
+        doorbell_mapping(open_more(control, [this] { return open_doorbell(control); }), Access::kReadWrite, 0,
+                         sizeof(layout::Doorbell), "doorbell"),
+        ring(open_more(control, [&] { return open_ring(control, options); })),
         producer(ring.header(), ring.data_bytes()),
         ring_path((rings_path(control.path()) / ring_name(ring.id())).string()) {}
+
+  /// The same, and again while it fails because the instance is being removed or made anew.
+  [[nodiscard]] static Attachment open(const std::filesystem::path& instance, const WriterOptions& options) {
+    return attach_within(options.attach_timeout, [&](nanoseconds left) { return Attachment(instance, options, left); });
+  }
 
   /// For the kernel only: others may have truncated the file.
   [[nodiscard]] const layout::Doorbell& doorbell() const noexcept {
@@ -158,7 +164,7 @@ struct WriterWords {
 
 struct SHMSTATE_LOCAL Writer::Impl : WithWipedWords<WriterWords>, Attachment {
   Impl(std::string_view instance, WriterOptions wanted)
-      : Attachment(instance_path(instance), wanted, wanted.attach_timeout),
+      : Attachment(open(instance_path(instance), wanted)),
         options(std::move(wanted)),
         conflation(options.conflate_bytes_max, static_cast<std::size_t>(ring.data_bytes())),
         path(control.path().string()) {

@@ -15,7 +15,7 @@ namespace shmstate {
 struct Attachment {
   Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout, bool survive_truncation)
       : control(path, timeout, survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
-        snapshot(open_snapshot(control)) {
+        snapshot(open_more(control, [this] { return SnapshotFile(control); })) {
     if (Version version; pin_current(version) == Status::kOk) {
       const bool is_foreign = has_foreign_snapshot(version);
       snapshot.unpin(version.buffer);
@@ -34,14 +34,6 @@ struct Attachment {
     return attach_within(timeout, [&](std::chrono::nanoseconds left) {
       return std::make_shared<Attachment>(path, left, survive_truncation);
     });
-  }
-  [[nodiscard]] static SnapshotFile open_snapshot(const Control& control) {
-    try {
-      return SnapshotFile(control);
-    } catch (const Error&) {
-      control.must_be_current();
-      throw;
-    }
   }
 
   [[nodiscard]] const layout::Publication& publication() const noexcept { return control.publication(); }
