@@ -1,6 +1,7 @@
 """Makes tables, ratios, a line for each aim, and plots of what the benchmarks wrote."""
 
 import collections
+import dataclasses
 import json
 import statistics
 
@@ -11,26 +12,50 @@ kQueues = ("plain SPSC ring", "boost spsc_queue", "boost message_queue", "iceory
 kBegin, kEnd = "<!-- figures: begin (./dev bench --update-docs) -->", "<!-- figures: end -->"
 
 
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One number of one contender in one experiment; the tags say with how many keys and so on."""
+
+    experiment: str
+    contender: str
+    tags: tuple  # of pairs, sorted
+    name: str
+
+    @classmethod
+    def of(cls, experiment, contender, name, tags):
+        return cls(experiment, contender, tuple(sorted(tags.items())), name)
+
+    def tag(self, name):
+        return dict(self.tags)[name]
+
+
 class Results:
-    """Medians over the repetitions, found by experiment, contender, figure and tags."""
+    """Samples over the repetitions, and their medians."""
 
     def __init__(self, document):
-        self.samples = collections.defaultdict(list)
+        self.samples = collections.defaultdict(list)  # by Figure
         self.contenders = []
         for result in document["results"]:
             if result["contender"] not in self.contenders:
                 self.contenders.append(result["contender"])
             tags = {k: v for k, v in result.items() if k not in ("experiment", "contender", "figures", "failed")}
-            key = (result["experiment"], result["contender"], tuple(sorted(tags.items())))
             for name, value in result.get("figures", {}).items():
-                self.samples[key + (name,)].append(value)
+                self.samples[Figure.of(result["experiment"], result["contender"], name, tags)].append(value)
 
-    def values(self, experiment, contender, figure, **tags):
-        return self.samples.get((experiment, contender, tuple(sorted(tags.items())), figure), [])
+    def values(self, experiment, contender, name, **tags):
+        return self.samples.get(Figure.of(experiment, contender, name, tags), [])
 
-    def median(self, experiment, contender, figure, **tags):
-        values = self.values(experiment, contender, figure, **tags)
+    def median(self, experiment, contender, name, **tags):
+        values = self.values(experiment, contender, name, **tags)
         return statistics.median(values) if values else None
+
+    def figures(self, experiment, name=None):
+        """All figures of an experiment, of all contenders; only those of that name if there is one."""
+        return [figure for figure in self.samples
+                if figure.experiment == experiment and name in (None, figure.name)]
+
+    def tag_values(self, experiment, tag):
+        return sorted({figure.tag(tag) for figure in self.figures(experiment)})
 
 
 # ---- numbers as people read them
@@ -131,19 +156,18 @@ def latency_table(results, keys):
 
 def publish_table(results):
     rows = []
-    for key in sorted(results.samples, key=str):
-        if key[0] == "publish" and key[3] == "p50":
-            tags = dict(key[2])
-            rows.append([f"{tags['changed']:,} of {tags['keys']:,}", in_spread(results.samples[key], in_time),
-                         in_time(results.median(*key[:2], "p99", **tags))])
+    for figure in sorted(results.figures("publish", "p50"), key=str):
+        rows.append([f"{figure.tag('changed'):,} of {figure.tag('keys'):,}",
+                     in_spread(results.samples[figure], in_time),
+                     in_time(results.median("publish", figure.contender, "p99", **dict(figure.tags)))])
     return table(["publish: changed keys", "p50 (least … most)", "p99"], rows)
 
 
 def idle_table(results):
     rows = []
-    for key in results.samples:
-        if key[0] == "idle":
-            rows.append([key[1], f"{dict(key[2])['keys']:,}", f"{100 * statistics.median(results.samples[key]):.3f} %"])
+    for figure in results.figures("idle"):
+        rows.append([figure.contender, f"{figure.tag('keys'):,}",
+                     f"{100 * statistics.median(results.samples[figure]):.3f} %"])
     return table(["idle", "keys", "of a core"], rows)
 
 
@@ -158,7 +182,7 @@ def idle_rings_table(results):
 
 
 def writers_table(results):
-    counts = sorted({dict(key[2])["writers"] for key in results.samples if key[0] == "throughput"})
+    counts = results.tag_values("throughput", "writers")
     rows = []
     for contender in results.contenders:
         rates = [results.values("throughput", contender, "rate", keys=kMiddle, writers=n) for n in counts]
@@ -169,11 +193,9 @@ def writers_table(results):
 
 def held_table(results):
     rows = []
-    for key in results.samples:
-        if key[0] == "held view" and key[3] == "push_max":
-            tags = dict(key[2])
-            rows.append([key[1], in_time(results.median(*key[:2], "push_max", **tags)),
-                         in_time(results.median(*key[:2], "readable_max", **tags))])
+    for figure in results.figures("held view", "push_max"):
+        rows.append([figure.contender, in_time(statistics.median(results.samples[figure])),
+                     in_time(results.median("held view", figure.contender, "readable_max", **dict(figure.tags)))])
     return table(["while a reader holds a view", "longest push", "longest until readable"], rows)
 
 
@@ -185,7 +207,7 @@ def roofline_table(results):
     read_rate = results.median("bandwidth", "machine", "read")
 
     def access(kind, bytes_at_least):
-        sizes = sorted(dict(key[2])["bytes"] for key in results.samples if key[0] == "random access" and key[3] == kind)
+        sizes = sorted(figure.tag("bytes") for figure in results.figures("random access", kind))
         fitting = [size for size in sizes if size >= bytes_at_least] or sizes[-1:]
         return results.median("random access", "machine", kind, bytes=fitting[0]) if fitting else None
 
@@ -218,10 +240,9 @@ def machine_table(results):
     for kind in ("copy", "read"):
         values = results.values("bandwidth", "machine", kind)
         rows.append([f"{kind} bandwidth", in_spread(values, lambda v: f"{v / 1e9:.3g} GB/s")])
-    for key in results.samples:
-        if key[0] == "random access":
-            rows.append([f"random line of {dict(key[2])['bytes'] >> 10:,} KiB, {key[3]}",
-                         in_spread(results.samples[key], in_time)])
+    for figure in results.figures("random access"):
+        rows.append([f"random line of {figure.tag('bytes') >> 10:,} KiB, {figure.name}",
+                     in_spread(results.samples[figure], in_time)])
     return table(["the machine", "median (least … most)"], rows)
 
 
@@ -340,7 +361,7 @@ def save_plot(figure, axes, path):
 
 
 def plot_against_size(results, path, title, experiment, figure_name, tags_of, y_label):
-    sizes = sorted({dict(key[2])["keys"] for key in results.samples if key[0] == experiment})
+    sizes = results.tag_values(experiment, "keys")
     figure, axes = new_plot(title, "keys", y_label)
     for contender in results.contenders:
         points = [(n, results.median(experiment, contender, figure_name, **tags_of(n))) for n in sizes]
@@ -351,7 +372,7 @@ def plot_against_size(results, path, title, experiment, figure_name, tags_of, y_
 
 
 def plot_against_writers(results, path):
-    counts = sorted({dict(key[2])["writers"] for key in results.samples if key[0] == "throughput"})
+    counts = results.tag_values("throughput", "writers")
     figure, axes = new_plot("Mutations per second until readable, 100,000 keys", "writers", "mutations per second")
     for contender in results.contenders:
         points = [(n, results.median("throughput", contender, "rate", keys=kMiddle, writers=n)) for n in counts]
@@ -395,7 +416,7 @@ def draw(results, directory):
 
 
 def text_of(results, counted, committed):
-    sizes = sorted({dict(key[2])["keys"] for key in results.samples if key[0] == "read"})
+    sizes = results.tag_values("read", "keys")
     parts = []
     for keys in sizes:
         parts += [f"### {keys:,} keys\n\nIn brackets: how much better shmstate is; below 1 it is worse.",
