@@ -123,7 +123,7 @@ class Contender {
   /// Whether a process of its own stands between writers and readers (and takes the second core).
   [[nodiscard]] virtual bool has_server() const noexcept { return !servers_.empty(); }
   /// Writes of one burst, and operations before the clock is looked at: less where each takes long.
-  [[nodiscard]] virtual std::size_t burst() const noexcept { return 4096; }
+  [[nodiscard]] virtual std::size_t burst() const noexcept { return kBurst; }
   /// A pause before each write whose way to a reader is measured.
   [[nodiscard]] virtual std::chrono::nanoseconds latency_pause() const noexcept { return std::chrono::microseconds(2); }
   /// Memory that the state takes, keys, values, and what belongs to them.

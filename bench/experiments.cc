@@ -8,10 +8,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 
 #include "contenders/shmstate.h"
-#include "own_engine.h"
 #include "shmstate/inspect.h"
 #include "shmstate/writer.h"
 
@@ -28,23 +26,6 @@ std::int64_t next_salt() {
 }
 
 [[nodiscard]] std::size_t chunk_of(const Contender& contender) { return std::min(kChunk, contender.burst()); }
-
-/// Goes round and round over a stream.
-class Cycle {
- public:
-  explicit Cycle(const std::vector<Item>& stream) : stream_(stream) {}
-  [[nodiscard]] std::span<const Item> next(std::size_t count) {
-    count = std::min(count, stream_.size());
-    if (place_ + count > stream_.size()) place_ = 0;
-    const std::span<const Item> part(stream_.data() + place_, count);
-    place_ += count;
-    return part;
-  }
-
- private:
-  const std::vector<Item>& stream_;
-  std::size_t place_ = 0;
-};
 
 void must_read(Client& client, const Item& item, std::int64_t salt) {
   must(client.get(item) == item.value + salt, "the last write cannot be read");
@@ -294,7 +275,7 @@ struct LatencyBoard {
 };
 
 void spin_for(std::chrono::nanoseconds time) {
-  for (const Stopwatch stopwatch; stopwatch.ns() < static_cast<double>(time.count());) os::relax();
+  for (const Stopwatch stopwatch; stopwatch.ns() < static_cast<double>(time.count());) relax();
 }
 // A merger that shall fall asleep gets the core that the pause leaves.
 void pass_time(std::chrono::nanoseconds time) {
@@ -347,7 +328,7 @@ Figures write_for_observer(Contender& contender, std::span<const Item> stream, s
   const auto write_and_wait = [&](std::size_t place) {
     const std::uint64_t start = ticks();
     client->set_all(stream.subspan(place, 1), salt);
-    while (board->seen.load(std::memory_order_acquire) <= place) os::relax();
+    while (board->seen.load(std::memory_order_acquire) <= place) relax();
     const std::uint64_t seen_at = board->seen_at.load(std::memory_order_relaxed);
     return seen_at > start ? seen_at - start : 0;
   };
@@ -424,59 +405,6 @@ Figures measure_held_view(Contender& contender, const std::vector<Item>& stream,
 }
 
 // ---- shmstate alone
-
-Figures measure_publish(const std::filesystem::path& directory, const Workload& workload, std::size_t changed,
-                        Slice slice) {
-  return measure_apart([&] {
-    OwnEngine own(directory / "publish", workload.key_count);
-    Writer writer((directory / "publish").string());
-    own.fill(writer, workload.items);
-    Cycle cycle(workload.uniform);
-    Durations durations(std::size_t{1} << 18);
-    const std::uint64_t epoch = own.engine().epoch();
-    for (const Stopwatch stopwatch; time_left(stopwatch, slice) > 0;) {
-      for (const Item& item : cycle.next(changed)) writer.set(item.name(), item.value);
-      const std::uint64_t now_ns = os::now_ns();
-      const std::uint64_t start = ticks();
-      const MergeEngine::Progress progress = own.engine().step(now_ns);
-      durations.add(ticks() - start);
-      must(progress == MergeEngine::Progress::kWorked, "a merge turn did nothing");
-    }
-    must(own.engine().epoch() >= epoch + durations.size(), "a merge turn did not publish");
-    Figures figures = durations.percentiles();
-    figures["count"] = static_cast<double>(durations.size());
-    std::filesystem::remove_all(directory / "publish");
-    return figures;
-  });
-}
-
-Figures measure_growth(const std::filesystem::path& directory, std::uint64_t key_count) {
-  return measure_apart([&]() -> Figures {
-    constexpr int kSteps = 50;
-    const std::string path = (directory / "growth").string();
-    OwnEngine own(path, key_count);
-    Writer writer(path);
-    std::uint64_t count = 0;
-    const auto grow_to = [&](std::uint64_t end) {
-      for (; count < end; ++count) {
-        const Item item = item_of(count);
-        must(writer.set(item.name(), item.value) == Status::kOk, "a push failed");
-        if (count % kBurst == 0) own.pump();
-      }
-      own.pump();
-      return static_cast<double>(inspect(path).committed_bytes) / static_cast<double>(count);
-    };
-    double sum = 0;
-    double bytes_per_key = 0;
-    for (int step = 1; step <= kSteps; ++step) {
-      const double share = std::pow(10.0, static_cast<double>(step - kSteps) / kSteps);
-      bytes_per_key = grow_to(static_cast<std::uint64_t>(share * static_cast<double>(key_count)));
-      sum += bytes_per_key;
-    }
-    std::filesystem::remove_all(path);
-    return {{"mean", sum / kSteps}, {"end", bytes_per_key}};
-  });
-}
 
 struct IdleRings::Shared {
   std::atomic<bool> ready{false};

@@ -10,6 +10,7 @@
 
 #include "core/buffer_view.h"
 #include "core/hash.h"
+#include "core/os.h"
 #include "measure.h"
 #include "workload.h"
 

@@ -8,11 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <fstream>
 #include <limits>
-#include <memory>
 #include <sstream>
 #include <utility>
 
@@ -46,15 +44,11 @@ void kill_and_collect(pid_t pid) noexcept {
   ::waitpid(pid, nullptr, 0);
 }
 
-std::string read_all(const os::Fd& pipe) {
+std::string read_all(std::FILE* pipe) {
   std::string text;
   char buffer[4096];
-  for (;;) {
-    const ssize_t got = ::read(pipe.get(), buffer, sizeof buffer);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return text;
-    text.append(buffer, static_cast<std::size_t>(got));
-  }
+  while (const std::size_t got = std::fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, got);
+  return text;
 }
 
 // On the pipe: "! complaint", or a line "name value" for each figure.
@@ -144,20 +138,17 @@ Party::Party(Kind kind, int core, std::function<Figures()> body) {
 void Party::start_process(int core, const std::function<Figures()>& body) {
   int ends[2];
   must(::pipe2(ends, O_CLOEXEC) == 0, "pipe2 failed");
-  pipe_ = os::Fd(ends[0]);
-  const os::Fd write_end(ends[1]);
+  pipe_.reset(::fdopen(ends[0], "r"));
+  const std::unique_ptr<std::FILE, Close> write_end(::fdopen(ends[1], "w"));
   pid_ = fork_child();
   if (pid_ != 0) return;
-  pipe_ = os::Fd();
+  pipe_.reset();
   const std::string text = outcome_text([&] {
     pin_to_core(core);
     return body();
   });
-  for (std::string_view rest = text; !rest.empty();) {
-    const ssize_t written = ::write(write_end.get(), rest.data(), rest.size());
-    if (written <= 0) break;
-    rest.remove_prefix(static_cast<std::size_t>(written));
-  }
+  std::fwrite(text.data(), 1, text.size(), write_end.get());
+  std::fflush(write_end.get());
   ::_exit(0);
 }
 
@@ -177,7 +168,7 @@ Figures Party::wait() {
     thread_.join();
     return figures_of(outcome_->text);
   }
-  const std::string text = read_all(pipe_);
+  const std::string text = read_all(pipe_.get());
   int status = 0;
   ::waitpid(std::exchange(pid_, 0), &status, 0);
   must(WIFEXITED(status) && WEXITSTATUS(status) == 0,

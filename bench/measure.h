@@ -7,9 +7,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -17,8 +19,6 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
-
-#include "core/os.h"
 
 #if defined(__x86_64__)
 #include <x86intrin.h>
@@ -55,6 +55,15 @@ inline void must(bool holds, const std::string& otherwise) {
 [[nodiscard]] double ns_per_tick();
 /// What two readings with nothing between them are apart, at best.
 [[nodiscard]] std::uint64_t tick_overhead();
+
+/// Tells the processor that this is a spinning loop.
+inline void relax() noexcept {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 class Stopwatch {
  public:
@@ -105,10 +114,13 @@ class Party {
 
  private:
   struct Outcome;
+  struct Close {
+    void operator()(std::FILE* file) const noexcept { std::fclose(file); }
+  };
   void start_process(int core, const std::function<Figures()>& body);
 
   pid_t pid_ = 0;
-  os::Fd pipe_;
+  std::unique_ptr<std::FILE, Close> pipe_;
   std::thread thread_;
   std::shared_ptr<Outcome> outcome_;
 };

@@ -12,9 +12,6 @@
 
 namespace shmstate::bench {
 
-/// Writes of one burst fit every ring easily.
-inline constexpr std::size_t kBurst = 4096;
-
 class OwnEngine {
  public:
   OwnEngine(const std::filesystem::path& path, std::uint64_t key_count)

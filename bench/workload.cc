@@ -80,4 +80,12 @@ std::uint64_t index_sum(const Item* items, std::size_t count) noexcept {
   return sum;
 }
 
+std::span<const Item> Cycle::next(std::size_t count) noexcept {
+  count = std::min(count, stream_.size());
+  if (place_ + count > stream_.size()) place_ = 0;
+  const std::span<const Item> part(stream_.data() + place_, count);
+  place_ += count;
+  return part;
+}
+
 }  // namespace shmstate::bench

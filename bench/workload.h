@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct Item {
   [[nodiscard]] std::string_view name() const noexcept { return {key.data(), key.size()}; }
 };
 
+/// Writes of one burst fit every ring easily.
+inline constexpr std::size_t kBurst = 4096;
+
 enum class Distribution : std::uint8_t { kUniform, kZipf };
 
 /// Key number `index`; its value is at place 0.
@@ -48,5 +52,17 @@ enum class Distribution : std::uint8_t { kUniform, kZipf };
 
 /// The sum of the numbers of the items' keys.
 [[nodiscard]] std::uint64_t index_sum(const Item* items, std::size_t count) noexcept;
+
+/// Goes round and round over a stream, which must outlive it.
+class Cycle {
+ public:
+  explicit Cycle(const std::vector<Item>& stream) : stream_(stream) {}
+  /// The next `count` items, or all when there are fewer.
+  [[nodiscard]] std::span<const Item> next(std::size_t count) noexcept;
+
+ private:
+  const std::vector<Item>& stream_;
+  std::size_t place_ = 0;
+};
 
 }  // namespace shmstate::bench

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "contenders/contenders.h"
+#include "core/os.h"
 
 namespace shmstate::bench {
 namespace {

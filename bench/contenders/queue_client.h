@@ -49,7 +49,7 @@ class QueueClient final : public ClientOf<QueueClient<Push>> {
     return consumed_.count.load(std::memory_order_acquire) == count_;
   }
   void finish() override {
-    while (consumed_.count.load(std::memory_order_acquire) != count_) os::relax();
+    while (consumed_.count.load(std::memory_order_acquire) != count_) relax();
     must(consumed_.sum.load(std::memory_order_relaxed) == sum_, "the queue's consumer took something else");
   }
 
@@ -79,7 +79,7 @@ void consume(Consumed& consumed, Pop&& pop) {
     }
     consumed.sum.store(sum, std::memory_order_relaxed);
     consumed.count.store(count, std::memory_order_release);
-    os::relax();
+    relax();
   }
 }
 

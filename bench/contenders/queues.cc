@@ -72,7 +72,7 @@ class QueueContender final : public Contender {
   }
   [[nodiscard]] std::unique_ptr<Client> connect(Role) override {
     const auto push = [queue = queue_](const Item& item) {
-      while (!queue->push(item)) os::relax();
+      while (!queue->push(item)) relax();
     };
     return std::make_unique<QueueClient<decltype(push)>>(push, *consumed_);
   }

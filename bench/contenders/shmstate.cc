@@ -1,11 +1,7 @@
 #include "contenders/shmstate.h"
 
-#include <optional>
-
 #include "contenders/contenders.h"
 #include "shmstate/inspect.h"
-#include "shmstate/reader.h"
-#include "shmstate/writer.h"
 
 namespace shmstate::bench {
 namespace {
@@ -18,45 +14,33 @@ constexpr auto kPatience = std::chrono::seconds(60);
   return options;
 }
 
-class ShmstateClient final : public ClientOf<ShmstateClient> {
- public:
-  ShmstateClient(const std::string& path, Contender::Role role) {
-    if (role != Contender::Role::kReader) writer_.emplace(path, patient());
-    if (role != Contender::Role::kWriter) reader_.emplace(path, ReaderOptions{.prefault = true});
-  }
-
-  void set(std::string_view key, std::int64_t value) { writer_->set(key, value); }
-  [[nodiscard]] bool find(std::string_view key, std::int64_t& value) {
-    return reader_->read(key, value) == Status::kOk;
-  }
-
-  void finish() override {
-    const Status status = writer_->flush(kPatience);
-    must(status == Status::kOk, "flush: " + std::string(describe(status)));
-    const WriterCounters counters = writer_->counters();
-    must(counters.applied == counters.pushed && counters.failed == 0, "not all that was pushed has been applied");
-  }
-
-  [[nodiscard]] ScanResult scan() override {
-    ScanResult result;
-    for (const auto& [key, value] : reader_->snapshot()) {
-      ++result.entry_count;
-      result.index_sum += index_in(value.int64());
-    }
-    return result;
-  }
-
-  void hold_view(std::chrono::nanoseconds duration) override {
-    const Snapshot snapshot = reader_->snapshot();
-    std::this_thread::sleep_for(duration);
-  }
-
- private:
-  std::optional<Writer> writer_;
-  std::optional<Reader> reader_;
-};
-
 }  // namespace
+
+ShmstateClient::ShmstateClient(const std::string& path, Contender::Role role) {
+  if (role != Contender::Role::kReader) writer_.emplace(path, patient());
+  if (role != Contender::Role::kWriter) reader_.emplace(path, ReaderOptions{.prefault = true});
+}
+
+void ShmstateClient::finish() {
+  const Status status = writer_->flush(kPatience);
+  must(status == Status::kOk, "flush: " + std::string(describe(status)));
+  const WriterCounters counters = writer_->counters();
+  must(counters.applied == counters.pushed && counters.failed == 0, "not all that was pushed has been applied");
+}
+
+ScanResult ShmstateClient::scan() {
+  ScanResult result;
+  for (const auto& [key, value] : reader_->snapshot()) {
+    ++result.entry_count;
+    result.index_sum += index_in(value.int64());
+  }
+  return result;
+}
+
+void ShmstateClient::hold_view(std::chrono::nanoseconds duration) {
+  const Snapshot snapshot = reader_->snapshot();
+  std::this_thread::sleep_for(duration);
+}
 
 ShmstateContender::ShmstateContender(std::string name, unsigned skills, std::vector<std::string> merger_options,
                                      std::chrono::nanoseconds latency_pause)

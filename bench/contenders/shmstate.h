@@ -1,9 +1,34 @@
 // shmstate itself: a merger process, writers and readers through the public API.
 #pragma once
 
+#include <optional>
+
 #include "contender.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
 
 namespace shmstate::bench {
+
+class ShmstateClient : public ClientOf<ShmstateClient> {
+ public:
+  ShmstateClient(const std::string& path, Contender::Role role);
+
+  void set(std::string_view key, std::int64_t value) { writer_->set(key, value); }
+  [[nodiscard]] bool find(std::string_view key, std::int64_t& value) {
+    return reader_->read(key, value) == Status::kOk;
+  }
+  void finish() override;
+  [[nodiscard]] ScanResult scan() override;
+  void hold_view(std::chrono::nanoseconds duration) override;
+
+ protected:
+  [[nodiscard]] Writer& writer() noexcept { return *writer_; }
+  [[nodiscard]] Reader& reader() noexcept { return *reader_; }
+
+ private:
+  std::optional<Writer> writer_;
+  std::optional<Reader> reader_;
+};
 
 class ShmstateContender : public Contender {
  public:
