@@ -1,5 +1,6 @@
 #include "experiments.h"
 
+#include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -7,7 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstddef>
 
 #include "contenders/shmstate.h"
 #include "shmstate/inspect.h"
