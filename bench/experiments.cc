@@ -34,6 +34,27 @@ void must_read(Client& client, const Item& item, std::int64_t salt) {
   must(client.get(item) == item.value + salt, "the last write cannot be read");
 }
 
+/// What an operation costs, seen in bursts of them.
+class Bursts {
+ public:
+  void add(std::size_t count, double spent_ns) {
+    count_ += static_cast<double>(count);
+    spent_ns_ += spent_ns;
+    means_ns_.push_back(spent_ns / static_cast<double>(count));
+  }
+  /// The mean of all, and the median of the bursts, which those that were interrupted do not move.
+  [[nodiscard]] Figures figures() {
+    const auto middle = means_ns_.begin() + static_cast<std::ptrdiff_t>(means_ns_.size() / 2);
+    std::nth_element(means_ns_.begin(), middle, means_ns_.end());
+    return {{"mean", spent_ns_ / count_}, {"burst", *middle}, {"count", count_}};
+  }
+
+ private:
+  double count_ = 0;
+  double spent_ns_ = 0;
+  std::vector<double> means_ns_;
+};
+
 double per_second(double count, double ns) { return count * 1e9 / ns; }
 double time_left(const Stopwatch& stopwatch, Slice slice, double share = 1.0) {
   return share * static_cast<double>(slice.time.count()) - stopwatch.ns();
@@ -63,14 +84,12 @@ Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slic
     };
     burst([&](auto items) { client->set_all(items, salt); });
 
-    double spent_ns = 0;
-    double count = 0;
+    Bursts bursts;
     for (const Stopwatch stopwatch; time_left(stopwatch, slice, 0.5) > 0;) {
       burst([&](auto items) {
         const Stopwatch push_stopwatch;
         client->set_all(items, salt);
-        spent_ns += push_stopwatch.ns();
-        count += static_cast<double>(items.size());
+        bursts.add(items.size(), push_stopwatch.ns());
       });
     }
     Durations durations(std::size_t{1} << 20);
@@ -78,8 +97,8 @@ Figures measure_push(Contender& contender, const std::vector<Item>& stream, Slic
       burst([&](auto items) { client->set_each(items, salt, durations); });
     }
     Figures figures = durations.percentiles();
-    figures["mean"] = spent_ns / count;
-    figures["count"] = count + static_cast<double>(durations.size());
+    figures.merge(bursts.figures());
+    figures["count"] += static_cast<double>(durations.size());
     return figures;
   });
 }
@@ -208,27 +227,23 @@ namespace {
 
 Figures read_for(Client& client, const std::vector<Item>& stream, std::size_t chunk, Slice slice) {
   Cycle cycle(stream);
-  const auto read = [&](double share, double& count) {
+  const auto read = [&](double share) {
     const Stopwatch stopwatch;
     std::uint64_t found = 0;
     std::uint64_t expected = 0;
-    double spent_ns = 0;
+    Bursts bursts;
     do {
       const std::span<const Item> items = cycle.next(chunk);
       const Stopwatch read_stopwatch;
       found += client.get_all(items);
-      spent_ns += read_stopwatch.ns();
+      bursts.add(items.size(), read_stopwatch.ns());
       expected += index_sum(items.data(), items.size());
-      count += static_cast<double>(items.size());
     } while (time_left(stopwatch, slice, share) > 0);
     must(found == expected, "reads found values of other keys");
-    return spent_ns;
+    return bursts.figures();
   };
-  double warm_up_count = 0;
-  read(0.3, warm_up_count);
-  double count = 0;
-  const double spent_ns = read(0.7, count);
-  return {{"mean", spent_ns / count}, {"count", count}};
+  read(0.3);  // to warm up
+  return read(0.7);
 }
 
 }  // namespace
