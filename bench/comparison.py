@@ -53,22 +53,20 @@ class Series:
     def label(self):
         return self.measurement.name + (f", {self.figure}" if len(self.measurement.figures) > 1 else "")
 
+    def bests(self, side):
+        """The best turn of each round: what disturbs a turn only makes it dearer. None where there is none."""
+        best = min if self.measurement.is_less_better else max
+        return [best((turn for turn in turns if turn is not None), default=None) for turns in getattr(self, side)]
+
     def median(self, side):
-        """Of all turns; None when there are none."""
-        turns = [turn for turns in getattr(self, side) for turn in turns if turn is not None]
-        return statistics.median(turns) if turns else None
+        """Over the rounds; None when there are none."""
+        bests = [best for best in self.bests(side) if best is not None]
+        return statistics.median(bests) if bests else None
 
     def ratios(self):
         """Cost now by cost then, round by round: what the machine does to a round it does to both sides of it."""
-        ratios = []
-        for then, now in zip(self.then, self.now):
-            if not then or not now or None in then or None in now:
-                continue
-            if self.measurement.is_less_better:
-                ratios.append(sum(now) / len(now) / (sum(then) / len(then)))
-            else:
-                ratios.append(sum(then) / len(then) / (sum(now) / len(now)))
-        return ratios
+        pairs = [(then, now) for then, now in zip(self.bests("then"), self.bests("now")) if then and now]
+        return [now / then if self.measurement.is_less_better else then / now for then, now in pairs]
 
 
 def series_of(document):

@@ -35,20 +35,20 @@ def cells(text, first):
 
 
 class Ratios(unittest.TestCase):
-    def test_a_ratio_is_made_of_one_round_and_of_all_its_turns(self):
-        read = one(series(then=[[10, 30], [100, 100]], now=[[40, 40], [50, 50]]))
+    def test_a_ratio_is_made_of_the_best_turns_of_one_round(self):
+        read = one(series(then=[[10, 30], [100, 200]], now=[[40, 20], [50, 500]]))
         self.assertEqual(read.ratios(), [2.0, 0.5])
 
     def test_of_a_rate_more_is_cheaper(self):
-        apply = one(series("apply", "rate", then=[[10e6, 10e6]], now=[[20e6, 20e6]]))
+        apply = one(series("apply", "rate", then=[[10e6, 5e6]], now=[[20e6, 1e6]]))
         self.assertEqual(apply.ratios(), [0.5])
 
-    def test_a_round_with_a_failed_turn_has_no_ratio(self):
-        read = one(series(then=[[10, None], [10, 10]], now=[[20, 20], [30, 30]]))
-        self.assertEqual(read.ratios(), [3.0])
+    def test_a_failed_turn_does_not_count(self):
+        read = one(series(then=[[10, None], [None, None]], now=[[20, 20], [30, 30]]))
+        self.assertEqual(read.ratios(), [2.0])
 
-    def test_medians_are_of_all_turns_that_did_not_fail(self):
-        read = one(series(then=[[1, None], [5, 9]], now=[[], []]))
+    def test_medians_are_over_rounds(self):
+        read = one(series(then=[[1, None], [9, 5], [7, 8], [None, None]], now=[[], [], [], []]))
         self.assertEqual(read.median("then"), 5)
         self.assertIsNone(read.median("now"))
 
