@@ -8,9 +8,9 @@
 #include <cstring>
 #include <memory>
 
-#include "core/buffer_view.h"
-#include "core/hash.h"
-#include "core/os.h"
+#include "protocol/buffer_view.h"
+#include "layout/hash.h"
+#include "files/os.h"
 #include "measure.h"
 #include "workload.h"
 

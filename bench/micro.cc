@@ -7,7 +7,7 @@
 #include <optional>
 #include <span>
 
-#include "core/hash.h"
+#include "layout/hash.h"
 #include "own_engine.h"
 #include "shmstate/reader.h"
 #include "workload.h"

@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <vector>
 
-#include "core/instance_owner.h"
-#include "core/merge_engine.h"
+#include "engine/instance_owner.h"
+#include "engine/merge_engine.h"
 #include "measure.h"
 #include "shmstate/writer.h"
 #include "workload.h"

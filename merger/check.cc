@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate {
 namespace {

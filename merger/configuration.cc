@@ -19,10 +19,10 @@
 
 #include "check.h"
 #include "configuration_file.h"
-#include "core/instance.h"
-#include "core/os.h"
-#include "core/ring_file.h"
-#include "log/log.h"
+#include "files/instance.h"
+#include "files/os.h"
+#include "files/ring_file.h"
+#include "support/log.h"
 #include "unit.h"
 
 namespace shmstate {

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "text/byte_order_mark.h"
+#include "support/byte_order_mark.h"
 
 namespace shmstate {
 namespace {

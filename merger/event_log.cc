@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "text/escape.h"
+#include "support/escape.h"
 
 namespace shmstate {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "core/merge_engine.h"
-#include "log/report_limiter.h"
+#include "engine/merge_engine.h"
+#include "support/report_limiter.h"
 
 namespace shmstate {
 

@@ -10,8 +10,8 @@
 #include <string>
 
 #include "configuration.h"
-#include "core/os.h"
-#include "log/log.h"
+#include "files/os.h"
+#include "support/log.h"
 #include "service.h"
 
 namespace {

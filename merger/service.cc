@@ -10,8 +10,8 @@
 #include <thread>
 #include <utility>
 
-#include "core/doorbell.h"
-#include "core/os.h"
+#include "protocol/doorbell.h"
+#include "files/os.h"
 
 namespace shmstate {
 namespace {

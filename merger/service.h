@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <string>
 
-#include "core/instance_owner.h"
-#include "core/merge_engine.h"
+#include "engine/instance_owner.h"
+#include "engine/merge_engine.h"
 #include "event_log.h"
 #include "service_manager.h"
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <system_error>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate {
 namespace {

@@ -1,6 +1,6 @@
-#include "shmstatectl/arguments.h"
+#include "arguments.h"
 
-#include "text/number_text.h"
+#include "support/number_text.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/command_line.h"
+#include "command_line.h"
 
 #include <fmt/format.h>
 
@@ -7,11 +7,11 @@
 #include <map>
 #include <sstream>
 
-#include "shmstatectl/arguments.h"
-#include "shmstatectl/commands.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/text.h"
+#include "arguments.h"
+#include "commands/commands.h"
+#include "show/output.h"
+#include "show/report.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/exit_code.h"
+#include "exit_code.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/instance.h"
+#include "instance.h"
 
 #include <fmt/format.h>
 
@@ -6,11 +6,11 @@
 #include <thread>
 #include <vector>
 
-#include "core/access.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/silence.h"
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
+#include "files/access.h"
+#include "show/report.h"
+#include "silence.h"
+#include "show/text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

@@ -5,7 +5,7 @@
 
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
-#include "shmstatectl/json.h"
+#include "show/json.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/interrupt.h"
+#include "interrupt.h"
 
 #include <unistd.h>
 
@@ -6,7 +6,7 @@
 #include <csignal>
 #include <string_view>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate::ctl {
 

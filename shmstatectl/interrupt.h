@@ -1,7 +1,7 @@
 // Signals that end a command in good order.
 #pragma once
 
-#include "shmstatectl/exit_code.h"
+#include "exit_code.h"
 
 namespace shmstate::ctl {
 

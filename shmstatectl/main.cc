@@ -4,14 +4,14 @@
 #include <string>
 #include <system_error>
 
-#include "core/os.h"
+#include "files/os.h"
 #include "shmstate/status.h"
-#include "shmstatectl/command_line.h"
-#include "shmstatectl/exit_code.h"
-#include "shmstatectl/interrupt.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/usage.h"
+#include "command_line.h"
+#include "exit_code.h"
+#include "interrupt.h"
+#include "show/output.h"
+#include "show/report.h"
+#include "usage.h"
 
 namespace {
 

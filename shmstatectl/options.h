@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "shmstate/value.h"
-#include "shmstatectl/exit_code.h"
+#include "exit_code.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/usage.h"
+#include "usage.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "text/duration_text.h"
+#include "support/duration_text.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "text/escape.h"
+#include "support/escape.h"
 
 #include <charconv>
 #include <cstdint>

@@ -1,4 +1,4 @@
-#include "writer-agent/event_loop.h"
+#include "support/event_loop.h"
 
 #include <sys/epoll.h>
 

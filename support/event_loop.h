@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate::agent {
 

@@ -1,4 +1,4 @@
-#include "log/log.h"
+#include "support/log.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -19,7 +19,7 @@
 #include <system_error>
 #include <utility>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate {
 namespace {

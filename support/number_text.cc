@@ -1,4 +1,4 @@
-#include "text/number_text.h"
+#include "support/number_text.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,4 +1,4 @@
-#include "writer-agent/agent.h"
+#include "agent.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -14,8 +14,8 @@
 #include <csignal>
 #include <utility>
 
-#include "writer-agent/followed_file.h"
-#include "writer-agent/stream_inputs.h"
+#include "inputs/followed_file.h"
+#include "inputs/stream_inputs.h"
 
 namespace shmstate::agent {
 namespace {

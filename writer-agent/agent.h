@@ -8,17 +8,17 @@
 #include <vector>
 
 #include "shmstate/writer.h"
-#include "writer-agent/event_loop.h"
-#include "writer-agent/file_identity.h"
-#include "writer-agent/flusher.h"
-#include "writer-agent/input.h"
-#include "writer-agent/name_watch.h"
-#include "writer-agent/notifier.h"
-#include "writer-agent/options.h"
-#include "writer-agent/reporter.h"
-#include "writer-agent/session.h"
-#include "writer-agent/socket_inputs.h"
-#include "writer-agent/writer_sink.h"
+#include "support/event_loop.h"
+#include "inputs/file_identity.h"
+#include "flusher.h"
+#include "inputs/input.h"
+#include "inputs/name_watch.h"
+#include "notifier.h"
+#include "options.h"
+#include "reporter.h"
+#include "lines/session.h"
+#include "inputs/socket_inputs.h"
+#include "writer_sink.h"
 
 namespace shmstate::agent {
 

@@ -1,10 +1,10 @@
-#include "writer-agent/flusher.h"
+#include "flusher.h"
 
 #include <utility>
 
-#include "writer-agent/input.h"
-#include "writer-agent/own_ring.h"
-#include "writer-agent/writer_sink.h"
+#include "inputs/input.h"
+#include "inputs/own_ring.h"
+#include "writer_sink.h"
 
 namespace shmstate::agent {
 namespace {

@@ -5,10 +5,10 @@
 #include <string>
 #include <utility>
 
-#include "core/os.h"
-#include "log/log.h"
-#include "writer-agent/agent.h"
-#include "writer-agent/options.h"
+#include "files/os.h"
+#include "support/log.h"
+#include "agent.h"
+#include "options.h"
 
 int main(int argc, char** argv) {
   try {

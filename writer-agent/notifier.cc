@@ -1,4 +1,4 @@
-#include "writer-agent/notifier.h"
+#include "notifier.h"
 
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>

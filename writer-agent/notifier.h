@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "writer-agent/event_loop.h"
+#include "support/event_loop.h"
 
 namespace shmstate::agent {
 

@@ -1,4 +1,4 @@
-#include "writer-agent/options.h"
+#include "options.h"
 
 #include <fmt/format.h>
 

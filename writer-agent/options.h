@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "shmstate/writer.h"
-#include "writer-agent/source_rules.h"
+#include "inputs/source_rules.h"
 
 namespace shmstate::agent {
 

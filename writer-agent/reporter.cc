@@ -1,4 +1,4 @@
-#include "writer-agent/reporter.h"
+#include "reporter.h"
 
 #include <spdlog/spdlog.h>
 

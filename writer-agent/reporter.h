@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "log/report_limiter.h"
+#include "support/report_limiter.h"
 
 namespace shmstate::agent {
 

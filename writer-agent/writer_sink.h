@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "shmstate/writer.h"
-#include "writer-agent/session.h"
+#include "lines/session.h"
 
 namespace shmstate::agent {
 

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <type_traits>
 
-#include "core/os.h"
+#include "files/os.h"
 #include "shmstate/status.h"
 #include "shmstate/status_c.h"
 #include "shmstate/value.h"

@@ -1,6 +1,6 @@
 #include "shmstate/status_c.h"
 
-#include "core/c_api.h"
+#include "c_api/c_api.h"
 
 namespace shmstate::c_api {
 

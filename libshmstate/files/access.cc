@@ -1,4 +1,4 @@
-#include "core/access.h"
+#include "files/access.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -12,8 +12,8 @@
 #include <cstdio>
 #include <system_error>
 
-#include "core/instance.h"
-#include "core/os.h"
+#include "files/instance.h"
+#include "files/os.h"
 
 namespace shmstate {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/fault_guard.h"
+#include "files/fault_guard.h"
 
 #include <dlfcn.h>
 #include <sys/mman.h>

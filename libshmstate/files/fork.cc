@@ -1,4 +1,4 @@
-#include "core/fork.h"
+#include "files/fork.h"
 
 #include <pthread.h>
 #include <sys/mman.h>

@@ -22,7 +22,7 @@
 #include <string>
 #include <utility>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate {
 

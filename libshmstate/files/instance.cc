@@ -1,4 +1,4 @@
-#include "core/instance.h"
+#include "files/instance.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/access.h"
-#include "core/words.h"
+#include "files/access.h"
+#include "layout/words.h"
 
 namespace shmstate {
 namespace {

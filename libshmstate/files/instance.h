@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
-#include "core/fault_guard.h"
-#include "core/fork.h"
-#include "core/layout.h"
-#include "core/mapping.h"
-#include "core/os.h"
+#include "files/fault_guard.h"
+#include "files/fork.h"
+#include "layout/layout.h"
+#include "files/mapping.h"
+#include "files/os.h"
 
 namespace shmstate {
 

@@ -1,4 +1,4 @@
-#include "core/mapping.h"
+#include "files/mapping.h"
 
 #include <sys/mman.h>
 

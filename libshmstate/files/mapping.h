@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate {
 

@@ -1,4 +1,4 @@
-#include "core/os.h"
+#include "files/os.h"
 
 #include <fcntl.h>
 #include <grp.h>

@@ -1,4 +1,4 @@
-#include "core/ring_file.h"
+#include "files/ring_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -13,9 +13,9 @@
 #include <string_view>
 #include <thread>
 
-#include "core/access.h"
-#include "core/crash_point.h"
-#include "core/instance.h"
+#include "files/access.h"
+#include "protocol/crash_point.h"
+#include "files/instance.h"
 
 namespace shmstate {
 namespace {

@@ -7,11 +7,11 @@
 #include <optional>
 #include <string>
 
-#include "core/fault_guard.h"
-#include "core/fork.h"
-#include "core/layout.h"
-#include "core/mapping.h"
-#include "core/os.h"
+#include "files/fault_guard.h"
+#include "files/fork.h"
+#include "layout/layout.h"
+#include "files/mapping.h"
+#include "files/os.h"
 
 namespace shmstate {
 

@@ -1,10 +1,10 @@
-#include "core/snapshot_file.h"
+#include "files/snapshot_file.h"
 
 #include <fcntl.h>
 
 #include <cerrno>
 
-#include "core/access.h"
+#include "files/access.h"
 
 namespace shmstate {
 

@@ -4,10 +4,10 @@
 #include <array>
 #include <cstdint>
 
-#include "core/buffer_view.h"
-#include "core/fork.h"
-#include "core/instance.h"
-#include "core/publish.h"
+#include "protocol/buffer_view.h"
+#include "files/fork.h"
+#include "files/instance.h"
+#include "protocol/publish.h"
 
 namespace shmstate {
 

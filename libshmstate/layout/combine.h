@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "core/record.h"
+#include "layout/record.h"
 #include "shmstate/value.h"
 
 namespace shmstate {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "core/layout.h"
+#include "layout/layout.h"
 
 namespace shmstate {
 

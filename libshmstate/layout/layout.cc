@@ -1,4 +1,4 @@
-#include "core/layout.h"
+#include "layout/layout.h"
 
 #include <type_traits>
 

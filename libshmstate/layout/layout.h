@@ -1,5 +1,5 @@
 // The binary interface: everything that processes share, byte by byte. docs/layout.md explains it, layout.cc proves
-// the offsets, tests/layout_test.cc freezes them.
+// the offsets, tests/unit/layout_test.cc freezes them.
 //
 //   <instance>/control      this header, statistics, ring table     written by the merger
 //   <instance>/snapshot     change feed, then the buffers           written by the merger
@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/shared_word.h"
+#include "layout/shared_word.h"
 
 namespace shmstate::layout {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/layout.h"
+#include "layout/layout.h"
 
 namespace shmstate {
 

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <string_view>
 
-#include "core/layout.h"
-#include "core/words.h"
+#include "layout/layout.h"
+#include "layout/words.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
 

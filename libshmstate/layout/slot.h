@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/layout.h"
-#include "core/words.h"
+#include "layout/layout.h"
+#include "layout/words.h"
 #include "shmstate/value.h"
 
 namespace shmstate {

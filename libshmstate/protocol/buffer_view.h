@@ -13,10 +13,10 @@
 #include <emmintrin.h>
 #endif
 
-#include "core/hash.h"
-#include "core/layout.h"
-#include "core/slot.h"
-#include "core/words.h"
+#include "layout/hash.h"
+#include "layout/layout.h"
+#include "layout/slot.h"
+#include "layout/words.h"
 
 namespace shmstate {
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "core/crash_point.h"
-#include "core/feed_record.h"
-#include "core/layout.h"
+#include "protocol/crash_point.h"
+#include "layout/feed_record.h"
+#include "layout/layout.h"
 
 namespace shmstate {
 

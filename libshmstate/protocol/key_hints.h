@@ -1,7 +1,7 @@
 // What a bound key remembers, for the libraries.
 #pragma once
 
-#include "core/buffer_view.h"
+#include "protocol/buffer_view.h"
 #include "shmstate/key.h"
 
 namespace shmstate {

@@ -21,8 +21,8 @@
 #include <atomic>
 #include <cstdint>
 
-#include "core/crash_point.h"
-#include "core/layout.h"
+#include "protocol/crash_point.h"
+#include "layout/layout.h"
 
 namespace shmstate {
 

@@ -1,4 +1,4 @@
-#include "core/conflation.h"
+#include "writer/conflation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/combine.h"
+#include "layout/combine.h"
 
 namespace shmstate {
 namespace {

@@ -14,7 +14,7 @@
 #include <string>
 #include <unordered_map>
 
-#include "core/record.h"
+#include "layout/record.h"
 
 namespace shmstate {
 

@@ -16,17 +16,17 @@
 #include <utility>
 #include <vector>
 
-#include "core/access.h"
-#include "core/conflation.h"
-#include "core/crash_point.h"
-#include "core/doorbell.h"
-#include "core/fork.h"
-#include "core/instance.h"
-#include "core/key_hints.h"
-#include "core/record.h"
-#include "core/ring.h"
-#include "core/ring_file.h"
-#include "core/snapshot_file.h"
+#include "files/access.h"
+#include "writer/conflation.h"
+#include "protocol/crash_point.h"
+#include "protocol/doorbell.h"
+#include "files/fork.h"
+#include "files/instance.h"
+#include "protocol/key_hints.h"
+#include "layout/record.h"
+#include "protocol/ring.h"
+#include "files/ring_file.h"
+#include "files/snapshot_file.h"
 
 namespace shmstate {
 namespace {

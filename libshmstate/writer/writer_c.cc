@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "core/c_api.h"
+#include "c_api/c_api.h"
 #include "shmstate/writer.h"
 
 using shmstate::Batch;

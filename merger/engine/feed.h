@@ -10,11 +10,11 @@
 #include <cstdint>
 #include <string_view>
 
-#include "core/crash_point.h"
-#include "core/feed_record.h"
-#include "core/instance_owner.h"
-#include "core/layout.h"
-#include "core/words.h"
+#include "protocol/crash_point.h"
+#include "layout/feed_record.h"
+#include "engine/instance_owner.h"
+#include "layout/layout.h"
+#include "layout/words.h"
 
 namespace shmstate {
 

@@ -1,4 +1,4 @@
-#include "core/instance_owner.h"
+#include "engine/instance_owner.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,8 +12,8 @@
 #include <cstring>
 #include <system_error>
 
-#include "core/crash_point.h"
-#include "core/words.h"
+#include "protocol/crash_point.h"
+#include "layout/words.h"
 
 namespace shmstate {
 namespace {

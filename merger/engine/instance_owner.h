@@ -6,12 +6,12 @@
 #include <optional>
 #include <string>
 
-#include "core/fault_guard.h"
-#include "core/instance.h"
-#include "core/layout.h"
-#include "core/mapping.h"
-#include "core/os.h"
-#include "core/statistics.h"
+#include "files/fault_guard.h"
+#include "files/instance.h"
+#include "layout/layout.h"
+#include "files/mapping.h"
+#include "files/os.h"
+#include "layout/statistics.h"
 
 namespace shmstate {
 

@@ -1,11 +1,11 @@
-#include "core/merge_engine.h"
+#include "engine/merge_engine.h"
 
 #include <algorithm>
 #include <cassert>
 #include <cstring>
 
-#include "core/crash_point.h"
-#include "core/quarantine.h"
+#include "protocol/crash_point.h"
+#include "layout/quarantine.h"
 
 namespace shmstate {
 namespace {

@@ -25,16 +25,16 @@
 #include <unordered_set>
 #include <vector>
 
-#include "core/feed.h"
-#include "core/instance_owner.h"
-#include "core/page_allocator.h"
-#include "core/publish.h"
-#include "core/record.h"
-#include "core/replica.h"
-#include "core/ring.h"
-#include "core/ring_file.h"
-#include "core/ring_news.h"
-#include "core/table.h"
+#include "engine/feed.h"
+#include "engine/instance_owner.h"
+#include "engine/page_allocator.h"
+#include "protocol/publish.h"
+#include "layout/record.h"
+#include "engine/replica.h"
+#include "protocol/ring.h"
+#include "files/ring_file.h"
+#include "engine/ring_news.h"
+#include "engine/table.h"
 #include "shmstate/status.h"
 
 namespace shmstate {

@@ -1,4 +1,4 @@
-#include "core/page_allocator.h"
+#include "engine/page_allocator.h"
 
 #include <algorithm>
 #include <bit>
@@ -6,7 +6,7 @@
 #include <iterator>
 #include <utility>
 
-#include "core/slot.h"
+#include "layout/slot.h"
 
 namespace shmstate {
 

@@ -14,7 +14,7 @@
 #include <optional>
 #include <vector>
 
-#include "core/layout.h"
+#include "layout/layout.h"
 
 namespace shmstate {
 

@@ -1,10 +1,10 @@
-#include "core/replica.h"
+#include "engine/replica.h"
 
 #include <new>
 #include <utility>
 
-#include "core/crash_point.h"
-#include "core/words.h"
+#include "protocol/crash_point.h"
+#include "layout/words.h"
 
 namespace shmstate {
 namespace {

@@ -13,9 +13,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/instance_owner.h"
-#include "core/layout.h"
-#include "core/shared_word.h"
+#include "engine/instance_owner.h"
+#include "layout/layout.h"
+#include "layout/shared_word.h"
 
 namespace shmstate {
 

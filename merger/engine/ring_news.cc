@@ -1,4 +1,4 @@
-#include "core/ring_news.h"
+#include "engine/ring_news.h"
 
 #include <sys/inotify.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <string>
 
-#include "core/ring_file.h"
+#include "files/ring_file.h"
 
 namespace shmstate {
 namespace {

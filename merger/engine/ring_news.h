@@ -16,7 +16,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "core/os.h"
+#include "files/os.h"
 
 struct inotify_event;
 

@@ -1,11 +1,11 @@
-#include "core/table.h"
+#include "engine/table.h"
 
 #include <algorithm>
 #include <bit>
 #include <cassert>
 
-#include "core/crash_point.h"
-#include "core/hash.h"
+#include "protocol/crash_point.h"
+#include "layout/hash.h"
 
 namespace shmstate {
 namespace {

@@ -12,15 +12,15 @@
 #include <optional>
 #include <vector>
 
-#include "core/buffer_view.h"
-#include "core/combine.h"
-#include "core/feed.h"
-#include "core/layout.h"
-#include "core/page_allocator.h"
-#include "core/record.h"
-#include "core/replica.h"
-#include "core/slot.h"
-#include "core/timing_wheel.h"
+#include "protocol/buffer_view.h"
+#include "layout/combine.h"
+#include "engine/feed.h"
+#include "layout/layout.h"
+#include "engine/page_allocator.h"
+#include "layout/record.h"
+#include "engine/replica.h"
+#include "layout/slot.h"
+#include "engine/timing_wheel.h"
 
 namespace shmstate {
 

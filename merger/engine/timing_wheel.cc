@@ -1,4 +1,4 @@
-#include "core/timing_wheel.h"
+#include "engine/timing_wheel.h"
 
 #include <algorithm>
 #include <limits>

@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/layout.h"
+#include "layout/layout.h"
 
 namespace shmstate {
 

@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <memory>
 
-#include "core/instance.h"
-#include "core/snapshot_file.h"
+#include "files/instance.h"
+#include "files/snapshot_file.h"
 #include "shmstate/reader.h"
 
 namespace shmstate {

@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "core/feed_view.h"
+#include "protocol/feed_view.h"
 #include "entry.h"
 #include "pinned.h"
 

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <string>
 
-#include "core/buffer_view.h"
+#include "protocol/buffer_view.h"
 #include "shmstate/reader.h"
 
 namespace shmstate {

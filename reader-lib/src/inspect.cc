@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/buffer_view.h"
-#include "core/instance.h"
-#include "core/publish.h"
-#include "core/quarantine.h"
+#include "protocol/buffer_view.h"
+#include "files/instance.h"
+#include "protocol/publish.h"
+#include "layout/quarantine.h"
 
 namespace shmstate {
 namespace {

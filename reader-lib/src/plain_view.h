@@ -2,8 +2,8 @@
 // can be, of the epoch that was read last. Everything else is for BufferView.
 #pragma once
 
-#include "core/buffer_view.h"
-#include "core/publish.h"
+#include "protocol/buffer_view.h"
+#include "protocol/publish.h"
 
 namespace shmstate {
 

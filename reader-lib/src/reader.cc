@@ -6,8 +6,8 @@
 
 #include "attachment.h"
 #include "changes.h"
-#include "core/fork.h"
-#include "core/key_hints.h"
+#include "files/fork.h"
+#include "protocol/key_hints.h"
 #include "entry.h"
 #include "plain_view.h"
 

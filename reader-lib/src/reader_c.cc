@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/c_api.h"
+#include "c_api/c_api.h"
 #include "shmstate/reader.h"
 #include "shmstate/watch.h"
 #include "shmstate/watch_c.h"

@@ -1,6 +1,6 @@
 #include <bit>
 
-#include "core/crash_point.h"
+#include "protocol/crash_point.h"
 #include "entry.h"
 #include "pinned.h"
 #include "shmstate/reader.h"

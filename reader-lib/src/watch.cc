@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/fork.h"
-#include "core/os.h"
+#include "files/fork.h"
+#include "files/os.h"
 
 namespace shmstate {
 namespace {

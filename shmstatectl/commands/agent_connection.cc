@@ -1,4 +1,4 @@
-#include "shmstatectl/agent_connection.h"
+#include "commands/agent_connection.h"
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -11,8 +11,8 @@
 #include <system_error>
 #include <utility>
 
-#include "shmstatectl/text.h"
-#include "shmstatectl/value_text.h"
+#include "show/text.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

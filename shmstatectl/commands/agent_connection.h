@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/os.h"
+#include "files/os.h"
 #include "shmstate/value.h"
 #include "shmstate/writer.h"
 

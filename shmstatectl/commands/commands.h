@@ -2,7 +2,7 @@
 // throws `shmstate::Error` or `UsageError` when it cannot be carried out.
 #pragma once
 
-#include "shmstatectl/options.h"
+#include "options.h"
 
 namespace shmstate::ctl {
 

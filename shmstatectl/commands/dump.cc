@@ -1,12 +1,12 @@
 #include <fmt/format.h>
 
-#include "shmstatectl/commands.h"
-#include "shmstatectl/dump_format.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/progress.h"
-#include "shmstatectl/stable_snapshot.h"
-#include "shmstatectl/usage.h"
+#include "commands/commands.h"
+#include "show/dump_format.h"
+#include "instance.h"
+#include "show/output.h"
+#include "commands/progress.h"
+#include "live/stable_snapshot.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/dump_file.h"
+#include "commands/dump_file.h"
 
 #include <fmt/format.h>
 
@@ -11,11 +11,11 @@
 #include <system_error>
 #include <utility>
 
-#include "shmstatectl/dump_format.h"
-#include "shmstatectl/progress.h"
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
-#include "text/byte_order_mark.h"
+#include "show/dump_format.h"
+#include "commands/progress.h"
+#include "show/text.h"
+#include "usage.h"
+#include "support/byte_order_mark.h"
 
 namespace shmstate::ctl {
 

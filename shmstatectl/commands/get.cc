@@ -2,14 +2,14 @@
 
 #include <cstdio>
 
-#include "shmstatectl/commands.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/stable_snapshot.h"
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
-#include "shmstatectl/value_text.h"
+#include "commands/commands.h"
+#include "instance.h"
+#include "show/output.h"
+#include "show/report.h"
+#include "live/stable_snapshot.h"
+#include "show/text.h"
+#include "usage.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "core/access.h"
-#include "core/instance.h"
-#include "core/os.h"
-#include "shmstatectl/commands.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/silence.h"
-#include "shmstatectl/text.h"
+#include "files/access.h"
+#include "files/instance.h"
+#include "files/os.h"
+#include "commands/commands.h"
+#include "instance.h"
+#include "show/output.h"
+#include "show/report.h"
+#include "silence.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

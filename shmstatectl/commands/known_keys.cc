@@ -1,4 +1,4 @@
-#include "shmstatectl/known_keys.h"
+#include "commands/known_keys.h"
 
 #include <utility>
 

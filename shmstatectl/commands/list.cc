@@ -1,10 +1,10 @@
 
 #include <algorithm>
 
-#include "shmstatectl/commands.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/stable_snapshot.h"
+#include "commands/commands.h"
+#include "instance.h"
+#include "show/output.h"
+#include "live/stable_snapshot.h"
 
 namespace shmstate::ctl {
 

@@ -8,21 +8,21 @@
 #include <utility>
 #include <vector>
 
-#include "core/record.h"
+#include "layout/record.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
-#include "shmstatectl/agent_connection.h"
-#include "shmstatectl/commands.h"
-#include "shmstatectl/dump_file.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/load_plan.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/progress.h"
-#include "shmstatectl/rejection.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/stable_snapshot.h"
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
+#include "commands/agent_connection.h"
+#include "commands/commands.h"
+#include "commands/dump_file.h"
+#include "instance.h"
+#include "commands/load_plan.h"
+#include "show/output.h"
+#include "commands/progress.h"
+#include "show/rejection.h"
+#include "show/report.h"
+#include "live/stable_snapshot.h"
+#include "show/text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/load_plan.h"
+#include "commands/load_plan.h"
 
 #include "shmstate/value.h"
 

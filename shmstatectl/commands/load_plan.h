@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "shmstatectl/entry.h"
+#include "show/entry.h"
 
 namespace shmstate::ctl {
 

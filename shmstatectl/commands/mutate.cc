@@ -5,17 +5,17 @@
 #include <iterator>
 
 #include "shmstate/writer.h"
-#include "shmstatectl/agent_connection.h"
-#include "shmstatectl/commands.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/interrupt.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/pin_holders.h"
-#include "shmstatectl/rejection.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
-#include "shmstatectl/value_text.h"
+#include "commands/agent_connection.h"
+#include "commands/commands.h"
+#include "instance.h"
+#include "interrupt.h"
+#include "show/output.h"
+#include "doctor/pin_holders.h"
+#include "show/rejection.h"
+#include "show/report.h"
+#include "show/text.h"
+#include "usage.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

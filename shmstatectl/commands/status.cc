@@ -3,10 +3,10 @@
 #include <cstdio>
 #include <thread>
 
-#include "shmstatectl/commands.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/status_text.h"
+#include "commands/commands.h"
+#include "instance.h"
+#include "show/output.h"
+#include "show/status_text.h"
 
 namespace shmstate::ctl {
 

@@ -4,14 +4,14 @@
 #include <thread>
 
 #include "shmstate/watch.h"
-#include "shmstatectl/change_text.h"
-#include "shmstatectl/commands.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/interrupt.h"
-#include "shmstatectl/known_keys.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/report.h"
-#include "shmstatectl/text.h"
+#include "show/change_text.h"
+#include "commands/commands.h"
+#include "instance.h"
+#include "interrupt.h"
+#include "commands/known_keys.h"
+#include "show/output.h"
+#include "show/report.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

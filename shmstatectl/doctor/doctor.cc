@@ -18,18 +18,18 @@
 #include <system_error>
 #include <thread>
 
-#include "core/access.h"
-#include "core/instance.h"
-#include "core/os.h"
-#include "shmstatectl/commands.h"
-#include "shmstatectl/findings.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/mount.h"
-#include "shmstatectl/output.h"
-#include "shmstatectl/pin_holders.h"
-#include "shmstatectl/rates.h"
-#include "shmstatectl/silence.h"
-#include "shmstatectl/text.h"
+#include "files/access.h"
+#include "files/instance.h"
+#include "files/os.h"
+#include "commands/commands.h"
+#include "doctor/findings.h"
+#include "instance.h"
+#include "doctor/mount.h"
+#include "show/output.h"
+#include "doctor/pin_holders.h"
+#include "live/rates.h"
+#include "silence.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

@@ -1,8 +1,8 @@
-#include "shmstatectl/findings.h"
+#include "doctor/findings.h"
 
 #include <algorithm>
 
-#include "shmstatectl/text.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "shmstatectl/exit_code.h"
-#include "shmstatectl/json.h"
+#include "exit_code.h"
+#include "show/json.h"
 
 namespace shmstate::ctl {
 

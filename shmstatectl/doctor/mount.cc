@@ -1,4 +1,4 @@
-#include "shmstatectl/mount.h"
+#include "doctor/mount.h"
 
 #include <algorithm>
 #include <sstream>

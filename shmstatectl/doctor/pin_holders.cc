@@ -1,4 +1,4 @@
-#include "shmstatectl/pin_holders.h"
+#include "doctor/pin_holders.h"
 
 #include <sys/stat.h>
 
@@ -9,7 +9,7 @@
 #include <sstream>
 #include <tuple>
 
-#include "core/instance.h"
+#include "files/instance.h"
 
 namespace shmstate::ctl {
 

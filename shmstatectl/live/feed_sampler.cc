@@ -1,14 +1,14 @@
-#include "shmstatectl/feed_sampler.h"
+#include "live/feed_sampler.h"
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "core/buffer_view.h"
-#include "core/feed_view.h"
-#include "core/instance.h"
-#include "core/publish.h"
-#include "core/snapshot_file.h"
+#include "protocol/buffer_view.h"
+#include "protocol/feed_view.h"
+#include "files/instance.h"
+#include "protocol/publish.h"
+#include "files/snapshot_file.h"
 
 namespace shmstate::ctl {
 

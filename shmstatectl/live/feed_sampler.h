@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "shmstatectl/hot_keys.h"
+#include "live/hot_keys.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/hot_keys.h"
+#include "live/hot_keys.h"
 
 #include <algorithm>
 #include <string_view>

@@ -1,4 +1,4 @@
-#include "shmstatectl/rates.h"
+#include "live/rates.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/screen.h"
+#include "live/screen.h"
 
 #include <curses.h>
 #include <langinfo.h>
@@ -12,7 +12,7 @@
 #include <string>
 #include <string_view>
 
-#include "shmstatectl/usage.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

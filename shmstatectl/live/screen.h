@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "shmstatectl/top_view.h"
+#include "live/top_view.h"
 
 struct screen;  // of curses
 

@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 
 #include "shmstate/reader.h"
-#include "shmstatectl/entry.h"
-#include "shmstatectl/text.h"
+#include "show/entry.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

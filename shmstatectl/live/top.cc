@@ -1,10 +1,10 @@
-#include "shmstatectl/commands.h"
-#include "shmstatectl/feed_sampler.h"
-#include "shmstatectl/instance.h"
-#include "shmstatectl/interrupt.h"
-#include "shmstatectl/screen.h"
-#include "shmstatectl/top_view.h"
-#include "shmstatectl/usage.h"
+#include "commands/commands.h"
+#include "live/feed_sampler.h"
+#include "instance.h"
+#include "interrupt.h"
+#include "live/screen.h"
+#include "live/top_view.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

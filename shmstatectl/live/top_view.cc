@@ -1,4 +1,4 @@
-#include "shmstatectl/top_view.h"
+#include "live/top_view.h"
 
 #include <fmt/format.h>
 
@@ -8,8 +8,8 @@
 #include <iterator>
 #include <tuple>
 
-#include "shmstatectl/silence.h"
-#include "shmstatectl/text.h"
+#include "silence.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

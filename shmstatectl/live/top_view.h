@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "shmstate/inspect.h"
-#include "shmstatectl/hot_keys.h"
-#include "shmstatectl/pin_holders.h"
-#include "shmstatectl/rates.h"
+#include "live/hot_keys.h"
+#include "doctor/pin_holders.h"
+#include "live/rates.h"
 
 namespace shmstate::ctl {
 

@@ -1,9 +1,9 @@
-#include "shmstatectl/change_text.h"
+#include "show/change_text.h"
 
 #include <fmt/format.h>
 
-#include "shmstatectl/text.h"
-#include "shmstatectl/value_text.h"
+#include "show/text.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

@@ -1,13 +1,13 @@
-#include "shmstatectl/dump_format.h"
+#include "show/dump_format.h"
 
 #include <fmt/format.h>
 
 #include <charconv>
 #include <limits>
 
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
-#include "shmstatectl/value_text.h"
+#include "show/text.h"
+#include "usage.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

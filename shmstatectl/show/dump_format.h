@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "shmstate/reader.h"
-#include "shmstatectl/entry.h"
+#include "show/entry.h"
 
 namespace shmstate::ctl {
 

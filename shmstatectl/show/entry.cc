@@ -1,9 +1,9 @@
-#include "shmstatectl/entry.h"
+#include "show/entry.h"
 
 #include <algorithm>
 
-#include "shmstatectl/text.h"
-#include "shmstatectl/value_text.h"
+#include "show/text.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

@@ -1,12 +1,12 @@
-#include "shmstatectl/json.h"
+#include "show/json.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "shmstatectl/change_text.h"
-#include "shmstatectl/text.h"
-#include "shmstatectl/value_text.h"
+#include "show/change_text.h"
+#include "show/text.h"
+#include "show/value_text.h"
 
 namespace shmstate::ctl {
 

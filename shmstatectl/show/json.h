@@ -9,7 +9,7 @@
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/value.h"
-#include "shmstatectl/entry.h"
+#include "show/entry.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/output.h"
+#include "show/output.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -11,8 +11,8 @@
 #include <cstdio>
 #include <system_error>
 
-#include "core/os.h"
-#include "shmstatectl/report.h"
+#include "files/os.h"
+#include "show/report.h"
 
 namespace shmstate::ctl {
 

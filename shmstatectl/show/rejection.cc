@@ -1,4 +1,4 @@
-#include "shmstatectl/rejection.h"
+#include "show/rejection.h"
 
 namespace shmstate::ctl {
 

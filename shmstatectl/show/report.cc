@@ -1,10 +1,10 @@
-#include "shmstatectl/report.h"
+#include "show/report.h"
 
 #include <fmt/format.h>
 
 #include <cstdio>
 
-#include "shmstatectl/text.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

@@ -1,10 +1,10 @@
-#include "shmstatectl/status_text.h"
+#include "show/status_text.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "shmstatectl/text.h"
+#include "show/text.h"
 
 namespace shmstate::ctl {
 

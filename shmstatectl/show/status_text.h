@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "shmstate/inspect.h"
-#include "shmstatectl/pin_holders.h"
-#include "shmstatectl/rates.h"
+#include "doctor/pin_holders.h"
+#include "live/rates.h"
 
 namespace shmstate::ctl {
 

@@ -1,4 +1,4 @@
-#include "shmstatectl/text.h"
+#include "show/text.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <cmath>
 #include <system_error>
 
-#include "text/escape.h"
+#include "support/escape.h"
 
 namespace shmstate::ctl {
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text/duration_text.h"
+#include "support/duration_text.h"
 
 namespace shmstate::ctl {
 

@@ -1,13 +1,13 @@
-#include "shmstatectl/value_text.h"
+#include "show/value_text.h"
 
 #include <fmt/format.h>
 
 #include <array>
 #include <charconv>
 
-#include "shmstatectl/text.h"
-#include "shmstatectl/usage.h"
-#include "text/number_text.h"
+#include "show/text.h"
+#include "usage.h"
+#include "support/number_text.h"
 
 namespace shmstate::ctl {
 

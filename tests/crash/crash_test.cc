@@ -7,7 +7,7 @@
 // sums.
 //
 // The merger's clock runs faster than ours, so that its slow rounds come soon.
-#include "core/crash_point.h"
+#include "protocol/crash_point.h"
 
 #include <gtest/gtest.h>
 #include <sys/types.h>
@@ -27,14 +27,14 @@
 #include <thread>
 #include <vector>
 
-#include "core/instance_owner.h"
-#include "core/merge_engine.h"
-#include "core/ring_file.h"
-#include "explored.h"
-#include "process_support.h"
+#include "engine/instance_owner.h"
+#include "engine/merge_engine.h"
+#include "files/ring_file.h"
+#include "harness/explored.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate::test {
 namespace {

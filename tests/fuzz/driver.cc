@@ -11,9 +11,9 @@
 #include <fstream>
 #include <iterator>
 
-#include "explored.h"
+#include "harness/explored.h"
 #include "input.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes);
 

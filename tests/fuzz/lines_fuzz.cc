@@ -3,8 +3,8 @@
 #include <string>
 
 #include "input.h"
-#include "writer-agent/session.h"
-#include "writer-agent/source_rules.h"
+#include "lines/session.h"
+#include "inputs/source_rules.h"
 
 namespace shmstate::fuzz {
 namespace {

@@ -8,7 +8,7 @@
 #include "input.h"
 #include "shmstate/inspect.h"
 #include "shmstate/watch.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate::fuzz {
 namespace {

@@ -2,7 +2,7 @@
 // the state nor another ring suffers. Also not when the merger is started again, nor when the writer goes.
 #include <algorithm>
 
-#include "core/record.h"
+#include "layout/record.h"
 #include "served_instance.h"
 
 namespace shmstate::fuzz {

@@ -7,9 +7,9 @@
 #include <string>
 #include <utility>
 
-#include "core/slot.h"
+#include "layout/slot.h"
 #include "input.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate::fuzz {
 

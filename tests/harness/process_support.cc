@@ -1,4 +1,4 @@
-#include "process_support.h"
+#include "harness/process_support.h"
 
 #include <fcntl.h>
 #include <grp.h>

@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/os.h"
+#include "files/os.h"
 #include "shmstate/status.h"
 
 namespace shmstate::test {

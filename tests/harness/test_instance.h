@@ -21,13 +21,13 @@
 #include <utility>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/instance_owner.h"
-#include "core/mapping.h"
-#include "core/merge_engine.h"
-#include "core/os.h"
-#include "core/ring_file.h"
-#include "core/statistics.h"
+#include "files/instance.h"
+#include "engine/instance_owner.h"
+#include "files/mapping.h"
+#include "engine/merge_engine.h"
+#include "files/os.h"
+#include "files/ring_file.h"
+#include "layout/statistics.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 

@@ -1,7 +1,7 @@
 // doorbell.h under the checker: a merger that sleeps is woken by every push that it did not see.
-#include "core/doorbell.h"
+#include "protocol/doorbell.h"
 
-#include "core/ring.h"
+#include "protocol/ring.h"
 #include "kernel_model.h"
 #include "mutation_test.h"
 
@@ -91,7 +91,7 @@ TEST(DoorbellModel, WithoutTheBarrierAWakeUpIsLost) {
   EXPECT_FALSE((check_some<Sleeping<1, 2, false>>(schedules(100'000)).holds));
 }
 TEST(DoorbellModel, EveryMemoryOrderIsNeeded) {
-  MutationTest({{"Sleeping", check_some<Sleeping<2, 2, true>>}}, {SHMSTATE_SOURCE_DIR "/libshmstate/core/doorbell.h"})
+  MutationTest({{"Sleeping", check_some<Sleeping<2, 2, true>>}}, {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/doorbell.h"})
       .run();
 }
 

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "checked_memory.h"
-#include "explored.h"
+#include "harness/explored.h"
 
 namespace shmstate::model {
 

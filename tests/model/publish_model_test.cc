@@ -1,5 +1,5 @@
 // publish.h under the checker: what a reader believes was whole, and belongs to the epoch that it says.
-#include "core/publish.h"
+#include "protocol/publish.h"
 
 #include "kernel_model.h"
 #include "mutation_test.h"
@@ -230,7 +230,7 @@ TEST(PublishModel, EveryMemoryOrderIsNeeded) {
        {"ExpiredPins", check_some<ExpiredPins<2>>},
        {"ClaimsGivenUp", check_some<ClaimsGivenUp>},
        {"EpochUsedTwice", check_some<EpochUsedTwice>}},
-      {SHMSTATE_SOURCE_DIR "/libshmstate/core/publish.h", SHMSTATE_SOURCE_DIR "/tests/model/publish_model_test.cc",
+      {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/publish.h", SHMSTATE_SOURCE_DIR "/tests/model/publish_model_test.cc",
        SHMSTATE_SOURCE_DIR "/tests/model/kernel_model.h"})
       .run();
 }

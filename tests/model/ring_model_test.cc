@@ -1,5 +1,5 @@
 // ring.h under the checker: every record arrives once, whole and in order, and nobody sleeps for ever.
-#include "core/ring.h"
+#include "protocol/ring.h"
 
 #include "kernel_model.h"
 #include "mutation_test.h"
@@ -252,7 +252,7 @@ TEST(RingModel, EveryMemoryOrderIsNeeded) {
                 {"Flush", check_some<Flush>},
                 {"SharedRing", check_some<SharedRing>},
                 {"ConsumerReplaced", check_some<ConsumerReplaced>}},
-               {SHMSTATE_SOURCE_DIR "/libshmstate/core/ring.h"})
+               {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/ring.h"})
       .run();
 }
 

@@ -10,7 +10,7 @@
 #include <csignal>
 #include <thread>
 
-#include "agent_support.h"
+#include "process/agent_support.h"
 
 namespace shmstate::test {
 namespace {

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "process_support.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 
 namespace shmstate::test {

@@ -23,9 +23,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/layout.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "layout/layout.h"
+#include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"

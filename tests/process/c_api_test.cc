@@ -1,7 +1,7 @@
 // The C API as a C program has it that links the shared libraries.
 #include <gtest/gtest.h>
 
-#include "process_support.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 
 namespace shmstate::test {

@@ -11,13 +11,13 @@
 #include <thread>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/ring_file.h"
-#include "explored.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "files/ring_file.h"
+#include "harness/explored.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate::test {
 namespace {

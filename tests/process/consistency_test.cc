@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "process_support.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 

@@ -19,11 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/layout.h"
-#include "core/mapping.h"
-#include "core/ring_file.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "layout/layout.h"
+#include "files/mapping.h"
+#include "files/ring_file.h"
+#include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/watch.h"

@@ -20,11 +20,11 @@
 #include <string>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/layout.h"
-#include "core/ring_file.h"
-#include "faulty_program.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "layout/layout.h"
+#include "files/ring_file.h"
+#include "process/faulty_program.h"
+#include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"

@@ -1,4 +1,4 @@
-#include "faulty_program.h"
+#include "process/faulty_program.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "process_support.h"
+#include "harness/process_support.h"
 
 namespace shmstate::test {
 

@@ -15,9 +15,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/ring_file.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "files/ring_file.h"
+#include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"

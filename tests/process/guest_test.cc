@@ -19,9 +19,9 @@
 #include <locale>
 #include <thread>
 
-#include "core/instance.h"
-#include "core/ring_file.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "files/ring_file.h"
+#include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/reader_c.h"

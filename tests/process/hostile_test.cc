@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/instance.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 

@@ -9,10 +9,10 @@
 #include <string_view>
 #include <vector>
 
-#include "process_support.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate::test {
 namespace {

@@ -6,7 +6,7 @@
 #include <thread>
 #include <tuple>
 
-#include "process_support.h"
+#include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 #include "shmstate/writer_c.h"

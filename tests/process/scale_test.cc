@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/instance.h"
-#include "process_support.h"
+#include "files/instance.h"
+#include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"

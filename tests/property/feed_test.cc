@@ -9,11 +9,11 @@
 #include <thread>
 #include <vector>
 
-#include "core/instance.h"
-#include "core/publish.h"
-#include "core/snapshot_file.h"
+#include "files/instance.h"
+#include "protocol/publish.h"
+#include "files/snapshot_file.h"
 #include "shmstate/watch.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -23,12 +23,12 @@
 #include <thread>
 #include <vector>
 
-#include "core/combine.h"
-#include "core/layout.h"
-#include "core/publish.h"
-#include "core/record.h"
+#include "layout/combine.h"
+#include "layout/layout.h"
+#include "protocol/publish.h"
+#include "layout/record.h"
 #include "shmstate/watch.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace {
 

@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "core/record.h"
-#include "core/slot.h"
-#include "test_instance.h"
+#include "layout/record.h"
+#include "layout/slot.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -167,7 +167,7 @@ case_consumers() {
 # A C99 program outside the tree builds with pkg-config, shared and static, and has the whole C API.
 case_c() {
   local linkage
-  cp tests/c_api_test.c /tmp/consumer.c
+  cp tests/process/c_api_test.c /tmp/consumer.c
   for linkage in shared static; do
     build_c_consumer $linkage
     systemctl start shmstate-merger@c

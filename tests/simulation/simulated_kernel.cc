@@ -1,4 +1,4 @@
-#include "simulated_kernel.h"
+#include "simulation/simulated_kernel.h"
 
 #include <dlfcn.h>
 #include <linux/futex.h>

@@ -13,9 +13,9 @@
 #include <string>
 #include <string_view>
 
-#include "core/combine.h"
-#include "core/layout.h"
-#include "core/record.h"
+#include "layout/combine.h"
+#include "layout/layout.h"
+#include "layout/record.h"
 #include "shmstate/value.h"
 
 namespace shmstate::test {

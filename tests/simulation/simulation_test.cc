@@ -25,12 +25,12 @@
 #include <string>
 #include <vector>
 
-#include "core/crash_point.h"
-#include "explored.h"
+#include "protocol/crash_point.h"
+#include "harness/explored.h"
 #include "shmstate/watch.h"
-#include "simulated_kernel.h"
-#include "simulation_oracle.h"
-#include "test_instance.h"
+#include "simulation/simulated_kernel.h"
+#include "simulation/simulation_oracle.h"
+#include "harness/test_instance.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>

@@ -12,12 +12,12 @@
 #include <utility>
 #include <vector>
 
-#include "log/report_limiter.h"
-#include "writer-agent/line_parser.h"
-#include "writer-agent/line_splitter.h"
-#include "writer-agent/pending_batch.h"
-#include "writer-agent/session.h"
-#include "writer-agent/source_rules.h"
+#include "support/report_limiter.h"
+#include "lines/line_parser.h"
+#include "lines/line_splitter.h"
+#include "lines/pending_batch.h"
+#include "lines/session.h"
+#include "inputs/source_rules.h"
 
 namespace shmstate::agent {
 namespace {

@@ -12,7 +12,7 @@
 #include "shmstate/reader_c.h"
 #include "shmstate/watch_c.h"
 #include "shmstate/writer_c.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

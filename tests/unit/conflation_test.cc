@@ -1,5 +1,5 @@
 // What a writer keeps while its ring is full has the effect of all it was given, whatever the state it meets.
-#include "core/conflation.h"
+#include "writer/conflation.h"
 
 #include <gtest/gtest.h>
 
@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "core/combine.h"
-#include "core/record.h"
-#include "test_instance.h"
+#include "layout/combine.h"
+#include "layout/record.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -1,6 +1,6 @@
 // The merge engine, step by step, in the test's own process: what it publishes, when, and what it survives.
 #include "attachment.h"
-#include "core/merge_engine.h"
+#include "engine/merge_engine.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,11 +23,11 @@
 #include <thread>
 #include <vector>
 
-#include "core/buffer_view.h"
-#include "core/publish.h"
-#include "core/record.h"
+#include "protocol/buffer_view.h"
+#include "protocol/publish.h"
+#include "layout/record.h"
 #include "shmstate/inspect.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

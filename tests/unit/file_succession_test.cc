@@ -1,5 +1,5 @@
 // Whatever happens in a directory: each file that has had the name is found, in order, or counted.
-#include "writer-agent/file_succession.h"
+#include "inputs/file_succession.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

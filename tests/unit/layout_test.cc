@@ -8,17 +8,17 @@
 #include <string_view>
 #include <vector>
 
-#include "core/buffer_view.h"
-#include "core/feed.h"
-#include "core/hash.h"
-#include "core/instance.h"
-#include "core/layout.h"
-#include "core/publish.h"
-#include "core/record.h"
-#include "core/ring_file.h"
-#include "core/slot.h"
-#include "core/statistics.h"
-#include "test_instance.h"
+#include "protocol/buffer_view.h"
+#include "engine/feed.h"
+#include "layout/hash.h"
+#include "files/instance.h"
+#include "layout/layout.h"
+#include "protocol/publish.h"
+#include "layout/record.h"
+#include "files/ring_file.h"
+#include "layout/slot.h"
+#include "layout/statistics.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -1,5 +1,5 @@
 // The log of the services: what the journal gets, and that a message is one line.
-#include "log/log.h"
+#include "support/log.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

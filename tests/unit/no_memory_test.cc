@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/conflation.h"
-#include "core/record.h"
-#include "test_instance.h"
+#include "writer/conflation.h"
+#include "layout/record.h"
+#include "harness/test_instance.h"
 
 namespace {
 

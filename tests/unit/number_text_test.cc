@@ -1,5 +1,5 @@
 // Text becomes numbers as docs/numbers.md says: each row of its table, and its grammar for whatever else.
-#include "text/number_text.h"
+#include "support/number_text.h"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

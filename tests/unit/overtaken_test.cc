@@ -9,9 +9,9 @@
 #include <optional>
 #include <string>
 
-#include "core/crash_point.h"
+#include "protocol/crash_point.h"
 #include "shmstate/watch.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -1,13 +1,13 @@
 // The merger's memory: pages and heap blocks against a simple model of who owns what.
-#include "core/page_allocator.h"
+#include "engine/page_allocator.h"
 
 #include <gtest/gtest.h>
 
 #include <map>
 #include <vector>
 
-#include "core/slot.h"
-#include "test_instance.h"
+#include "layout/slot.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

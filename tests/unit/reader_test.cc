@@ -17,8 +17,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/publish.h"
-#include "test_instance.h"
+#include "protocol/publish.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

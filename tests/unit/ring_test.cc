@@ -1,5 +1,5 @@
 // The ring: what the producer pushes, the consumer sees, byte by byte; and neither believes the other's nonsense.
-#include "core/ring.h"
+#include "protocol/ring.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -10,8 +10,8 @@
 #include <memory>
 #include <thread>
 
-#include "core/ring_file.h"
-#include "test_instance.h"
+#include "files/ring_file.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -1,5 +1,5 @@
 // Where an entry's bytes go: inline in its slot, or in a heap block.
-#include "core/slot.h"
+#include "layout/slot.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 #include <set>
 #include <vector>
 
-#include "core/buffer_view.h"
-#include "test_instance.h"
+#include "protocol/buffer_view.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -1,5 +1,5 @@
 // The timers of the merger, alone: every slot is looked at when its time has come, and an idle wheel stays idle.
-#include "core/timing_wheel.h"
+#include "engine/timing_wheel.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <map>
 #include <vector>
 
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

@@ -15,9 +15,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/record.h"
+#include "layout/record.h"
 #include "shmstate/inspect.h"
-#include "test_instance.h"
+#include "harness/test_instance.h"
 
 namespace shmstate {
 namespace {

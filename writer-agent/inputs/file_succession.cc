@@ -1,4 +1,4 @@
-#include "writer-agent/file_succession.h"
+#include "inputs/file_succession.h"
 
 namespace shmstate::agent {
 

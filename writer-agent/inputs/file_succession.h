@@ -9,8 +9,8 @@
 #include <string_view>
 #include <utility>
 
-#include "core/os.h"
-#include "writer-agent/file_identity.h"
+#include "files/os.h"
+#include "inputs/file_identity.h"
 
 namespace shmstate::agent {
 

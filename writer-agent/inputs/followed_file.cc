@@ -1,4 +1,4 @@
-#include "writer-agent/followed_file.h"
+#include "inputs/followed_file.h"
 
 #include <fmt/format.h>
 #include <sys/inotify.h>

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "writer-agent/input.h"
-#include "writer-agent/notifier.h"
-#include "writer-agent/watched_name.h"
+#include "inputs/input.h"
+#include "notifier.h"
+#include "inputs/watched_name.h"
 
 namespace shmstate::agent {
 

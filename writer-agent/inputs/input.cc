@@ -1,4 +1,4 @@
-#include "writer-agent/input.h"
+#include "inputs/input.h"
 
 #include <sys/epoll.h>
 #include <sys/ioctl.h>

@@ -12,12 +12,12 @@
 #include <string_view>
 #include <vector>
 
-#include "writer-agent/event_loop.h"
-#include "writer-agent/flusher.h"
-#include "writer-agent/line_splitter.h"
-#include "writer-agent/own_ring.h"
-#include "writer-agent/reporter.h"
-#include "writer-agent/session.h"
+#include "support/event_loop.h"
+#include "flusher.h"
+#include "lines/line_splitter.h"
+#include "inputs/own_ring.h"
+#include "reporter.h"
+#include "lines/session.h"
 
 namespace shmstate::agent {
 

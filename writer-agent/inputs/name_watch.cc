@@ -1,4 +1,4 @@
-#include "writer-agent/name_watch.h"
+#include "inputs/name_watch.h"
 
 #include <sys/inotify.h>
 

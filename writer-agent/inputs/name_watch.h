@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "writer-agent/notifier.h"
+#include "notifier.h"
 
 namespace shmstate::agent {
 

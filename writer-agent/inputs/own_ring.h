@@ -7,8 +7,8 @@
 #include <string>
 
 #include "shmstate/writer.h"
-#include "writer-agent/flusher.h"
-#include "writer-agent/writer_sink.h"
+#include "flusher.h"
+#include "writer_sink.h"
 
 namespace shmstate::agent {
 

@@ -1,4 +1,4 @@
-#include "writer-agent/socket_inputs.h"
+#include "inputs/socket_inputs.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -9,8 +9,8 @@
 #include <string>
 #include <utility>
 
-#include "writer-agent/file_identity.h"
-#include "writer-agent/input.h"
+#include "inputs/file_identity.h"
+#include "inputs/input.h"
 
 namespace shmstate::agent {
 

@@ -1,4 +1,4 @@
-#include "writer-agent/source_rules.h"
+#include "inputs/source_rules.h"
 
 #include <algorithm>
 #include <optional>

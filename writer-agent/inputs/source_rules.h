@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "writer-agent/line_parser.h"
+#include "lines/line_parser.h"
 
 namespace shmstate::agent {
 

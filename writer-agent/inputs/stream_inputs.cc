@@ -1,4 +1,4 @@
-#include "writer-agent/stream_inputs.h"
+#include "inputs/stream_inputs.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -5,9 +5,9 @@
 #include <span>
 #include <string>
 
-#include "writer-agent/file_identity.h"
-#include "writer-agent/input.h"
-#include "writer-agent/name_watch.h"
+#include "inputs/file_identity.h"
+#include "inputs/input.h"
+#include "inputs/name_watch.h"
 
 namespace shmstate::agent {
 

@@ -1,4 +1,4 @@
-#include "writer-agent/watched_name.h"
+#include "inputs/watched_name.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "writer-agent/file_succession.h"
-#include "writer-agent/notifier.h"
+#include "inputs/file_succession.h"
+#include "notifier.h"
 
 namespace shmstate::agent {
 

@@ -1,4 +1,4 @@
-#include "writer-agent/line_parser.h"
+#include "lines/line_parser.h"
 
 #include <algorithm>
 #include <array>
@@ -7,10 +7,10 @@
 #include <optional>
 #include <utility>
 
-#include "text/byte_order_mark.h"
-#include "text/duration_text.h"
-#include "text/escape.h"
-#include "text/number_text.h"
+#include "support/byte_order_mark.h"
+#include "support/duration_text.h"
+#include "support/escape.h"
+#include "support/number_text.h"
 
 namespace shmstate::agent {
 namespace {

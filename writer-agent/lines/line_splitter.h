@@ -9,7 +9,7 @@
 #include <string_view>
 #include <utility>
 
-#include "text/byte_order_mark.h"
+#include "support/byte_order_mark.h"
 
 namespace shmstate::agent {
 

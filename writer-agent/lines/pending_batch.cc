@@ -1,4 +1,4 @@
-#include "writer-agent/pending_batch.h"
+#include "lines/pending_batch.h"
 
 namespace shmstate::agent {
 namespace {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "writer-agent/line_parser.h"
+#include "lines/line_parser.h"
 
 namespace shmstate::agent {
 

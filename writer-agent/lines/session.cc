@@ -1,9 +1,9 @@
-#include "writer-agent/session.h"
+#include "lines/session.h"
 
 #include <utility>
 
-#include "core/record.h"
-#include "text/escape.h"
+#include "layout/record.h"
+#include "support/escape.h"
 
 namespace shmstate::agent {
 namespace {

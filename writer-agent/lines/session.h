@@ -8,9 +8,9 @@
 #include <string_view>
 
 #include "shmstate/status.h"
-#include "writer-agent/line_parser.h"
-#include "writer-agent/line_splitter.h"
-#include "writer-agent/pending_batch.h"
+#include "lines/line_parser.h"
+#include "lines/line_splitter.h"
+#include "lines/pending_batch.h"
 
 namespace shmstate::agent {
 
