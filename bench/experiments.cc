@@ -17,6 +17,7 @@
 #include "shmstate/writer.h"
 
 namespace shmstate::bench {
+using namespace internal;
 namespace {
 
 constexpr std::size_t kChunk = 1000;

@@ -9,7 +9,7 @@
 
 namespace {
 
-using namespace shmstate::bench;  // NOLINT(google-build-using-namespace): this file is the bench
+using namespace shmstate::bench;
 
 constexpr std::uint64_t kKeyCount = 10'000;
 constexpr std::size_t kOperations = 10'000;

@@ -8,13 +8,14 @@
 #include <cstring>
 #include <memory>
 
-#include "protocol/buffer_view.h"
 #include "layout/hash.h"
 #include "files/os.h"
 #include "measure.h"
+#include "protocol/buffer_view.h"
 #include "workload.h"
 
 namespace shmstate::bench {
+using namespace internal;
 namespace {
 
 constexpr std::uint64_t kSeed = 0x9e37'79b9'7f4a'7c15;

@@ -11,7 +11,7 @@
 
 namespace {
 
-using namespace shmstate::bench;  // NOLINT(google-build-using-namespace): this file is the bench
+using namespace shmstate::bench;
 using std::chrono::milliseconds;
 
 struct Options {

@@ -15,6 +15,7 @@
 #include <utility>
 
 namespace shmstate::bench {
+using namespace internal;
 namespace {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(1);

@@ -13,6 +13,7 @@
 #include "workload.h"
 
 namespace shmstate::bench {
+using namespace internal;
 namespace {
 
 constexpr std::size_t kStreamLength = std::size_t{1} << 18;

@@ -11,6 +11,7 @@
 #include "workload.h"
 
 namespace shmstate::bench {
+using namespace internal;
 
 class OwnEngine {
  public:

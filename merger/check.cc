@@ -15,7 +15,8 @@
 
 #include "files/os.h"
 
-namespace shmstate {
+namespace shmstate::merger {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;
@@ -120,4 +121,4 @@ void check_start(const ServiceOptions& options, const std::optional<Unit>& unit)
   check_memory(options);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

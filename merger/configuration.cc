@@ -25,7 +25,8 @@
 #include "support/log.h"
 #include "unit.h"
 
-namespace shmstate {
+namespace shmstate::merger {
+using namespace internal;
 namespace {
 
 constexpr auto kForNewInstances = "For new instances; an existing one keeps what it was made with";
@@ -335,4 +336,4 @@ std::optional<int> read_configuration(int argc, char** argv, Configuration& conf
   return std::nullopt;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

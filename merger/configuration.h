@@ -7,7 +7,7 @@
 
 #include "service.h"
 
-namespace shmstate {
+namespace shmstate::merger {
 
 inline constexpr int kExitUsage = 2;
 
@@ -22,4 +22,4 @@ struct Configuration {
 /// for a group or a name of an instance that cannot be, and for options that make no sense together.
 [[nodiscard]] std::optional<int> read_configuration(int argc, char** argv, Configuration& configuration);
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

@@ -4,7 +4,7 @@
 
 #include "support/byte_order_mark.h"
 
-namespace shmstate {
+namespace shmstate::merger {
 namespace {
 
 constexpr std::string_view kBlanks = " \t\r\f\v";
@@ -105,4 +105,4 @@ void ConfigurationFile::refuse(int line, const std::string& why) const {
   throw CLI::ConfigError(place(line) + ": " + why);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-namespace shmstate {
+namespace shmstate::merger {
 
 /// A line that says something.
 struct ConfigurationLine {
@@ -48,4 +48,4 @@ class ConfigurationFile final : public CLI::ConfigBase {
   mutable bool was_read_ = false;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

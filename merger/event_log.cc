@@ -6,7 +6,7 @@
 
 #include "support/escape.h"
 
-namespace shmstate {
+namespace shmstate::merger {
 namespace {
 
 using Kind = MergeEvent::Kind;
@@ -56,4 +56,4 @@ void EventLog::tell_suppressed() {
   }
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

@@ -6,7 +6,8 @@
 #include "engine/merge_engine.h"
 #include "support/report_limiter.h"
 
-namespace shmstate {
+namespace shmstate::merger {
+using namespace internal;
 
 class EventLog {
  public:
@@ -19,4 +20,4 @@ class EventLog {
   ReportLimiter limiter_{kReportsPerSecond};
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

@@ -11,13 +11,13 @@
 
 #include "configuration.h"
 #include "files/os.h"
-#include "support/log.h"
 #include "service.h"
+#include "support/log.h"
 
 namespace {
 
-using shmstate::Configuration;
 using shmstate::Status;
+using shmstate::merger::Configuration;
 
 constexpr int kExitAlreadyRunning = 3;
 constexpr int kExitUnusableState = 4;
@@ -42,7 +42,7 @@ void handle_signals() {
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
   for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGXCPU}) sigaction(number, &action, nullptr);
-  shmstate::os::hear_of_cpu_limit();
+  shmstate::internal::os::hear_of_cpu_limit();
 }
 
 // Each ring takes a descriptor: as many as the hard limit allows, whatever a shell begins with.
@@ -56,7 +56,7 @@ void raise_descriptor_limit() {
 // What may pass is told apart from what another start would only repeat: the units try the former for ever.
 int exit_code(Status status) {
   switch (status) {
-    case Status::kInvalidArgument: return shmstate::kExitUsage;
+    case Status::kInvalidArgument: return shmstate::merger::kExitUsage;
     case Status::kAlreadyRunning: return kExitAlreadyRunning;
     case Status::kVersionMismatch:
     case Status::kDamaged: return kExitUnusableState;
@@ -67,7 +67,7 @@ int exit_code(Status status) {
 std::optional<Configuration> read_again(int argc, char** argv) {
   try {
     Configuration configuration;
-    if (!shmstate::read_configuration(argc, argv, configuration).has_value()) return configuration;
+    if (!shmstate::merger::read_configuration(argc, argv, configuration).has_value()) return configuration;
   } catch (const std::exception& error) {
     shmstate::print_error(error.what());
   }
@@ -81,7 +81,7 @@ void tell_what_needs_a_restart(const Configuration& old, const Configuration& no
   }
 }
 
-void reload(int argc, char** argv, const Configuration& old, shmstate::Service& service) {
+void reload(int argc, char** argv, const Configuration& old, shmstate::merger::Service& service) {
   const std::optional<Configuration> now = read_again(argc, argv);
   if (!now) {
     spdlog::error("the configuration stays as it was");
@@ -94,11 +94,11 @@ void reload(int argc, char** argv, const Configuration& old, shmstate::Service& 
 }
 
 int serve(int argc, char** argv, const Configuration& configuration) {
-  shmstate::Service service(configuration.service);
+  shmstate::merger::Service service(configuration.service);
   while (service.serve(request)) {
     const unsigned asked = request.exchange(0, std::memory_order_relaxed);
     if ((asked & kEndNow) != 0) {  // as if killed: the next start goes on with what is there
-      spdlog::error("{}", shmstate::os::kCpuLimitText);
+      spdlog::error("{}", shmstate::internal::os::kCpuLimitText);
       return EXIT_FAILURE;
     }
     if ((asked & kStop) != 0) {
@@ -116,7 +116,7 @@ int main(int argc, char** argv) {
   try {
     shmstate::open_standard_streams();
     Configuration configuration;
-    if (const auto status = shmstate::read_configuration(argc, argv, configuration))
+    if (const auto status = shmstate::merger::read_configuration(argc, argv, configuration))
       return shmstate::status_of_output(*status);
     shmstate::set_up_log("shmstate-merger", "[%Y-%m-%d %H:%M:%S.%e] [%n] [%^%l%$] %v", configuration.log_level);
     handle_signals();

@@ -10,10 +10,11 @@
 #include <thread>
 #include <utility>
 
-#include "protocol/doorbell.h"
 #include "files/os.h"
+#include "protocol/doorbell.h"
 
-namespace shmstate {
+namespace shmstate::merger {
+using namespace internal;
 namespace {
 
 using std::chrono::nanoseconds;
@@ -163,4 +164,4 @@ void Service::remove_files() {
   }
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

@@ -12,7 +12,8 @@
 #include "event_log.h"
 #include "service_manager.h"
 
-namespace shmstate {
+namespace shmstate::merger {
+using namespace internal;
 
 struct ServiceOptions {
   std::filesystem::path instance;
@@ -53,4 +54,4 @@ class Service {
   std::uint64_t reported_count_ = 0;  // mutations applied until then
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

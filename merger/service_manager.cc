@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-namespace shmstate {
+namespace shmstate::merger {
 namespace {
 
 constexpr std::uint64_t kIntervalMaxNs = 5'000'000'000;
@@ -31,4 +31,4 @@ void ServiceManager::reloading() { ::sd_notify(0, "RELOADING=1"); }
 
 void ServiceManager::stopping() { ::sd_notify(0, "STOPPING=1"); }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

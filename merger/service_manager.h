@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-namespace shmstate {
+namespace shmstate::merger {
 
 class ServiceManager {
  public:
@@ -23,4 +23,4 @@ class ServiceManager {
   std::uint64_t interval_ns_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

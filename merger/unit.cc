@@ -11,7 +11,8 @@
 
 #include "files/os.h"
 
-namespace shmstate {
+namespace shmstate::merger {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;
@@ -177,4 +178,4 @@ std::optional<Unit> find_unit(const fs::path& instance, const fs::path& configur
   return unit;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

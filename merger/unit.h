@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace shmstate {
+namespace shmstate::merger {
 
 struct Unit {
   std::string name;                                // of the instance
@@ -27,4 +27,4 @@ struct Unit {
 /// What lines of a unit's file add to it: Environment=, User=, SupplementaryGroups= of [Service].
 void take_unit_lines(std::string_view text, Unit& unit);
 
-}  // namespace shmstate
+}  // namespace shmstate::merger

@@ -8,11 +8,12 @@
 
 #include "files/access.h"
 #include "show/report.h"
-#include "silence.h"
 #include "show/text.h"
+#include "silence.h"
 #include "usage.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

@@ -9,6 +9,7 @@
 #include "files/os.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

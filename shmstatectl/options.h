@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "shmstate/value.h"
 #include "exit_code.h"
+#include "shmstate/value.h"
 
 namespace shmstate::ctl {
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 namespace shmstate::agent {
+using namespace internal;
 
 EventLoop::EventLoop() : epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (!epoll_.is_open()) os::throw_errno("epoll_create1", errno);

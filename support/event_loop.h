@@ -8,6 +8,7 @@
 #include "files/os.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 class EventHandler {
  public:

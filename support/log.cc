@@ -22,6 +22,7 @@
 #include "files/os.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 constexpr std::string_view kErrorPrefix = "<3>";

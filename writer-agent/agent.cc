@@ -18,6 +18,7 @@
 #include "inputs/stream_inputs.h"
 
 namespace shmstate::agent {
+using namespace internal;
 namespace {
 
 constexpr std::size_t kReadBytes = std::size_t{128} << 10;

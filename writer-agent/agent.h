@@ -7,20 +7,21 @@
 #include <string>
 #include <vector>
 
-#include "shmstate/writer.h"
-#include "support/event_loop.h"
-#include "inputs/file_identity.h"
 #include "flusher.h"
+#include "inputs/file_identity.h"
 #include "inputs/input.h"
 #include "inputs/name_watch.h"
+#include "inputs/socket_inputs.h"
+#include "lines/session.h"
 #include "notifier.h"
 #include "options.h"
 #include "reporter.h"
-#include "lines/session.h"
-#include "inputs/socket_inputs.h"
+#include "shmstate/writer.h"
+#include "support/event_loop.h"
 #include "writer_sink.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 /// Becomes true with the first SIGTERM, SIGINT, SIGHUP or SIGXCPU; the second one kills the process. A SIGHUP that was
 /// ignored when the program started stays so: that is what nohup does.

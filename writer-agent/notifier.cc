@@ -14,6 +14,7 @@
 #include <utility>
 
 namespace shmstate::agent {
+using namespace internal;
 
 Notifier::Notifier(EventLoop& loop) : loop_(&loop), fd_(os::move_up(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC))) {
   if (!fd_.is_open()) {

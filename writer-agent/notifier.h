@@ -11,6 +11,7 @@
 #include "support/event_loop.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 struct Notification {
   int watch = -1;

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "shmstate/writer.h"
 #include "inputs/source_rules.h"
+#include "shmstate/writer.h"
 
 namespace shmstate::agent {
 

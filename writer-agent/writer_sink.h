@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "shmstate/writer.h"
 #include "lines/session.h"
+#include "shmstate/writer.h"
 
 namespace shmstate::agent {
 

@@ -9,6 +9,7 @@
 #include "core/os.h"
 
 namespace shmstate::bench {
+using namespace internal;
 namespace {
 
 constexpr std::size_t kLoadBatch = 1'000;

@@ -6,6 +6,7 @@
 #include "contenders/queue_client.h"
 
 namespace shmstate::bench {
+using namespace internal;
 namespace {
 
 namespace ip = boost::interprocess;

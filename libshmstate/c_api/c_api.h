@@ -18,7 +18,7 @@
 #include "shmstate/status_c.h"
 #include "shmstate/value.h"
 
-namespace shmstate::c_api {
+namespace shmstate::internal::c_api {
 
 inline constexpr std::size_t kStructBytesMax = 4096;  // a larger size is one that nobody has set
 
@@ -143,4 +143,4 @@ template <typename Options, typename Handle, typename Open>
   return guarded(checked_open, text.data(), text.size());
 }
 
-}  // namespace shmstate::c_api
+}  // namespace shmstate::internal::c_api

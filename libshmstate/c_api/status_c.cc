@@ -2,7 +2,7 @@
 
 #include "c_api/c_api.h"
 
-namespace shmstate::c_api {
+namespace shmstate::internal::c_api {
 
 static_assert(SHMSTATE_NOT_FOUND == code(Status::kNotFound) && SHMSTATE_WRONG_TYPE == code(Status::kWrongType));
 static_assert(SHMSTATE_BUFFER_TOO_SMALL == code(Status::kBufferTooSmall));
@@ -27,7 +27,7 @@ static_assert(SHMSTATE_INVALID_ARGUMENT == code(Status::kInvalidArgument) && SHM
 static_assert(SHMSTATE_NONE == static_cast<int>(Type::kNone) && SHMSTATE_INT64 == static_cast<int>(Type::kInt64));
 static_assert(SHMSTATE_FLOAT64 == static_cast<int>(Type::kFloat64) && SHMSTATE_BYTES == static_cast<int>(Type::kBytes));
 
-}  // namespace shmstate::c_api
+}  // namespace shmstate::internal::c_api
 
 const char* shmstate_strerror(int status) noexcept {
   const bool is_known = status <= SHMSTATE_OK && status >= SHMSTATE_FORKED;

@@ -15,7 +15,7 @@
 #include "files/instance.h"
 #include "files/os.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -174,4 +174,4 @@ std::optional<fs::path> closed_path_of(const std::string& name) {
   return std::nullopt;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -9,7 +9,7 @@
 
 #include "shmstate/status.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// What is in the way: a directory that this user cannot search, or the file itself.
 struct Obstacle {
@@ -38,4 +38,4 @@ enum class Purpose : std::uint8_t { kRead, kWrite };
 /// Where an instance of this name may be, in a root that this user cannot search.
 [[nodiscard]] std::optional<std::filesystem::path> closed_path_of(const std::string& name);
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -14,7 +14,7 @@
 
 #include "shmstate/status.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 struct Range {
@@ -133,4 +133,4 @@ bool FaultGuard::has_faulted() const noexcept {
   return place_ >= 0 && ranges[static_cast<std::size_t>(place_)].has_faulted.load(std::memory_order_acquire);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <utility>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Guards a mapped range while it lives. At most 8,192 ranges in a process; throws `Error` beyond that. The first guard
 /// installs a process-wide SIGBUS handler, which leaves faults elsewhere to whatever was installed before.
@@ -41,4 +41,4 @@ class FaultGuard {
   int place_ = -1;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -11,7 +11,7 @@
 #include <mutex>
 #include <vector>
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 struct Descriptor {
@@ -141,4 +141,4 @@ void free_behind_wiped_page(void* memory) noexcept {
   ::operator delete(front, std::align_val_t(page_bytes()));
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -24,7 +24,7 @@
 
 #include "files/os.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// The number of this process, in a page that is zero in a child of fork; zero before it has one.
 extern std::atomic<const std::atomic<std::uint64_t>*> process_number_word;
@@ -121,4 +121,4 @@ class WithWipedWords {
   }
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

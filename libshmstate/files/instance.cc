@@ -12,7 +12,7 @@
 #include "files/access.h"
 #include "layout/words.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -228,4 +228,4 @@ bool Control::try_open(std::optional<Error>& why) {
   return true;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -11,11 +11,11 @@
 
 #include "files/fault_guard.h"
 #include "files/fork.h"
-#include "layout/layout.h"
 #include "files/mapping.h"
 #include "files/os.h"
+#include "layout/layout.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Bytes of files under an instance directory that are locked to tell who lives (see os::try_lock).
 inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger, shared; of a ring: its writer
@@ -152,4 +152,4 @@ auto open_more(const Control& control, Open&& open) {
   }
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -5,7 +5,7 @@
 #include <boost/interprocess/exceptions.hpp>
 #include <cerrno>
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 namespace bip = boost::interprocess;
@@ -80,4 +80,4 @@ MirroredMapping::MirroredMapping(const os::Fd& fd, std::size_t header_bytes, std
   }
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

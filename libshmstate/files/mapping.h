@@ -8,7 +8,7 @@
 
 #include "files/os.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 enum class Access : std::uint8_t { kReadOnly, kReadWrite };
 
@@ -42,4 +42,4 @@ class MirroredMapping {
   Mapping second_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -34,7 +34,7 @@ extern "C" void __tsan_acquire(void* address);
 extern "C" void __tsan_release(void* address);
 #endif
 
-namespace shmstate::os {
+namespace shmstate::internal::os {
 namespace {
 
 // Orders everybody who touches one file's locks. The kernel alone does not: it changes its list under a spinlock, but
@@ -326,4 +326,4 @@ void random_bytes(void* data, std::size_t bytes) {
 
 std::string program_name() { return program_invocation_short_name; }  // not from a file: that needs a descriptor
 
-}  // namespace shmstate::os
+}  // namespace shmstate::internal::os

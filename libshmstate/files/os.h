@@ -14,7 +14,7 @@
 
 #include "shmstate/status.h"
 
-namespace shmstate::os {
+namespace shmstate::internal::os {
 
 /// An owned file descriptor.
 class Fd {
@@ -158,4 +158,4 @@ bool fence_all_processes() noexcept;
 void random_bytes(void* data, std::size_t bytes);
 [[nodiscard]] std::string program_name();
 
-}  // namespace shmstate::os
+}  // namespace shmstate::internal::os

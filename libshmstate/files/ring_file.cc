@@ -14,10 +14,10 @@
 #include <thread>
 
 #include "files/access.h"
-#include "protocol/crash_point.h"
 #include "files/instance.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -250,4 +250,4 @@ bool RingFile::try_remove(const fs::path& rings, bool anyway, std::uint64_t merg
   return true;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -9,11 +9,11 @@
 
 #include "files/fault_guard.h"
 #include "files/fork.h"
-#include "layout/layout.h"
 #include "files/mapping.h"
 #include "files/os.h"
+#include "layout/layout.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 inline constexpr std::uint64_t kRingBytesMin = std::uint64_t{64} << 10;
 inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
@@ -93,4 +93,4 @@ class RingFile {
   std::uint32_t owner_uid_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -6,7 +6,7 @@
 
 #include "files/access.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 SnapshotFile::SnapshotFile(const Control& control)
     : feed_offset_(control.geometry().feed_offset),
@@ -47,4 +47,4 @@ void SnapshotFile::unpin(std::uint32_t buffer) noexcept {
   if (--pins_[buffer] == 0) os::unlock(fd_.get(), kPinByte + buffer);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

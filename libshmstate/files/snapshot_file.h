@@ -4,12 +4,12 @@
 #include <array>
 #include <cstdint>
 
-#include "protocol/buffer_view.h"
 #include "files/fork.h"
 #include "files/instance.h"
+#include "protocol/buffer_view.h"
 #include "protocol/publish.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class SnapshotFile {
  public:
@@ -46,4 +46,4 @@ class SnapshotFile {
   std::array<std::uint32_t, layout::kBuffersMax> pins_{};
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

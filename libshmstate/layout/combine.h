@@ -10,7 +10,7 @@
 #include "layout/record.h"
 #include "shmstate/value.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Whether an operand of add, max or min is a number at all: a NaN would stick for ever.
 [[nodiscard]] inline bool is_operand(Type type, std::uint64_t bits) noexcept {
@@ -52,4 +52,4 @@ namespace shmstate {
   return result ? std::optional(static_cast<std::uint64_t>(*result)) : std::nullopt;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

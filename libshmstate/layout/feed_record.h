@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 enum class FeedKind : std::uint8_t {
   kChanged = 1,  // body: page << 16 | slot
@@ -28,4 +28,4 @@ struct FeedHead {
   }
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

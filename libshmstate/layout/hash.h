@@ -10,7 +10,7 @@
 
 #include "layout/layout.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 [[nodiscard]] inline std::uint64_t hash_key(std::string_view key, std::uint64_t seed) noexcept {
   return XXH3_64bits_withSeed(key.data(), key.size(), seed);
@@ -30,4 +30,4 @@ namespace shmstate {
   return tag == 0 ? 1 : tag;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

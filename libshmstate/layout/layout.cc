@@ -2,7 +2,7 @@
 
 #include <type_traits>
 
-namespace shmstate::layout {
+namespace shmstate::internal::layout {
 
 template <typename T, std::size_t kBytes>
 constexpr bool is_plain() {
@@ -82,4 +82,4 @@ static_assert(offsetof(RingHeader, rejected) == 448);
 static_assert(is_plain<RecordHead, 8>() && offsetof(RecordHead, key_bytes) == 4 && offsetof(RecordHead, kind) == 6);
 static_assert(is_plain<Doorbell, kLine>() && offsetof(Doorbell, registrations) == 4);
 
-}  // namespace shmstate::layout
+}  // namespace shmstate::internal::layout

@@ -18,7 +18,7 @@
 
 #include "layout/shared_word.h"
 
-namespace shmstate::layout {
+namespace shmstate::internal::layout {
 
 inline constexpr std::size_t kLine = 64;
 inline constexpr std::uint64_t kControlMagic = 0x314c'5254'434d'4853;  // "SHMCTRL1"
@@ -264,4 +264,4 @@ struct alignas(kLine) Doorbell {
   std::uint64_t reserved[7];
 };
 
-}  // namespace shmstate::layout
+}  // namespace shmstate::internal::layout

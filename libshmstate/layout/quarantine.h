@@ -6,7 +6,7 @@
 
 #include "layout/layout.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Empty for no reason. `position`: the head of the ring.
 [[nodiscard]] inline std::string describe(layout::QuarantineReason reason, std::uint64_t position) {
@@ -19,4 +19,4 @@ namespace shmstate {
   return "reason " + std::to_string(static_cast<std::uint32_t>(reason));
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -13,7 +13,7 @@
 #include "shmstate/status.h"
 #include "shmstate/value.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 enum class Operation : std::uint8_t { kSet = 1, kErase = 2, kAdd = 3, kMax = 4, kMin = 5 };
 
@@ -207,4 +207,4 @@ struct RecordView {
   return false;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

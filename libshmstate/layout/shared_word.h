@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 static_assert(std::endian::native == std::endian::little, "the layout is little-endian");
 static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free);
@@ -35,4 +35,4 @@ inline void store_word(std::uint64_t* word, std::uint64_t value, std::memory_ord
   std::atomic_ref<std::uint64_t>(*word).store(value, order);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

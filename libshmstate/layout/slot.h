@@ -9,7 +9,7 @@
 #include "layout/words.h"
 #include "shmstate/value.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 inline constexpr std::size_t kSlotWords = 6;
 
@@ -104,4 +104,4 @@ static_assert(kValueBytesMax <= SlotHead::kValueBytesMask && kKeyBytesMax < (1U 
   return round_up(bytes == 0 ? 1 : bytes, step);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

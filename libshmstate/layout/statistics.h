@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string_view>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Append only: tools find a statistic by its name, but its place shall not move within a layout version.
 enum class Stat : std::uint8_t {
@@ -76,4 +76,4 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"refreshes", "", "times that these statistics were written, since the merger started"},
 }};
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

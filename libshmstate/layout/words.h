@@ -6,7 +6,7 @@
 #include <cstring>
 #include <string_view>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 inline constexpr std::size_t kWord = sizeof(std::uint64_t);
 
@@ -41,4 +41,4 @@ inline void for_each_word(std::string_view bytes, Put&& put) {
   if (bytes.size() % kWord != 0) put(whole, tail_word(bytes));
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -18,7 +18,7 @@
 #include "layout/slot.h"
 #include "layout/words.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// A key with its hash, as lookups want it.
 struct HashedKey {
@@ -270,4 +270,4 @@ class BufferView {
   std::uint64_t pages_max_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

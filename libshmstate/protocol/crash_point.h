@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 // clang-format off
 #define SHMSTATE_CRASH_POINTS(X)                                                                                    \
@@ -47,4 +47,4 @@ inline void crash_point(CrashPoint point) {
 constexpr void crash_point(CrashPoint) noexcept {}
 #endif
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

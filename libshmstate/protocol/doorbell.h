@@ -18,7 +18,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// A writer's side.
 class MergerWaker {
@@ -51,4 +51,4 @@ void sleep_for_a_phase(Sleep& sleep, const Wakes& wakes, FenceAll fence_all, Sle
   sleep.phase.fetch_add(1, std::memory_order_relaxed);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <optional>
 
-#include "protocol/crash_point.h"
 #include "layout/feed_record.h"
 #include "layout/layout.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class FeedView {
  public:
@@ -88,4 +88,4 @@ class FeedView {
   const layout::Heartbeat& heartbeat_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

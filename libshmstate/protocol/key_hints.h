@@ -4,7 +4,7 @@
 #include "protocol/buffer_view.h"
 #include "shmstate/key.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class KeyHints {
  public:
@@ -30,4 +30,4 @@ class KeyHints {
   [[nodiscard]] static bool must_look(Key& key) noexcept { return key.uses_++ % 4096 == 0; }
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

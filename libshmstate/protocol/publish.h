@@ -21,10 +21,10 @@
 #include <atomic>
 #include <cstdint>
 
-#include "protocol/crash_point.h"
 #include "layout/layout.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// One buffer at one epoch.
 struct Version {
@@ -98,4 +98,4 @@ void publish_version(P& publication, Version version) noexcept {
   crash_point(CrashPoint::kEpochWritten);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

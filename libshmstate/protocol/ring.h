@@ -13,7 +13,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 template <typename H>
 class RingProducer {
@@ -88,4 +88,4 @@ class RingConsumer {
   std::uint64_t cursor_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

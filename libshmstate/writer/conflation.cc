@@ -9,7 +9,7 @@
 
 #include "layout/combine.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 constexpr std::size_t kEntryOverhead = 256;  // about what the containers take for a key
@@ -212,4 +212,4 @@ void Conflation::pop_front() noexcept {
   groups_.erase(group);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -16,7 +16,7 @@
 
 #include "layout/record.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class Conflation {
  public:
@@ -78,4 +78,4 @@ class Conflation {
   std::map<std::uint64_t, Group> groups_;  // in the order of their oldest mutation
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

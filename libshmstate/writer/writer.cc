@@ -17,18 +17,20 @@
 #include <vector>
 
 #include "files/access.h"
-#include "writer/conflation.h"
-#include "protocol/crash_point.h"
-#include "protocol/doorbell.h"
 #include "files/fork.h"
 #include "files/instance.h"
-#include "protocol/key_hints.h"
-#include "layout/record.h"
-#include "protocol/ring.h"
 #include "files/ring_file.h"
 #include "files/snapshot_file.h"
+#include "layout/record.h"
+#include "protocol/crash_point.h"
+#include "protocol/doorbell.h"
+#include "protocol/key_hints.h"
+#include "protocol/ring.h"
+#include "writer/conflation.h"
 
 namespace shmstate {
+
+using namespace internal;
 namespace {
 
 using Clock = std::chrono::steady_clock;

@@ -12,7 +12,7 @@ using shmstate::ValueView;
 using shmstate::WhenFull;
 using shmstate::Writer;
 using shmstate::WriterOptions;
-using namespace shmstate::c_api;  // NOLINT: what this file consists of
+using namespace shmstate::internal::c_api;
 
 struct shmstate_writer {
   Writer writer;

@@ -10,13 +10,13 @@
 #include <cstdint>
 #include <string_view>
 
-#include "protocol/crash_point.h"
-#include "layout/feed_record.h"
 #include "engine/instance_owner.h"
+#include "layout/feed_record.h"
 #include "layout/layout.h"
 #include "layout/words.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class Feed {
  public:
@@ -65,4 +65,4 @@ class Feed {
   std::uint64_t reserved_ = 0;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

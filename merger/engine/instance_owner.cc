@@ -12,10 +12,10 @@
 #include <cstring>
 #include <system_error>
 
-#include "protocol/crash_point.h"
 #include "layout/words.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -478,4 +478,4 @@ bool InstanceOwner::collapse_next(std::uint64_t page_count) noexcept {
   return true;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

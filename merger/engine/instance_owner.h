@@ -8,12 +8,12 @@
 
 #include "files/fault_guard.h"
 #include "files/instance.h"
-#include "layout/layout.h"
 #include "files/mapping.h"
 #include "files/os.h"
+#include "layout/layout.h"
 #include "layout/statistics.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 struct InstanceOptions {
   std::uint32_t buffer_count = 2;  ///< 2 to 8
@@ -54,7 +54,7 @@ class InstanceOwner {
   InstanceOwner& operator=(const InstanceOwner&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-  [[nodiscard]] std::filesystem::path rings_path() const { return shmstate::rings_path(path_); }
+  [[nodiscard]] std::filesystem::path rings_path() const { return internal::rings_path(path_); }
   [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
   [[nodiscard]] const Permissions& permissions() const noexcept { return permissions_; }
   /// Whether a snapshot was found that must be taken over.
@@ -136,4 +136,4 @@ class InstanceOwner {
   bool is_resumed_ = false;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

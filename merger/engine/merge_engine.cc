@@ -4,10 +4,10 @@
 #include <cassert>
 #include <cstring>
 
-#include "protocol/crash_point.h"
 #include "layout/quarantine.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 namespace fs = std::filesystem;
@@ -992,4 +992,4 @@ void MergeEngine::report(MergeEvent::Kind kind, std::uint64_t ring_id, std::stri
   if (on_event_) on_event_({.kind = kind, .ring_id = ring_id, .detail = std::move(detail)});
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -28,16 +28,16 @@
 #include "engine/feed.h"
 #include "engine/instance_owner.h"
 #include "engine/page_allocator.h"
-#include "protocol/publish.h"
-#include "layout/record.h"
 #include "engine/replica.h"
-#include "protocol/ring.h"
-#include "files/ring_file.h"
 #include "engine/ring_news.h"
 #include "engine/table.h"
+#include "files/ring_file.h"
+#include "layout/record.h"
+#include "protocol/publish.h"
+#include "protocol/ring.h"
 #include "shmstate/status.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 struct MergeOptions {
   std::chrono::nanoseconds publish_interval = std::chrono::milliseconds(1);  ///< at most so long between publishes
@@ -264,4 +264,4 @@ class MergeEngine {
   std::uint64_t sleep_count_ = 0;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -8,7 +8,7 @@
 
 #include "layout/slot.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 using layout::kPageBytes;
 
@@ -187,4 +187,4 @@ void Heap::take(Span& span, std::size_t index) {
   if (span.is_full()) unlist(span);
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -16,7 +16,7 @@
 
 #include "layout/layout.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Runs of 64 KiB pages: first fit from the front, neighbours joined on release.
 class PageAllocator {
@@ -89,4 +89,4 @@ class Heap {
   std::map<std::size_t, SpanList> open_;                  // by block size: spans with a free block
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -3,10 +3,10 @@
 #include <new>
 #include <utility>
 
-#include "protocol/crash_point.h"
 #include "layout/words.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 constexpr std::size_t kPrefetchAhead = 16;  // lines; covers the latency of memory at the speed of copying
@@ -89,4 +89,4 @@ void Replicas::published() {
   written_.clear();
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

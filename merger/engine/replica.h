@@ -17,7 +17,7 @@
 #include "layout/layout.h"
 #include "layout/shared_word.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// A set of line numbers: a bit for each line, and a list of those that are set.
 class LineSet {
@@ -106,4 +106,4 @@ class Replicas {
   std::vector<bool> lacks_all_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -9,7 +9,7 @@
 
 #include "files/ring_file.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 constexpr std::size_t kReadsMax = 12;      // in one go
@@ -68,4 +68,4 @@ std::optional<std::uint64_t> RingNews::next() {
   return id;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -20,7 +20,7 @@
 
 struct inotify_event;
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class RingNews {
  public:
@@ -51,4 +51,4 @@ class RingNews {
   bool has_lost_ = false;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

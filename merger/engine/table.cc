@@ -4,10 +4,10 @@
 #include <bit>
 #include <cassert>
 
-#include "protocol/crash_point.h"
 #include "layout/hash.h"
+#include "protocol/crash_point.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 namespace {
 
 using layout::kGroupSlots;
@@ -496,4 +496,4 @@ bool Table::adopt_segment(const BufferView& buffer, std::uint64_t page, std::uin
   return true;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -12,17 +12,17 @@
 #include <optional>
 #include <vector>
 
-#include "protocol/buffer_view.h"
-#include "layout/combine.h"
 #include "engine/feed.h"
-#include "layout/layout.h"
 #include "engine/page_allocator.h"
-#include "layout/record.h"
 #include "engine/replica.h"
-#include "layout/slot.h"
 #include "engine/timing_wheel.h"
+#include "layout/combine.h"
+#include "layout/layout.h"
+#include "layout/record.h"
+#include "layout/slot.h"
+#include "protocol/buffer_view.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// The value half of a mutation, with bytes as words that need not be padded.
 struct NewValue {
@@ -217,4 +217,4 @@ inline bool Table::update(layout::Slot& here, Operation operation, Type type, st
   return true;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-namespace shmstate {
+namespace shmstate::internal {
 
 void TimingWheel::ensure(Id id, std::uint64_t time_ns) {
   std::unique_ptr<PageNodes>& page = pages_[id >> kSlotBits];
@@ -96,4 +96,4 @@ std::uint64_t TimingWheel::next_due_ns() const noexcept {
                                                                        : tick << kTickBits;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

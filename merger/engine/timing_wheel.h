@@ -13,7 +13,7 @@
 
 #include "layout/layout.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class TimingWheel {
  public:
@@ -90,4 +90,4 @@ class TimingWheel {
   std::uint64_t now_ = 0;  // ticks; everything at or before it is due
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -10,7 +10,7 @@
 #include "files/snapshot_file.h"
 #include "shmstate/reader.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 struct Attachment {
   Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout, bool survive_truncation)
@@ -63,4 +63,4 @@ struct Attachment {
   SnapshotFile snapshot;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

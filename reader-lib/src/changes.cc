@@ -5,11 +5,13 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "protocol/feed_view.h"
 #include "entry.h"
 #include "pinned.h"
+#include "protocol/feed_view.h"
 
 namespace shmstate {
+
+using namespace internal;
 namespace {
 
 ChangeKind kind_of(std::uint8_t reason) {
@@ -109,7 +111,7 @@ class Collector {
 
 }  // namespace
 
-Changes collect_changes(const std::shared_ptr<Attachment>& files, std::optional<Epoch> since) {
+Changes internal::collect_changes(const std::shared_ptr<Attachment>& files, std::optional<Epoch> since) {
   const Pinned pinned(files);
   Changes news;
   news.epoch = pinned.version().epoch;

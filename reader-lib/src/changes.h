@@ -7,9 +7,9 @@
 #include "attachment.h"
 #include "shmstate/reader.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 /// Without `since`: a gap. Throws `Error`.
 [[nodiscard]] Changes collect_changes(const std::shared_ptr<Attachment>& files, std::optional<Epoch> since);
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

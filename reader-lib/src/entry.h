@@ -9,7 +9,7 @@
 #include "protocol/buffer_view.h"
 #include "shmstate/reader.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 inline Status take_number(Type type, const layout::Slot& slot, const SlotHead& head, std::uint64_t& bits) noexcept {
   if (head.type != type) return Status::kWrongType;
@@ -97,4 +97,4 @@ inline void view_plain_number(const layout::Slot& slot, const SlotHead& head, En
   return true;
 }
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "protocol/buffer_view.h"
 #include "files/instance.h"
-#include "protocol/publish.h"
 #include "layout/quarantine.h"
+#include "protocol/buffer_view.h"
+#include "protocol/publish.h"
 
 namespace shmstate {
+
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

@@ -6,7 +6,7 @@
 
 #include "attachment.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class Pinned {
  public:
@@ -27,7 +27,7 @@ class Pinned {
   [[nodiscard]] bool is_forked() const noexcept { return !maker_.is_this_process(); }
   /// False once the merger took the buffer back, and in a child of fork.
   [[nodiscard]] bool is_kept() const noexcept {
-    return !is_forked() && shmstate::is_kept(files_->publication(), version_);
+    return !is_forked() && internal::is_kept(files_->publication(), version_);
   }
 
   [[noreturn]] void fail(Status status) const {
@@ -51,4 +51,4 @@ class Pinned {
   Maker maker_;
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

@@ -5,7 +5,7 @@
 #include "protocol/buffer_view.h"
 #include "protocol/publish.h"
 
-namespace shmstate {
+namespace shmstate::internal {
 
 class PlainView {
  public:
@@ -67,4 +67,4 @@ class PlainView {
   BufferView::Directory directory_{.words = &kNowhere};
 };
 
-}  // namespace shmstate
+}  // namespace shmstate::internal

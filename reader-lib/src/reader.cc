@@ -6,12 +6,14 @@
 
 #include "attachment.h"
 #include "changes.h"
-#include "files/fork.h"
-#include "protocol/key_hints.h"
 #include "entry.h"
+#include "files/fork.h"
 #include "plain_view.h"
+#include "protocol/key_hints.h"
 
 namespace shmstate {
+
+using namespace internal;
 namespace {
 
 using Clock = std::chrono::steady_clock;

@@ -23,7 +23,7 @@ using shmstate::Snapshot;
 using shmstate::Status;
 using shmstate::Watch;
 using shmstate::WatchBatch;
-using namespace shmstate::c_api;  // NOLINT: what this file consists of
+using namespace shmstate::internal::c_api;
 
 static_assert(SHMSTATE_CHANGE_SET == static_cast<int>(ChangeKind::kSet) &&
               SHMSTATE_CHANGE_ERASED == static_cast<int>(ChangeKind::kErased) &&

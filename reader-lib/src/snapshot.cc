@@ -1,11 +1,13 @@
 #include <bit>
 
-#include "protocol/crash_point.h"
 #include "entry.h"
 #include "pinned.h"
+#include "protocol/crash_point.h"
 #include "shmstate/reader.h"
 
 namespace shmstate {
+
+using namespace internal;
 
 namespace {
 

@@ -18,6 +18,8 @@
 #include "files/os.h"
 
 namespace shmstate {
+
+using namespace internal;
 namespace {
 
 using std::chrono::nanoseconds;

@@ -15,6 +15,7 @@
 #include "show/value_text.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

@@ -12,6 +12,7 @@
 #include "shmstate/writer.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 /// Lines in the language of the agent, docs/agent.md; each with its line end.
 [[nodiscard]] std::string agent_set_line(std::string_view key, ValueView value, const SetOptions& options);

@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 
 #include "commands/commands.h"
-#include "show/dump_format.h"
-#include "instance.h"
-#include "show/output.h"
 #include "commands/progress.h"
+#include "instance.h"
 #include "live/stable_snapshot.h"
+#include "show/dump_format.h"
+#include "show/output.h"
 #include "usage.h"
 
 namespace shmstate::ctl {

@@ -11,11 +11,11 @@
 #include <system_error>
 #include <utility>
 
-#include "show/dump_format.h"
 #include "commands/progress.h"
+#include "show/dump_format.h"
 #include "show/text.h"
-#include "usage.h"
 #include "support/byte_order_mark.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

@@ -4,12 +4,12 @@
 
 #include "commands/commands.h"
 #include "instance.h"
+#include "live/stable_snapshot.h"
 #include "show/output.h"
 #include "show/report.h"
-#include "live/stable_snapshot.h"
 #include "show/text.h"
-#include "usage.h"
 #include "show/value_text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

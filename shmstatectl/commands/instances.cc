@@ -7,17 +7,18 @@
 #include <string>
 #include <vector>
 
+#include "commands/commands.h"
 #include "files/access.h"
 #include "files/instance.h"
 #include "files/os.h"
-#include "commands/commands.h"
 #include "instance.h"
 #include "show/output.h"
 #include "show/report.h"
-#include "silence.h"
 #include "show/text.h"
+#include "silence.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

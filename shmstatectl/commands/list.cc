@@ -3,8 +3,8 @@
 
 #include "commands/commands.h"
 #include "instance.h"
-#include "show/output.h"
 #include "live/stable_snapshot.h"
+#include "show/output.h"
 
 namespace shmstate::ctl {
 

@@ -8,23 +8,24 @@
 #include <utility>
 #include <vector>
 
-#include "layout/record.h"
-#include "shmstate/reader.h"
-#include "shmstate/writer.h"
 #include "commands/agent_connection.h"
 #include "commands/commands.h"
 #include "commands/dump_file.h"
-#include "instance.h"
 #include "commands/load_plan.h"
-#include "show/output.h"
 #include "commands/progress.h"
+#include "instance.h"
+#include "layout/record.h"
+#include "live/stable_snapshot.h"
+#include "shmstate/reader.h"
+#include "shmstate/writer.h"
+#include "show/output.h"
 #include "show/rejection.h"
 #include "show/report.h"
-#include "live/stable_snapshot.h"
 #include "show/text.h"
 #include "usage.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

@@ -4,18 +4,18 @@
 #include <cstdio>
 #include <iterator>
 
-#include "shmstate/writer.h"
 #include "commands/agent_connection.h"
 #include "commands/commands.h"
+#include "doctor/pin_holders.h"
 #include "instance.h"
 #include "interrupt.h"
+#include "shmstate/writer.h"
 #include "show/output.h"
-#include "doctor/pin_holders.h"
 #include "show/rejection.h"
 #include "show/report.h"
 #include "show/text.h"
-#include "usage.h"
 #include "show/value_text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

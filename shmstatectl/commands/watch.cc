@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <thread>
 
-#include "shmstate/watch.h"
-#include "show/change_text.h"
 #include "commands/commands.h"
+#include "commands/known_keys.h"
 #include "instance.h"
 #include "interrupt.h"
-#include "commands/known_keys.h"
+#include "shmstate/watch.h"
+#include "show/change_text.h"
 #include "show/output.h"
 #include "show/report.h"
 #include "show/text.h"

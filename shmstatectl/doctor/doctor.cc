@@ -18,20 +18,21 @@
 #include <system_error>
 #include <thread>
 
+#include "commands/commands.h"
+#include "doctor/findings.h"
+#include "doctor/mount.h"
+#include "doctor/pin_holders.h"
 #include "files/access.h"
 #include "files/instance.h"
 #include "files/os.h"
-#include "commands/commands.h"
-#include "doctor/findings.h"
 #include "instance.h"
-#include "doctor/mount.h"
-#include "show/output.h"
-#include "doctor/pin_holders.h"
 #include "live/rates.h"
-#include "silence.h"
+#include "show/output.h"
 #include "show/text.h"
+#include "silence.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

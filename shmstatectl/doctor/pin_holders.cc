@@ -12,6 +12,7 @@
 #include "files/instance.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

@@ -4,13 +4,14 @@
 #include <cstring>
 #include <utility>
 
+#include "files/instance.h"
+#include "files/snapshot_file.h"
 #include "protocol/buffer_view.h"
 #include "protocol/feed_view.h"
-#include "files/instance.h"
 #include "protocol/publish.h"
-#include "files/snapshot_file.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 namespace {
 

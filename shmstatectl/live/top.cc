@@ -1,7 +1,7 @@
 #include "commands/commands.h"
-#include "live/feed_sampler.h"
 #include "instance.h"
 #include "interrupt.h"
+#include "live/feed_sampler.h"
 #include "live/screen.h"
 #include "live/top_view.h"
 #include "usage.h"

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "shmstate/inspect.h"
-#include "live/hot_keys.h"
 #include "doctor/pin_holders.h"
+#include "live/hot_keys.h"
 #include "live/rates.h"
+#include "shmstate/inspect.h"
 
 namespace shmstate::ctl {
 

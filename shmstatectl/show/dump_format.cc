@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "show/text.h"
-#include "usage.h"
 #include "show/value_text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

@@ -15,6 +15,7 @@
 #include "show/report.h"
 
 namespace shmstate::ctl {
+using namespace internal;
 
 OutputError::OutputError(int error_number)
     : std::runtime_error(

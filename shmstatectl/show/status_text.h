@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "shmstate/inspect.h"
 #include "doctor/pin_holders.h"
 #include "live/rates.h"
+#include "shmstate/inspect.h"
 
 namespace shmstate::ctl {
 

@@ -6,8 +6,8 @@
 #include <charconv>
 
 #include "show/text.h"
-#include "usage.h"
 #include "support/number_text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

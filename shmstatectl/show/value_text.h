@@ -10,8 +10,8 @@
 namespace shmstate::ctl {
 
 /// The value that `text` means, of type `forced`, or else of the type that it looks like, by the rules of
-/// support/number_text.h. Throws `UsageError` for a number that does not fit its type, and for what is no number where one
-/// is forced.
+/// support/number_text.h. Throws `UsageError` for a number that does not fit its type, and for what is no number where
+/// one is forced.
 [[nodiscard]] Value parse_value(std::string_view text, std::optional<Type> forced);
 /// The number that `text` means, in any notation; of type `forced`, if any. Throws `UsageError`.
 [[nodiscard]] Value parse_number(std::string_view text, std::optional<Type> forced);

@@ -12,8 +12,8 @@
 #include <iterator>
 
 #include "harness/explored.h"
-#include "input.h"
 #include "harness/test_instance.h"
+#include "input.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes);
 

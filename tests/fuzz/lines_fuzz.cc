@@ -3,8 +3,8 @@
 #include <string>
 
 #include "input.h"
-#include "lines/session.h"
 #include "inputs/source_rules.h"
+#include "lines/session.h"
 
 namespace shmstate::fuzz {
 namespace {

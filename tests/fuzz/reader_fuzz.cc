@@ -5,12 +5,13 @@
 
 #include <array>
 
+#include "harness/test_instance.h"
 #include "input.h"
 #include "shmstate/inspect.h"
 #include "shmstate/watch.h"
-#include "harness/test_instance.h"
 
 namespace shmstate::fuzz {
+using namespace internal;
 namespace {
 
 constexpr std::size_t kKeys = 1'500;

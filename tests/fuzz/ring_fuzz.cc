@@ -6,6 +6,7 @@
 #include "served_instance.h"
 
 namespace shmstate::fuzz {
+using namespace internal;
 namespace {
 
 enum Mode : std::uint8_t { kPushInTwoParts = 1, kRestart = 2, kWriterGoes = 4, kImpossibleTail = 8, kTimePasses = 16 };

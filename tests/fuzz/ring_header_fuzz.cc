@@ -6,6 +6,7 @@
 #include "shmstate/inspect.h"
 
 namespace shmstate::fuzz {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

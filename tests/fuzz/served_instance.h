@@ -7,11 +7,12 @@
 #include <string>
 #include <utility>
 
-#include "layout/slot.h"
-#include "input.h"
 #include "harness/test_instance.h"
+#include "input.h"
+#include "layout/slot.h"
 
 namespace shmstate::fuzz {
+using namespace internal;
 
 class ServedInstance {
  public:

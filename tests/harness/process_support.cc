@@ -20,6 +20,7 @@
 #include "shmstate/inspect.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

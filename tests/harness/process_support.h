@@ -20,6 +20,7 @@
 #include "shmstate/status.h"
 
 namespace shmstate::test {
+using namespace internal;
 
 /// How long a test waits for what must happen some time; no promise is about time.
 inline constexpr std::chrono::seconds kPatience{60};

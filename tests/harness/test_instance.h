@@ -21,10 +21,10 @@
 #include <utility>
 #include <vector>
 
-#include "files/instance.h"
 #include "engine/instance_owner.h"
-#include "files/mapping.h"
 #include "engine/merge_engine.h"
+#include "files/instance.h"
+#include "files/mapping.h"
 #include "files/os.h"
 #include "files/ring_file.h"
 #include "layout/statistics.h"
@@ -32,6 +32,7 @@
 #include "shmstate/writer.h"
 
 namespace shmstate::test {
+using namespace internal;
 
 /// The seed of this run, printed once.
 inline std::uint64_t test_seed() {

@@ -1,11 +1,12 @@
 // doorbell.h under the checker: a merger that sleeps is woken by every push that it did not see.
 #include "protocol/doorbell.h"
 
-#include "protocol/ring.h"
 #include "kernel_model.h"
 #include "mutation_test.h"
+#include "protocol/ring.h"
 
 namespace shmstate::model {
+using namespace internal;
 namespace {
 
 constexpr std::uint64_t kWord = 8;
@@ -91,7 +92,8 @@ TEST(DoorbellModel, WithoutTheBarrierAWakeUpIsLost) {
   EXPECT_FALSE((check_some<Sleeping<1, 2, false>>(schedules(100'000)).holds));
 }
 TEST(DoorbellModel, EveryMemoryOrderIsNeeded) {
-  MutationTest({{"Sleeping", check_some<Sleeping<2, 2, true>>}}, {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/doorbell.h"})
+  MutationTest({{"Sleeping", check_some<Sleeping<2, 2, true>>}},
+               {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/doorbell.h"})
       .run();
 }
 

@@ -5,6 +5,7 @@
 #include "mutation_test.h"
 
 namespace shmstate::model {
+using namespace internal;
 namespace {
 
 constexpr std::uint32_t kWordCount = 2;  // of a buffer; all of them hold its epoch

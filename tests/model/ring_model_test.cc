@@ -5,6 +5,7 @@
 #include "mutation_test.h"
 
 namespace shmstate::model {
+using namespace internal;
 namespace {
 
 constexpr std::uint64_t kWord = 8;

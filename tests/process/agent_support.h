@@ -22,6 +22,7 @@
 #include "shmstate/reader.h"
 
 namespace shmstate::test {
+using namespace internal;
 
 namespace fs = std::filesystem;
 

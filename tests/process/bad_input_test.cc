@@ -24,13 +24,14 @@
 #include <vector>
 
 #include "files/instance.h"
-#include "layout/layout.h"
 #include "harness/process_support.h"
+#include "layout/layout.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

@@ -5,6 +5,7 @@
 #include "shmstate/reader.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 // What a C99 program writes, it reads back in every way there is; and a C++ reader sees the same state.

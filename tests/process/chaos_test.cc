@@ -15,11 +15,12 @@
 #include "files/ring_file.h"
 #include "harness/explored.h"
 #include "harness/process_support.h"
+#include "harness/test_instance.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
-#include "harness/test_instance.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

@@ -21,15 +21,16 @@
 #include <vector>
 
 #include "files/instance.h"
-#include "layout/layout.h"
 #include "files/ring_file.h"
-#include "process/faulty_program.h"
 #include "harness/process_support.h"
+#include "layout/layout.h"
+#include "process/faulty_program.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

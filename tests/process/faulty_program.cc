@@ -20,6 +20,7 @@
 #include <utility>
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 struct Watched {

@@ -10,6 +10,7 @@
 #include "harness/process_support.h"
 
 namespace shmstate::test {
+using namespace internal;
 
 /// A system call on files that is about to be made.
 struct FileCall {

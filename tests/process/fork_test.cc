@@ -23,6 +23,7 @@
 #include "shmstate/writer_c.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

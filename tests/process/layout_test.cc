@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "harness/process_support.h"
+#include "harness/test_instance.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
-#include "harness/test_instance.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

@@ -12,6 +12,7 @@
 #include "shmstate/writer_c.h"
 
 namespace shmstate::test {
+using namespace internal;
 
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;

@@ -27,6 +27,7 @@
 #include "shmstate/writer.h"
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

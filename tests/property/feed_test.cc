@@ -10,12 +10,13 @@
 #include <vector>
 
 #include "files/instance.h"
-#include "protocol/publish.h"
 #include "files/snapshot_file.h"
-#include "shmstate/watch.h"
 #include "harness/test_instance.h"
+#include "protocol/publish.h"
+#include "shmstate/watch.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

@@ -23,12 +23,12 @@
 #include <thread>
 #include <vector>
 
+#include "harness/test_instance.h"
 #include "layout/combine.h"
 #include "layout/layout.h"
-#include "protocol/publish.h"
 #include "layout/record.h"
+#include "protocol/publish.h"
 #include "shmstate/watch.h"
-#include "harness/test_instance.h"
 
 namespace {
 
@@ -52,6 +52,7 @@ extern "C" int fcntl(int fd, int command, ...) {
 }
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

@@ -11,11 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "harness/test_instance.h"
 #include "layout/record.h"
 #include "layout/slot.h"
-#include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

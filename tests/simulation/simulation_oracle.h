@@ -19,6 +19,7 @@
 #include "shmstate/value.h"
 
 namespace shmstate::test {
+using namespace internal;
 
 /// The keys that are changed again and again, some of them too long for a slot; and those that only let the table grow.
 inline constexpr std::size_t kKeyCount = 16;

@@ -25,18 +25,19 @@
 #include <string>
 #include <vector>
 
-#include "protocol/crash_point.h"
 #include "harness/explored.h"
+#include "harness/test_instance.h"
+#include "protocol/crash_point.h"
 #include "shmstate/watch.h"
 #include "simulation/simulated_kernel.h"
 #include "simulation/simulation_oracle.h"
-#include "harness/test_instance.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/lsan_interface.h>
 #endif
 
 namespace shmstate::test {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

@@ -12,12 +12,12 @@
 #include <utility>
 #include <vector>
 
-#include "support/report_limiter.h"
+#include "inputs/source_rules.h"
 #include "lines/line_parser.h"
 #include "lines/line_splitter.h"
 #include "lines/pending_batch.h"
 #include "lines/session.h"
-#include "inputs/source_rules.h"
+#include "support/report_limiter.h"
 
 namespace shmstate::agent {
 namespace {

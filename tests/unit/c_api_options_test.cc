@@ -9,12 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "harness/test_instance.h"
 #include "shmstate/reader_c.h"
 #include "shmstate/watch_c.h"
 #include "shmstate/writer_c.h"
-#include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using test::TestInstance;

@@ -13,11 +13,12 @@
 #include <string>
 #include <vector>
 
+#include "harness/test_instance.h"
 #include "layout/combine.h"
 #include "layout/record.h"
-#include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

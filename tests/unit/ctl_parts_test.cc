@@ -5,23 +5,23 @@
 #include <cstdlib>
 #include <limits>
 
-#include "show/change_text.h"
 #include "command_line.h"
 #include "commands/commands.h"
-#include "show/dump_format.h"
-#include "show/entry.h"
-#include "doctor/findings.h"
-#include "live/hot_keys.h"
-#include "show/json.h"
 #include "commands/known_keys.h"
 #include "commands/load_plan.h"
-#include "doctor/mount.h"
 #include "commands/progress.h"
+#include "doctor/findings.h"
+#include "doctor/mount.h"
+#include "live/hot_keys.h"
+#include "live/top_view.h"
+#include "show/change_text.h"
+#include "show/dump_format.h"
+#include "show/entry.h"
+#include "show/json.h"
 #include "show/status_text.h"
 #include "show/text.h"
-#include "live/top_view.h"
-#include "usage.h"
 #include "show/value_text.h"
+#include "usage.h"
 
 namespace shmstate::ctl {
 

@@ -23,13 +23,14 @@
 #include <thread>
 #include <vector>
 
+#include "harness/test_instance.h"
+#include "layout/record.h"
 #include "protocol/buffer_view.h"
 #include "protocol/publish.h"
-#include "layout/record.h"
 #include "shmstate/inspect.h"
-#include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

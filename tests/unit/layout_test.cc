@@ -8,19 +8,20 @@
 #include <string_view>
 #include <vector>
 
-#include "protocol/buffer_view.h"
 #include "engine/feed.h"
-#include "layout/hash.h"
 #include "files/instance.h"
-#include "layout/layout.h"
-#include "protocol/publish.h"
-#include "layout/record.h"
 #include "files/ring_file.h"
+#include "harness/test_instance.h"
+#include "layout/hash.h"
+#include "layout/layout.h"
+#include "layout/record.h"
 #include "layout/slot.h"
 #include "layout/statistics.h"
-#include "harness/test_instance.h"
+#include "protocol/buffer_view.h"
+#include "protocol/publish.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 constexpr std::string_view kRemedy = "the layout changed: take it back, or raise the layout version and freeze it anew";

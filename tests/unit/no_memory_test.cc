@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "writer/conflation.h"
-#include "layout/record.h"
 #include "harness/test_instance.h"
+#include "layout/record.h"
+#include "writer/conflation.h"
 
 namespace {
 
@@ -50,6 +50,7 @@ extern "C" int fallocate(int fd, int mode, off_t offset, off_t bytes) {
 }
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

@@ -17,6 +17,7 @@
 #include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using test::Random;

@@ -9,11 +9,12 @@
 #include <optional>
 #include <string>
 
+#include "harness/test_instance.h"
 #include "protocol/crash_point.h"
 #include "shmstate/watch.h"
-#include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

@@ -6,10 +6,11 @@
 #include <map>
 #include <vector>
 
-#include "layout/slot.h"
 #include "harness/test_instance.h"
+#include "layout/slot.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using layout::kPageBytes;

@@ -17,10 +17,11 @@
 #include <thread>
 #include <vector>
 
-#include "protocol/publish.h"
 #include "harness/test_instance.h"
+#include "protocol/publish.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

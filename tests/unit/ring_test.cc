@@ -14,6 +14,7 @@
 #include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 constexpr std::uint64_t kDataBytes = kRingBytesMin;

@@ -9,10 +9,11 @@
 #include <set>
 #include <vector>
 
-#include "protocol/buffer_view.h"
 #include "harness/test_instance.h"
+#include "protocol/buffer_view.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 constexpr std::array<std::uint8_t, 4> kOptionalFlags{0, SlotHead::kHasExpiry, SlotHead::kHasVersion,

@@ -13,6 +13,7 @@
 #include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

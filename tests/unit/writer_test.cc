@@ -15,11 +15,12 @@
 #include <thread>
 #include <vector>
 
+#include "harness/test_instance.h"
 #include "layout/record.h"
 #include "shmstate/inspect.h"
-#include "harness/test_instance.h"
 
 namespace shmstate {
+using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;

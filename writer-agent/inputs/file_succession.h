@@ -13,6 +13,7 @@
 #include "inputs/file_identity.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 struct SucceedingFile {
   using Clock = std::chrono::steady_clock;

@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "inputs/input.h"
-#include "notifier.h"
 #include "inputs/watched_name.h"
+#include "notifier.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 class FollowedFile final : public Input, private Notified, private WatchedName::Owner {
  public:

@@ -10,6 +10,7 @@
 #include <utility>
 
 namespace shmstate::agent {
+using namespace internal;
 
 Input::Input(InputContext& context, std::string name)
     : context_(&context),

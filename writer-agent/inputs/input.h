@@ -12,14 +12,15 @@
 #include <string_view>
 #include <vector>
 
-#include "support/event_loop.h"
 #include "flusher.h"
-#include "lines/line_splitter.h"
 #include "inputs/own_ring.h"
-#include "reporter.h"
+#include "lines/line_splitter.h"
 #include "lines/session.h"
+#include "reporter.h"
+#include "support/event_loop.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 class FollowedFile;
 class Notifier;

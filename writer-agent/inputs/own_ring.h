@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <string>
 
-#include "shmstate/writer.h"
 #include "flusher.h"
+#include "shmstate/writer.h"
 #include "writer_sink.h"
 
 namespace shmstate::agent {

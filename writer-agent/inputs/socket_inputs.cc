@@ -21,6 +21,7 @@
 #include "shmstate/status.h"
 
 namespace shmstate::agent {
+using namespace internal;
 namespace {
 
 std::string peer_of(int fd) {

@@ -13,6 +13,7 @@
 #include "inputs/input.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 class Connection final : public Input {
  public:

@@ -11,6 +11,7 @@
 #include "shmstate/status.h"
 
 namespace shmstate::agent {
+using namespace internal;
 namespace {
 
 constexpr mode_t kFifoMode = 0660;

@@ -10,6 +10,7 @@
 #include "inputs/name_watch.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 /// Ends with its stream. Its descriptor may be shared with other processes, so it stays in blocking mode and is read
 /// only when there is something to read.

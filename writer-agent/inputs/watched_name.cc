@@ -15,6 +15,7 @@
 #include <utility>
 
 namespace shmstate::agent {
+using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;

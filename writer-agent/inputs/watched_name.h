@@ -14,6 +14,7 @@
 #include "notifier.h"
 
 namespace shmstate::agent {
+using namespace internal;
 
 class WatchedName final : public Notified {
  public:

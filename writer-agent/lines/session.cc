@@ -6,6 +6,7 @@
 #include "support/escape.h"
 
 namespace shmstate::agent {
+using namespace internal;
 namespace {
 
 constexpr std::size_t kProblemBytes = 400;  // of the first line that was lost, as it is told

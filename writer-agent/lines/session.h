@@ -7,10 +7,10 @@
 #include <string>
 #include <string_view>
 
-#include "shmstate/status.h"
 #include "lines/line_parser.h"
 #include "lines/line_splitter.h"
 #include "lines/pending_batch.h"
+#include "shmstate/status.h"
 
 namespace shmstate::agent {
 

@@ -9,6 +9,9 @@
 #include <string_view>
 
 namespace shmstate {
+namespace internal {
+class KeyHints;
+}  // namespace internal
 
 /// Use a key with one reader or writer at a time, from one thread at a time; keep one for each.
 class Key {
@@ -17,7 +20,7 @@ class Key {
   [[nodiscard]] std::string_view bytes() const noexcept { return bytes_; }
 
  private:
-  friend class KeyHints;  // of the libraries
+  friend class internal::KeyHints;
   std::string bytes_;
   std::array<std::uint8_t, 16> instance_id_{};  // that the rest belongs to
   std::uint64_t hash_ = 0;

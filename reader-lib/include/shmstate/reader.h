@@ -133,8 +133,10 @@ struct ReaderStatus {
   bool instance_gone = false;        ///< the directory no longer leads to what is being read
 };
 
+namespace internal {
 struct Attachment;
 class BufferView;
+}  // namespace internal
 class Snapshot;
 class Watch;
 
@@ -319,8 +321,8 @@ class SHMSTATE_API Snapshot {
     /// The segment that is being looked at, by its first entry in the directory.
     [[nodiscard]] std::uint32_t segment() const noexcept { return directory_index_ - 1; }
     SHMSTATE_API void look_up_more();
-    SHMSTATE_LOCAL void look_up_group(const BufferView& view);
-    [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const BufferView& view);
+    SHMSTATE_LOCAL void look_up_group(const internal::BufferView& view);
+    [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const internal::BufferView& view);
 
     const Impl* impl_ = nullptr;
     std::uint32_t at_ = 0;  // in `entries_`
@@ -352,7 +354,7 @@ class SHMSTATE_API Snapshot {
  private:
   friend class Reader;
   friend class Watch;
-  SHMSTATE_LOCAL explicit Snapshot(std::shared_ptr<Attachment> files);
+  SHMSTATE_LOCAL explicit Snapshot(std::shared_ptr<internal::Attachment> files);
   [[nodiscard]] SHMSTATE_LOCAL Iterator begin_at(std::uint32_t segment) const;
   std::unique_ptr<Impl> impl_;
 };
