@@ -6,6 +6,7 @@
 #include "shmstate/inspect.h"
 
 namespace shmstate::bench {
+using namespace internal;
 
 Figures measure_publish(const std::filesystem::path& directory, const Workload& workload, std::size_t changed,
                         Slice slice) {

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <memory>
 
-#include "layout/hash.h"
 #include "files/os.h"
+#include "layout/hash.h"
 #include "measure.h"
 #include "protocol/buffer_view.h"
 #include "workload.h"

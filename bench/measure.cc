@@ -15,7 +15,6 @@
 #include <utility>
 
 namespace shmstate::bench {
-using namespace internal;
 namespace {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(1);

@@ -25,7 +25,6 @@
 #endif
 
 namespace shmstate::bench {
-using namespace internal;
 
 /// Where the parties of a measurement run: who is measured has a core for itself; mergers and servers have the other.
 inline constexpr int kMeasuredCore = 0;

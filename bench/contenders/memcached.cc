@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "contenders/contenders.h"
-#include "core/os.h"
+#include "files/os.h"
 
 namespace shmstate::bench {
 using namespace internal;

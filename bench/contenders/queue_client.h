@@ -7,7 +7,6 @@
 #include "contender.h"
 
 namespace shmstate::bench {
-using namespace internal;
 
 /// What its consumer has taken.
 struct Consumed {

@@ -6,7 +6,6 @@
 #include "contenders/queue_client.h"
 
 namespace shmstate::bench {
-using namespace internal;
 namespace {
 
 namespace ip = boost::interprocess;
