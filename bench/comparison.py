@@ -91,10 +91,11 @@ def interval(values, confidence=kConfidence):
     return ordered[left_out], ordered[n - 1 - left_out], covered(left_out) if n > 1 else 0.0
 
 
-def verdict(low, high):
-    if low > 1:
-        return "dearer"
-    return "cheaper" if high < 1 else "–"
+def verdict(low, high, confidence):
+    """Nothing, when there were too few rounds to say something."""
+    if confidence < kConfidence or low <= 1 <= high:
+        return "–"
+    return "dearer" if low > 1 else "cheaper"
 
 
 def ratio_rows(series):
@@ -103,10 +104,10 @@ def ratio_rows(series):
         ratios = one.ratios()
         if not ratios:
             continue
-        low, high, _ = interval(ratios)
+        low, high, confidence = interval(ratios)
         form = one.measurement.form
         rows.append([one.label, form(one.median("then")), form(one.median("now")), f"{statistics.median(ratios):.3f}",
-                     f"{low:.3f} … {high:.3f}", verdict(low, high)])
+                     f"{low:.3f} … {high:.3f}", verdict(low, high, confidence)])
     return rows
 
 

@@ -41,7 +41,7 @@ class CountingFailed(Exception):
 
 
 def count_instructions(function, directory, command):
-    """Instructions of one operation: callgrind's count for `function` by how many operations the command says it did."""
+    """Of one operation: callgrind's count for `function` by how many operations the command says that it did."""
     profile = directory / "callgrind"
     valgrind = ["valgrind", "--tool=callgrind", "--collect-atstart=no", f"--toggle-collect={function}",
                 f"--callgrind-out-file={profile}"]

@@ -67,17 +67,20 @@ class Intervals(unittest.TestCase):
         self.assertEqual(comparison.interval(range(11))[:2], (0, 10))  # 1 - 2 (1 + 11) / 2^11 is less than 99 %
 
     def test_only_an_interval_beside_1_says_something(self):
-        self.assertEqual(comparison.verdict(0.9, 1.1), "–")
-        self.assertEqual(comparison.verdict(1.0, 1.1), "–")
-        self.assertEqual(comparison.verdict(1.01, 1.1), "dearer")
-        self.assertEqual(comparison.verdict(0.9, 0.99), "cheaper")
+        self.assertEqual(comparison.verdict(0.9, 1.1, 0.99), "–")
+        self.assertEqual(comparison.verdict(1.0, 1.1, 0.99), "–")
+        self.assertEqual(comparison.verdict(1.01, 1.1, 0.99), "dearer")
+        self.assertEqual(comparison.verdict(0.9, 0.99, 0.99), "cheaper")
+
+    def test_too_few_rounds_say_nothing(self):
+        self.assertEqual(comparison.verdict(1.01, 1.1, 0.75), "–")
 
 
 class Text(unittest.TestCase):
     def test_each_row_has_medians_ratio_and_spread(self):
-        text = comparison.text_of(document([series(then=[[10, 10]] * 3, now=[[20, 20], [22, 22], [24, 24]])]))
+        text = comparison.text_of(document([series(then=[[10, 10]] * 8, now=[[20, 30]] + [[22, 22]] * 6 + [[30, 24]])]))
         self.assertEqual(cells(text, "read"), [["read", "10 ns", "22 ns", "2.200", "2.000 … 2.400", "dearer"]])
-        self.assertIn("confidence of 75 % each", text)
+        self.assertIn("confidence of 99.2 % each", text)
 
     def test_what_one_side_cannot_do_is_in_a_table_without_ratios(self):
         text = comparison.text_of(document([series(then=[[], []], now=[[20, 20], [20, 20]])]))
