@@ -64,6 +64,12 @@ void warn_unless_in_memory(const std::filesystem::path& instance) {
                instance.string());
 }
 
+void warn_unless_told(bool is_told) {
+  if (is_told) return;
+  spdlog::warn("the kernel does not tell of new rings, so they are searched for; raise fs.inotify.max_user_instances "
+               "and fs.inotify.max_user_watches");
+}
+
 }  // namespace
 
 Service::Service(const ServiceOptions& options)
@@ -78,6 +84,7 @@ Service::Service(const ServiceOptions& options)
                permissions_text(owner_.permissions()));
   if (owner_.is_resumed()) tell_what_stays(owner_.geometry(), options.files);
   warn_unless_in_memory(owner_.path());
+  warn_unless_told(engine_.is_told_of_rings());
   manager_.ready(status(reported_ns_));
 }
 

@@ -55,6 +55,18 @@ void add_version(CLI::App& app, Options& options, const std::string& description
   app.add_option_function<std::string>("--version", assign, description)->type_name("N");
 }
 
+// Behind a command that has no such option, the parser would take it for that of the program: show its version, run
+// nothing, and end well.
+void refuse_version(CLI::App& command) {
+  command
+      .add_flag_callback("--version",
+                         [] {
+                           throw CLI::ValidationError(
+                               "--version", "of a key belongs to set and del, that of the program before the command");
+                         })
+      ->group("");
+}
+
 CLI::App& add_command(CLI::App& app, Options& options, const std::string& name, ExitCode (*run)(const Options&),
                       const std::string& description) {
   CLI::App& command = *app.add_subcommand(name, description);
@@ -197,6 +209,9 @@ void declare(CLI::App& app, Options& options) {
   add_load(app, options);
   add_command(app, options, "instances", run_instances, "List the instances that there are, and who serves them");
   add_command(app, options, "doctor", run_doctor, "Look for what keeps the instance from working; name the remedies");
+  for (CLI::App* const command : app.get_subcommands({})) {
+    if (command->get_option_no_throw("--version") == nullptr) refuse_version(*command);
+  }
   app.footer(
       "A key or value that begins with - and is no number goes after --, for example: shmstatectl set -- KEY -x\n\n" +
       std::string(kExitCodesHelp));

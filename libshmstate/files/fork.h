@@ -5,8 +5,7 @@
 // So nothing that was opened before a fork is used, or let go, after it:
 //
 // - The descriptors are closed in the child, within fork(), so that what the parent locked ends with the parent. A
-// mapping
-//   keeps its open file, too, so files are mapped through another open file than the one that has the locks.
+//   mapping keeps its open file, too, so files are mapped through another open file than the one that has the locks.
 // - The kernel zeroes a page in every child (MADV_WIPEONFORK), also where nothing of the C library runs (clone). What
 //   a hot path compares anyway, such as how much room is left, lies in such a page: zero in the child leads it to where
 //   it asks for the process number.

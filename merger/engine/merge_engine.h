@@ -95,6 +95,8 @@ class MergeEngine {
   [[nodiscard]] std::uint64_t applied_count() const noexcept { return applied_count_; }
   /// Entries of the directory of rings that were read so far.
   [[nodiscard]] std::uint64_t names_read() const noexcept { return names_read_; }
+  /// Whether the kernel tells of new rings; otherwise they are searched for.
+  [[nodiscard]] bool is_told_of_rings() const noexcept { return news_.is_told(); }
   [[nodiscard]] const Table& table() const noexcept { return table_; }
   /// The one that was written last.
   [[nodiscard]] std::uint32_t back_buffer() const noexcept { return replicas_.back_index(); }

@@ -38,7 +38,7 @@ class Session {
   void run() {
     while (!is_done() && !is_reader_gone()) {
       const auto look = Clock::now();
-      print(known_keys_.changes_of(next_batch()));
+      print(known_keys_.changes_of(watch_.next(kSlice)));
       report_merger();
       sleep_until(look + options_.interval);
     }
@@ -46,15 +46,6 @@ class Session {
 
  private:
   [[nodiscard]] bool is_done() const { return is_interrupted() || (options_.limit && printed_ == *options_.limit); }
-
-  WatchBatch next_batch() {
-    try {
-      return watch_.next(kSlice);
-    } catch (const Error& error) {
-      if (error.status() != Status::kExpired) throw;
-      return {};  // the merger took the snapshot back while it was read; the next call reads it again
-    }
-  }
 
   void print(const std::vector<Change>& changes) {
     std::string text;

@@ -784,6 +784,25 @@ TEST_F(CtlProcess, StatusAndDoctorAreFresh) {
 }
 
 // An agent pushes for who cannot write: each command waits until it is readable, and tells what became of it.
+/// What `--version` and `--ttl` say, and what an entry of a dump has of them, reaches a key through an agent, too.
+template <typename AtAgent>
+void must_carry_versions_and_times_to_live(const AtAgent& at_agent) {
+  const auto expect = [&](const Arguments& wanted, std::string_view input, std::string_view table) {
+    const Result result = at_agent(wanted, input);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_THAT(at_agent({"get", "-v", "kept"}, {}).out, HasSubstr(table));
+  };
+  expect({"set", "--ttl", "1h", "kept", "1"}, {}, "  59 min");
+  expect({"set", "--version", "7", "--ttl", "1h", "kept", "2"}, {}, "  7        59 min");
+  expect({"set", "--version", "6", "kept", "3"}, {}, "  2\n");  // too late, which is no error
+  expect({"del", "--version", "6", "kept"}, {}, "  2\n");
+  const std::string entry = "kept\tint64\t4\tepoch=1\tversion=9\tttl_ns=";
+  expect({"load"}, "# shmstate dump 2\n" + entry + "3599999999999\n# end 1\n", "  9        59 min");
+  EXPECT_EQ(at_agent({"del", "--version", "10", "kept"}, {}).code, 0);
+  EXPECT_EQ(at_agent({"get", "kept"}, {}).code, 1);
+  EXPECT_EQ(at_agent({"set", "--ttl", "1us", "kept", "5"}, {}).code, 8) << "the agent's shortest is 1 ms";
+}
+
 TEST_F(CtlProcess, SendsToAnAgent) {
   const std::string socket = (root_ / "agent.sock").string();
   for (const bool with_answers : {false, true}) {
@@ -804,6 +823,7 @@ TEST_F(CtlProcess, SendsToAnAgent) {
     EXPECT_EQ(at_agent({"del", "float"}).code, 0);
     EXPECT_EQ(ctl({"get", "float"}).code, 1);
     EXPECT_EQ(at_agent({"get", "count"}).out, "42\n");  // reads are local
+    must_carry_versions_and_times_to_live(at_agent);
 
     const Result rejected = at_agent({"add", "key \"with\" all", "1"});
     EXPECT_EQ(rejected.code, 6) << rejected.err;

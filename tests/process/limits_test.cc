@@ -26,6 +26,7 @@
 
 #include "harness/process_support.h"
 #include "shmstate/reader.h"
+#include "shmstate/watch.h"
 #include "shmstate/writer.h"
 
 namespace shmstate::test {
@@ -248,6 +249,28 @@ TEST_F(Limits, AWriterBeyondTheLimitOfFileSizeIsToldAndNotKilled) {
   });
   EXPECT_EQ(child.verdict(), "");
   must_have_no_rings();
+}
+
+// The thread of a watch's descriptor counts as a process; without one, the watch goes on as one that is asked.
+TEST_F(Limits, AWatchWithoutAThreadSaysWhichLimitItIs) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs a user who has no other process";
+  const Program merger = start_merger(instance(), {"--mode", "0755"});
+  Child child([this] {
+    become({.uid = 65533, .gid = 65533});
+    Watch watch(instance().string(), "");
+    const rlimit none{.rlim_cur = 0, .rlim_max = 0};
+    must(::setrlimit(RLIMIT_NPROC, &none) == 0, "setrlimit");
+    for (int i = 0; i < 2; ++i) {
+      try {
+        static_cast<void>(watch.fd());
+        must(false, "a thread beyond the limit of processes");
+      } catch (const Error& error) {
+        must(error.status() == Status::kSystem && has(error.what(), "limit of processes"), error.what());
+      }
+    }
+    must(watch.next(kPatience).complete, "what is asked for");
+  });
+  EXPECT_EQ(child.verdict(), "");
 }
 
 // ---- standard streams

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -202,6 +203,32 @@ TEST_F(Resources, TheNumberOfSuppressedEventsWasNotTold) {
   }
   const Writer makes_the_merger_look(instance_, small_ring("w"));
   eventually("a report", [&] { return has_said(merger, "more events are not shown"); });
+}
+
+// New rings are found all the same, and the log says once that it takes a search.
+TEST_F(Resources, AMergerThatTheKernelTellsNothingSaysSoOnceAndServes) {
+  for (const auto* limit : {"max_inotify_instances", "max_inotify_watches"}) {
+    const auto deny_inotify = [limit] {  // as user of a namespace of its own
+      if (::unshare(CLONE_NEWUSER) != 0) ::_exit(77);
+      const os::Fd file = os::open_file(fs::path("/proc/sys/user") / limit, O_WRONLY);
+      if (!file.is_open() || ::write(file.get(), "0", 1) != 1) ::_exit(77);
+    };
+    Program merger = launch_merger(instance_, {}, {.setup = deny_inotify});
+    eventually("a start",
+               [&] { return merger.has_ended() || merger.output().find(" at epoch ") != std::string::npos; });
+    if (merger.has_ended() && merger.wait() == 77) GTEST_SKIP() << "no user namespaces here";
+    for (int i = 0; i < 3; ++i) {
+      Writer writer(instance_);
+      EXPECT_EQ(writer.set("k", i), Status::kOk);
+      EXPECT_EQ(writer.flush(kPatience), Status::kOk);
+    }
+    merger.signal(SIGTERM);
+    EXPECT_EQ(merger.wait(), 0);
+    const std::string log = merger.output();
+    const std::size_t told = log.find("the kernel does not tell of new rings");
+    EXPECT_NE(told, std::string::npos) << log;
+    EXPECT_EQ(log.find("the kernel does not tell", told + 1), std::string::npos) << log;
+  }
 }
 
 // ---- locks

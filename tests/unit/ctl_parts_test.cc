@@ -213,6 +213,18 @@ TEST(CtlCommandLine, RefusesNonsense) {
   }
 }
 
+// Only set and del know versions of keys. Behind another command the option showed the program's version, ran nothing
+// and ended well.
+TEST(CtlCommandLine, AVersionBehindAnotherCommandIsRefused) {
+  for (const Keys& arguments : {Keys{"add", "--version", "1", "k", "1"}, Keys{"add", "k", "1", "--version=1"},
+                                Keys{"add", "k", "1", "--version"}, Keys{"load", "--version", "file"},
+                                Keys{"get", "k", "--version"}, Keys{"status", "--version"}}) {
+    EXPECT_EQ(parse(arguments), 2) << ::testing::PrintToString(arguments);
+    EXPECT_EQ(ran, "");
+  }
+  EXPECT_EQ(parse({"--version"}), 0);
+}
+
 // What is no command is named, and not said to be missing.
 TEST(CtlCommandLine, AnUnknownCommandWasCalledMissing) {
   const auto message = [](const Keys& arguments) {
