@@ -314,10 +314,11 @@ def aims_of(results):
     last = median("publish", "shmstate", "p50", keys=kSizes[-1], changed=1)
     aims.below("publish of 1 changed key among 1,000,000: under 1 µs", last, 1000.0)
     first = median("publish", "shmstate", "p50", keys=kSizes[0], changed=1)
-    aims.below("publish of 1 changed key: independent of the state's size (1,000,000 keys at most 3 × 1,000 keys: caches)",
+    aims.below("publish of 1 changed key: independent of the state's size (1,000,000 keys at most 3 × 1,000 keys: "
+               "caches)",
                last, first and 3 * first)
-    aims.below("full consistent scan of 1,000,000 keys: under 3 ms", median("scan", "shmstate", "median", keys=kSizes[-1]),
-               3e6)
+    aims.below("full consistent scan of 1,000,000 keys: under 3 ms",
+               median("scan", "shmstate", "median", keys=kSizes[-1]), 3e6)
     aims.below("memory, 24-byte key and 8-byte value, two buffers: ≤ 200 bytes a key on average over growth",
                median("growth", "shmstate", "mean", keys=kSizes[-1]), 200.0, in_bytes)
     aims.below("idle merger: no measurable CPU (below 0.1 % of a core)",

@@ -30,10 +30,10 @@ std::atomic<int> ranges_used{0};  // beyond this place, none was ever used
 struct sigaction previous_action;
 
 Range* range_around(std::uintptr_t address) noexcept {
-  const int used = ranges_used.load(std::memory_order_acquire);
+  const int used = ranges_used.load(std::memory_order_acquire);  // pair: fault_guard.ranges_used
   for (int i = 0; i < used; ++i) {
     Range& range = ranges[static_cast<std::size_t>(i)];
-    const std::uintptr_t begin = range.begin.load(std::memory_order_acquire);
+    const std::uintptr_t begin = range.begin.load(std::memory_order_acquire);  // pair: fault_guard.begin
     const std::size_t bytes = range.bytes.load(std::memory_order_relaxed);
     if (begin != 0 && address >= begin && address - begin < bytes) return &range;
   }
@@ -45,7 +45,7 @@ bool put_zeros(Range& range) noexcept {
   void* const zeros = ::mmap(begin, range.bytes.load(std::memory_order_relaxed), PROT_READ | PROT_WRITE,
                              MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (zeros == MAP_FAILED) return false;
-  range.has_faulted.store(true, std::memory_order_release);
+  range.has_faulted.store(true, std::memory_order_release);  // pair: fault_guard.has_faulted
   return true;
 }
 
@@ -117,8 +117,9 @@ FaultGuard::FaultGuard(void* address, std::size_t bytes, Reaction reaction) {
     range.bytes.store(bytes, std::memory_order_relaxed);
     range.other.store(reaction.other, std::memory_order_relaxed);
     range.last_words.store(reaction.last_words, std::memory_order_relaxed);
-    range.begin.store(reinterpret_cast<std::uintptr_t>(address), std::memory_order_release);
+    range.begin.store(reinterpret_cast<std::uintptr_t>(address), std::memory_order_release);  // pair: fault_guard.begin
     place_ = static_cast<int>(i);
+    // pair: fault_guard.ranges_used
     if (place_ >= ranges_used.load(std::memory_order_relaxed)) ranges_used.store(place_ + 1, std::memory_order_release);
     return;
   }
@@ -126,10 +127,12 @@ FaultGuard::FaultGuard(void* address, std::size_t bytes, Reaction reaction) {
 }
 
 FaultGuard::~FaultGuard() {
+  // pair: fault_guard.begin
   if (place_ >= 0) ranges[static_cast<std::size_t>(place_)].begin.store(0, std::memory_order_release);
 }
 
 bool FaultGuard::has_faulted() const noexcept {
+  // pair: fault_guard.has_faulted
   return place_ >= 0 && ranges[static_cast<std::size_t>(place_)].has_faulted.load(std::memory_order_acquire);
 }
 

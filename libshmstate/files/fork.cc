@@ -90,7 +90,7 @@ constinit std::atomic<const std::atomic<std::uint64_t>*> process_number_word{&kN
 std::uint64_t number_this_process() {
   static std::atomic<std::uint64_t> last{0};  // in the child what it was in the parent
   std::atomic<std::uint64_t>& number = number_in_wiped_page();
-  process_number_word.store(&number, std::memory_order_release);
+  process_number_word.store(&number, std::memory_order_release);  // pair: fork.process_number
   std::uint64_t known = number.load(std::memory_order_relaxed);
   if (known != 0) return known;  // another thread was faster
   const std::uint64_t ours = last.fetch_add(1, std::memory_order_relaxed) + 1;

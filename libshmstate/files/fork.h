@@ -32,6 +32,7 @@ extern std::atomic<const std::atomic<std::uint64_t>*> process_number_word;
 /// Another number in every process that comes from another one by fork. Cost: two loads.
 /// Throws std::bad_alloc, in the first call of a process only.
 [[nodiscard]] inline std::uint64_t process_number() {
+  // pair: fork.process_number
   const std::uint64_t number = process_number_word.load(std::memory_order_acquire)->load(std::memory_order_relaxed);
   return number != 0 ? number : number_this_process();
 }

@@ -235,7 +235,8 @@ bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), 
 // The lock is kept until the file is closed: who opens a shared ring meanwhile sees that and makes a new one.
 bool RingFile::try_remove(const fs::path& rings, bool anyway, std::uint64_t merged) const noexcept {
   if (!os::try_lock(fd_.get(), kLifeByte, true)) return false;
-  if (!anyway && header().tail.load(std::memory_order_acquire) != merged) {  // somebody came, pushed and went
+  // Somebody may have come, pushed and gone. pair: ring.tail
+  if (!anyway && header().tail.load(std::memory_order_acquire) != merged) {
     os::unlock(fd_.get(), kLifeByte);
     return false;
   }
