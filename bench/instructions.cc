@@ -25,7 +25,7 @@ extern "C" {
 
 [[gnu::noinline]] void measured_apply(OwnEngine& own) { own.pump(); }
 
-[[gnu::noinline]] std::uint64_t measured_read(const shmstate::Reader& reader, const std::vector<Item>& stream) {
+[[gnu::noinline]] std::uint64_t measured_read(shmstate::Reader& reader, const std::vector<Item>& stream) {
   std::uint64_t sum = 0;
   for (const Item& item : stream) {
     std::int64_t value = 0;
@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
   const std::filesystem::path path = std::filesystem::path(argv[1]) / "instructions";
   OwnEngine own(path, kKeyCount);
   shmstate::Writer writer(path.string());
-  const shmstate::Reader reader(path.string());
+  shmstate::Reader reader(path.string());
   own.fill(writer, all_items(kKeyCount));
   const std::vector<Item> stream = make_stream(kKeyCount, kOperations, Distribution::kUniform, 1);
   measured_push(writer, stream);

@@ -19,7 +19,7 @@ std::string text_of(shmstate::ValueView value) {
   }
 }
 
-void print_state(const shmstate::Reader& reader) {
+void print_state(shmstate::Reader& reader) {
   const shmstate::Snapshot snapshot = reader.snapshot();
   for (const auto& [key, value] : snapshot) std::cout << key << " = " << text_of(value) << '\n';
   std::cout << snapshot.size() << " entries at epoch " << snapshot.epoch() << '\n';
@@ -31,7 +31,8 @@ int main(int argc, char** argv) try {
   if (argc < 2) return std::cerr << "usage: example-reader INSTANCE [SECONDS]\n", 2;
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(argc > 2 ? std::atoi(argv[2]) : 10);
 
-  print_state(shmstate::Reader{argv[1]});
+  shmstate::Reader reader{argv[1]};
+  print_state(reader);
   shmstate::Watch watch{argv[1], "pump/"};
   while (std::chrono::steady_clock::now() < end) {
     for (const shmstate::Change& change : watch.next(100ms).changes) {

@@ -802,7 +802,7 @@ Status Writer::Impl::report() noexcept {
   return std::exchange(rejected_reported, rejected_now) == rejected_now ? Status::kOk : Status::kRejected;
 }
 
-WriterStatus Writer::status() const noexcept {
+WriterStatus Writer::status() noexcept {
   WriterStatus status{.reopen_count = impl_->reopen_count, .ring = impl_->look_now()};
   if (status.ring == Status::kForked) return status;
   if (status.ring == Status::kOk) status.ring = impl_->verdict();

@@ -187,7 +187,7 @@ int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_
               counters);
   return SHMSTATE_OK;
 }
-int shmstate_writer_get_status(const shmstate_writer* writer, shmstate_writer_status* status) noexcept {
+int shmstate_writer_get_status(shmstate_writer* writer, shmstate_writer_status* status) noexcept {
   if (writer == nullptr || !has_size(status)) return kInvalid;
   const shmstate::WriterStatus known = writer->writer.status();
   give_struct({.struct_bytes = 0,

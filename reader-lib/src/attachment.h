@@ -37,6 +37,9 @@ struct Attachment {
   }
 
   [[nodiscard]] const layout::Publication& publication() const noexcept { return control.publication(); }
+  [[nodiscard]] Position position_of(Version version) const noexcept {
+    return {.instance = control.geometry().instance_id, .epoch = version.epoch};
+  }
   /// Whether a pinned buffer is not of the instance that control describes. One that the merger took back meanwhile,
   /// because whoever pinned it stood still for too long, tells nothing.
   [[nodiscard]] bool has_foreign_snapshot(Version pinned) const noexcept {

@@ -111,15 +111,15 @@ class Collector {
 
 }  // namespace
 
-Changes internal::collect_changes(const std::shared_ptr<Attachment>& files, std::optional<Epoch> since) {
+Changes internal::collect_changes(const std::shared_ptr<Attachment>& files, const Position& since) {
   const Pinned pinned(files);
   Changes news;
-  news.epoch = pinned.version().epoch;
-  Collector collector(pinned, since.value_or(news.epoch));
-  news.oldest_epoch = collector.oldest_epoch(news.epoch);
-  if (!since || *since > news.epoch) {
+  news.position = pinned.position();
+  Collector collector(pinned, since.epoch);
+  news.oldest = {.instance = news.position.instance, .epoch = collector.oldest_epoch(news.position.epoch)};
+  if (!(since <= news.position)) {  // it is not one of this instance
     news.gap_reason = GapReason::kRecreated;
-  } else if (*since < news.epoch) {
+  } else if (since != news.position) {
     news.gap_reason = collector.collect(news);
     if (!pinned.is_kept()) news.gap_reason = GapReason::kOvertaken;
   }

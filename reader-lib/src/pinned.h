@@ -22,6 +22,7 @@ class Pinned {
 
   [[nodiscard]] const Attachment& files() const noexcept { return *files_; }
   [[nodiscard]] Version version() const noexcept { return version_; }
+  [[nodiscard]] Position position() const noexcept { return files_->position_of(version_); }
   [[nodiscard]] BufferView view() const noexcept { return files_->snapshot.buffer(version_.buffer); }
   /// Whether this is a child of the process that pinned it: the pin is the parent's.
   [[nodiscard]] bool is_forked() const noexcept { return !maker_.is_this_process(); }

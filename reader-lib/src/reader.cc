@@ -340,7 +340,6 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   Status attached = Status::kOk;  // or why a child of fork could not attach
   std::uint64_t next_look_ns = 0;
   std::uint64_t reattach_count = 0;
-  std::uint64_t changes_attachment = 0;  // the reattach_count at the last call of `changes`
   bool is_gone = false;
   std::vector<HashedKey> many;  // that are being read
 };
@@ -352,18 +351,18 @@ Reader::Reader(Reader&&) noexcept = default;
 Reader& Reader::operator=(Reader&&) noexcept = default;
 Reader::~Reader() = default;
 
-Status Reader::read(std::string_view key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, double& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, Float64& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, std::string& value) const { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, Value& value) const { return impl_->read(key, value); }
-Status Reader::read(Key& key, std::int64_t& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(Key& key, double& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(Key& key, Float64& value) const noexcept { return impl_->read(key, value); }
-Status Reader::read(Key& key, std::string& value) const { return impl_->read(key, value); }
-Status Reader::read(Key& key, Value& value) const { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, std::int64_t& value) noexcept { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, double& value) noexcept { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, Float64& value) noexcept { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, std::string& value) { return impl_->read(key, value); }
+Status Reader::read(std::string_view key, Value& value) { return impl_->read(key, value); }
+Status Reader::read(Key& key, std::int64_t& value) noexcept { return impl_->read(key, value); }
+Status Reader::read(Key& key, double& value) noexcept { return impl_->read(key, value); }
+Status Reader::read(Key& key, Float64& value) noexcept { return impl_->read(key, value); }
+Status Reader::read(Key& key, std::string& value) { return impl_->read(key, value); }
+Status Reader::read(Key& key, Value& value) { return impl_->read(key, value); }
 
-Status Reader::read(std::string_view key, std::span<char> buffer, std::size_t& value_bytes) const noexcept {
+Status Reader::read(std::string_view key, std::span<char> buffer, std::size_t& value_bytes) noexcept {
   return impl_->read_key(key, [&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
     if (head.type != Type::kBytes) return Status::kWrongType;
     value_bytes = head.value_bytes;
@@ -371,7 +370,7 @@ Status Reader::read(std::string_view key, std::span<char> buffer, std::size_t& v
   });
 }
 
-Status Reader::read(std::string_view key, EntryInfo& info) const noexcept {
+Status Reader::read(std::string_view key, EntryInfo& info) noexcept {
   EntryInfo known;
   std::uint64_t expiry_ns = 0;
   const Status status = impl_->read_key(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
@@ -389,72 +388,74 @@ Status Reader::read(std::string_view key, EntryInfo& info) const noexcept {
   return status;
 }
 
-std::optional<EntryInfo> Reader::info(std::string_view key) const noexcept {
+std::optional<EntryInfo> Reader::info(std::string_view key) noexcept {
   EntryInfo known;
   return read(key, known) == Status::kOk ? std::optional(known) : std::nullopt;
 }
 
-Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) const {
+Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) {
   return impl_->read_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Key> keys, std::vector<std::optional<Value>>& values) const {
+Epoch Reader::get_many(std::span<Key> keys, std::vector<std::optional<Value>>& values) {
   return impl_->read_many(keys, values);
 }
-Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t>> values) const {
+Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t>> values) {
   return impl_->read_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<std::int64_t>> values) const {
+Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<std::int64_t>> values) {
   return impl_->read_many(keys, values);
 }
-Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<double>> values) const {
+Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<double>> values) {
   return impl_->read_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<double>> values) const {
+Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<double>> values) {
   return impl_->read_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Lookup> lookups) const { return impl_->read_many(lookups); }
+Epoch Reader::get_many(std::span<Lookup> lookups) { return impl_->read_many(lookups); }
 
-Epoch Reader::epoch() const noexcept {
-  if (impl_->look_now_and_then() != Status::kOk) return 0;
-  return current_version(impl_->files->publication()).epoch;
+Epoch Reader::epoch() noexcept { return position().epoch; }
+
+Position Reader::position() noexcept {
+  if (impl_->look_now_and_then() != Status::kOk) return {};
+  return impl_->files->position_of(current_version(impl_->files->publication()));
 }
 
-Epoch Reader::wait(Epoch epoch, nanoseconds timeout) const noexcept {
+Position Reader::wait(const Position& position, nanoseconds timeout) noexcept {
   const auto began = Clock::now();
-  const std::uint64_t attachment = impl_->reattach_count;
   impl_->look_around();
   for (;;) {
     const Shared<std::uint64_t>& word = impl_->files->publication().epoch_word;
     const auto* const futex = reinterpret_cast<const std::uint32_t*>(word.address());  // its low half
     const std::uint64_t packed = word.load(std::memory_order_acquire);
-    const Epoch now = impl_->attached == Status::kOk ? Version::unpack(packed).epoch : 0;
+    Position now;
+    if (impl_->attached == Status::kOk) now = impl_->files->position_of(Version::unpack(packed));
     const auto waited = Clock::now() - began;
-    if (now > epoch || waited >= timeout || attachment != impl_->reattach_count) return now;
+    if (!(now <= position) || waited >= timeout) return now;
     os::futex_wait(futex, static_cast<std::uint32_t>(packed), std::min<nanoseconds>(kSleepMax, timeout - waited));
     impl_->look_around();
   }
 }
 
-Status Reader::wait_change(std::string_view key, Epoch epoch, nanoseconds timeout) const {
+Status Reader::wait_change(std::string_view key, const Position& position, nanoseconds timeout) {
   const auto began = Clock::now();
-  Epoch known = epoch;
+  Position known = position;
   for (;;) {
     const Changes news = changes(known);
     const bool is_changed =
         std::any_of(news.changes.begin(), news.changes.end(), [&](const Change& change) { return change.key == key; });
-    if (is_changed) return Status::kOk;
+    if (is_changed || news.gap_reason == GapReason::kRecreated) return Status::kOk;
     if (news.gap) {  // the entry itself still tells, unless it was erased
       const std::optional<EntryInfo> entry = info(key);
-      if (!entry || entry->changed_epoch > epoch) return Status::kOk;
+      if (!entry || entry->changed_epoch > position.epoch) return Status::kOk;
     }
-    known = news.epoch;
+    known = news.position;
     const auto left = timeout - (Clock::now() - began);
     if (left <= nanoseconds::zero()) return Status::kTimeout;
     wait(known, left);
   }
 }
 
-nanoseconds Reader::age() const noexcept {
+nanoseconds Reader::age() noexcept {
   impl_->look_around();
   if (impl_->attached != Status::kOk) return nanoseconds::max();
   const std::uint64_t current_as_of =
@@ -463,12 +464,12 @@ nanoseconds Reader::age() const noexcept {
   return nanoseconds(now > current_as_of ? now - current_as_of : 0);
 }
 
-bool Reader::merger_running() const noexcept {
+bool Reader::merger_running() noexcept {
   impl_->look_around();
   return impl_->attached == Status::kOk && impl_->files->control.merger_running();
 }
 
-ReaderStatus Reader::status() const noexcept {
+ReaderStatus Reader::status() noexcept {
   return {.merger_running = merger_running(),
           .age = age(),
           .reattach_count = impl_->reattach_count,
@@ -479,17 +480,14 @@ const std::string& Reader::path() const noexcept { return impl_->path; }
 
 // ---- what needs a pinned buffer
 
-Snapshot Reader::snapshot() const {
+Snapshot Reader::snapshot() {
   impl_->look_around_or_fail();
   return Snapshot(impl_->files);
 }
 
-Changes Reader::changes(Epoch since) const {
+Changes Reader::changes(const Position& since) {
   impl_->look_around_or_fail();
-  const bool is_new_instance = impl_->changes_attachment != impl_->reattach_count;
-  Changes news = collect_changes(impl_->files, is_new_instance ? std::nullopt : std::optional(since));
-  impl_->changes_attachment = impl_->reattach_count;  // not if that threw
-  return news;
+  return collect_changes(impl_->files, since);
 }
 
 }  // namespace shmstate

@@ -1,5 +1,6 @@
 #include "shmstate/reader_c.h"
 
+#include <bit>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@ using shmstate::EntryInfo;
 using shmstate::EntryView;
 using shmstate::GapReason;
 using shmstate::Lookup;
+using shmstate::Position;
 using shmstate::Reader;
 using shmstate::Snapshot;
 using shmstate::Status;
@@ -66,9 +68,14 @@ shmstate::ReaderOptions to_options(const shmstate_reader_options& known) noexcep
   return options;
 }
 
+static_assert(sizeof(shmstate_position) == sizeof(Position));
+
+shmstate_position to_position(const Position& position) noexcept { return std::bit_cast<shmstate_position>(position); }
+Position from_position(const shmstate_position& position) noexcept { return std::bit_cast<Position>(position); }
+
 shmstate_watch_batch to_batch(const WatchBatch& news) noexcept {
   return {.struct_bytes = 0,
-          .epoch = news.epoch,
+          .position = to_position(news.position),
           .change_count = news.changes.size(),
           .complete = news.complete ? 1 : 0,
           .conflated = news.conflated ? 1 : 0};
@@ -184,8 +191,15 @@ int shmstate_reader_get_many(shmstate_reader* reader, shmstate_lookup* lookups, 
 uint64_t shmstate_reader_get_epoch(shmstate_reader* reader) noexcept {
   return reader == nullptr ? 0 : reader->reader.epoch();
 }
-uint64_t shmstate_reader_wait(shmstate_reader* reader, uint64_t epoch, int64_t timeout_ns) noexcept {
-  return reader == nullptr ? 0 : reader->reader.wait(epoch, timeout(timeout_ns));
+int shmstate_reader_get_position(shmstate_reader* reader, shmstate_position* position) noexcept {
+  if (reader == nullptr || position == nullptr) return kInvalid;
+  *position = to_position(reader->reader.position());
+  return SHMSTATE_OK;
+}
+int shmstate_reader_wait(shmstate_reader* reader, const shmstate_position* position, int64_t timeout_ns) noexcept {
+  if (reader == nullptr || position == nullptr) return kInvalid;
+  const Position known = from_position(*position);
+  return reader->reader.wait(known, timeout(timeout_ns)) <= known ? SHMSTATE_TIMEOUT : SHMSTATE_OK;
 }
 int64_t shmstate_reader_get_age(shmstate_reader* reader) noexcept {
   return reader == nullptr ? kInvalid : reader->reader.age().count();
@@ -220,6 +234,11 @@ void shmstate_snapshot_close(shmstate_snapshot* snapshot) noexcept { delete snap
 
 uint64_t shmstate_snapshot_get_epoch(const shmstate_snapshot* snapshot) noexcept {
   return snapshot == nullptr ? 0 : snapshot->snapshot.epoch();
+}
+int shmstate_snapshot_get_position(const shmstate_snapshot* snapshot, shmstate_position* position) noexcept {
+  if (snapshot == nullptr || position == nullptr) return kInvalid;
+  *position = to_position(snapshot->snapshot.position());
+  return SHMSTATE_OK;
 }
 int shmstate_snapshot_get_entry_count(const shmstate_snapshot* snapshot, uint64_t* entry_count) noexcept {
   if (snapshot == nullptr || entry_count == nullptr) return kInvalid;
@@ -272,16 +291,15 @@ void shmstate_snapshot_rewind(shmstate_snapshot* snapshot) noexcept {
   snapshot->next_status = SHMSTATE_OK;
 }
 
-int shmstate_changes_open(shmstate_reader* reader, uint64_t* epoch, shmstate_changes** changes) noexcept {
+int shmstate_changes_open(shmstate_reader* reader, shmstate_position* position, shmstate_changes** changes) noexcept {
   if (changes == nullptr) return kInvalid;
   *changes = nullptr;
-  if (reader == nullptr || epoch == nullptr) return kInvalid;
+  if (reader == nullptr || position == nullptr) return kInvalid;
   return guarded([&]() -> int {
-    Changes found = reader->reader.changes(*epoch);
-    const std::uint64_t next_epoch = found.epoch;
+    Changes found = reader->reader.changes(from_position(*position));
     reader->gap_reason = found.gap_reason;
     if (!found.gap) *changes = new shmstate_changes{.changes = std::move(found.changes)};
-    *epoch = next_epoch;
+    *position = to_position(found.position);
     return *changes == nullptr ? SHMSTATE_GAP : SHMSTATE_OK;
   });
 }

@@ -31,6 +31,7 @@ Snapshot& Snapshot::operator=(Snapshot&&) noexcept = default;
 Snapshot::~Snapshot() = default;
 
 Epoch Snapshot::epoch() const noexcept { return impl_->version().epoch; }
+Position Snapshot::position() const noexcept { return impl_->position(); }
 bool Snapshot::expired() const noexcept { return !impl_->is_kept(); }
 
 std::size_t Snapshot::size() const {

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <limits>
 #include <optional>
 #include <unordered_map>
 #include <utility>
@@ -47,7 +46,7 @@ sigset_t signals_of_others() noexcept {
 // takes none of the program's signals.
 class Notifier {
  public:
-  Notifier(const std::string& instance, const ReaderOptions& options, Epoch known)
+  Notifier(const std::string& instance, const ReaderOptions& options, const Position& known)
       : event_(make_event()), reader_(instance, options), known_(known) {
     const sigset_t blocked = signals_of_others();
     sigset_t before;
@@ -87,11 +86,9 @@ class Notifier {
  private:
   void run() noexcept {
     while (!must_stop_.load(std::memory_order_relaxed)) {
-      const Epoch now = reader_.wait(known_, kStopInterval);
-      const std::uint64_t instances = reader_.status().reattach_count;
-      if (now == known_ && instances == instances_) continue;
+      const Position now = reader_.wait(known_, kStopInterval);
+      if (now == known_) continue;
       known_ = now;
-      instances_ = instances;
       const std::uint64_t one = 1;
       while (::write(event_.get(), &one, sizeof one) < 0 && errno == EINTR) {
       }
@@ -100,8 +97,7 @@ class Notifier {
 
   OwnFd event_;
   Reader reader_;
-  Epoch known_;
-  std::uint64_t instances_ = 0;  // that the reader went over to
+  Position known_;
   Maker maker_;
   std::atomic<bool> must_stop_{false};
   Notifier* next_abandoned_ = nullptr;
@@ -124,18 +120,16 @@ struct Watch::Impl {
   /// The state of one epoch; nothing when it could not be had before the deadline. The merger may take a buffer back
   /// before all of it was read: then the reading goes on in the next one, and what changed meanwhile comes from the
   /// feed.
-  [[nodiscard]] std::optional<WatchBatch> complete_state(Clock::time_point deadline) {
+  [[nodiscard]] std::optional<WatchBatch> complete_state(GapReason why, Clock::time_point deadline) {
     for (;;) {
       WatchBatch batch;
       batch.complete = true;
-      batch.gap_reason = gap_reason;
+      batch.conflated = why != GapReason::kNone;
+      batch.gap_reason = why;
       if (read_all(batch, deadline)) {
         std::stable_sort(batch.changes.begin(), batch.changes.end(),
                          [](const Change& a, const Change& b) { return a.epoch < b.epoch; });
-        known = batch.epoch;
-        batch.conflated = std::exchange(has_gap, false);
-        gap_reason = GapReason::kNone;
-        has_begun = true;
+        known = batch.position;
         return batch;
       }
       if (Clock::now() >= deadline) return std::nullopt;
@@ -143,10 +137,10 @@ struct Watch::Impl {
   }
 
   /// False when the deadline passed and nothing more could be read, or the feed lost track of what changed meanwhile.
-  [[nodiscard]] bool read_all(WatchBatch& batch, Clock::time_point deadline) const {
+  [[nodiscard]] bool read_all(WatchBatch& batch, Clock::time_point deadline) {
     std::uint32_t segment = 0;
     if (read_some(batch, segment)) return true;
-    const Epoch begun = batch.epoch;
+    const Position begun = batch.position;
     for (std::uint32_t from = segment; !read_some(batch, segment); from = segment) {
       if (segment == from && Clock::now() >= deadline) return false;
     }
@@ -154,9 +148,9 @@ struct Watch::Impl {
   }
 
   /// Reads from a segment of the table on. False when the buffer was taken back; then `segment` says where to go on.
-  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) const {
+  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) {
     const Snapshot snapshot = reader.snapshot();
-    batch.epoch = snapshot.epoch();
+    batch.position = snapshot.position();
     try {
       for (auto entry = snapshot.begin_at(segment); entry != snapshot.end(); ++entry) {
         segment = entry.segment();
@@ -176,8 +170,8 @@ struct Watch::Impl {
   }
 
   /// Entries that were read in several epochs, some of them twice: brings them to one epoch. False when the feed does
-  /// not reach back that far.
-  [[nodiscard]] bool catch_up(WatchBatch& batch, Epoch begun) const {
+  /// not reach back that far, or the instance was re-created meanwhile.
+  [[nodiscard]] bool catch_up(WatchBatch& batch, const Position& begun) {
     Changes news = reader.changes(begun);
     if (news.gap) return false;
     std::unordered_map<std::string, Change> entries;
@@ -193,17 +187,14 @@ struct Watch::Impl {
     }
     batch.changes.clear();
     for (auto& [key, change] : entries) batch.changes.push_back(std::move(change));
-    batch.epoch = news.epoch;
+    batch.position = news.position;
     return true;
   }
 
   ReaderOptions options;
   Reader reader;
   std::string prefix;
-  Epoch known = 0;
-  bool has_begun = false;
-  bool has_gap = false;  // since `known`, until the complete state closed it
-  GapReason gap_reason = GapReason::kNone;
+  Position known;  // up to which everything has been delivered
   std::unique_ptr<Notifier> notifier;
 };
 
@@ -217,24 +208,20 @@ WatchBatch Watch::next(nanoseconds timeout) {
   Impl& impl = *impl_;
   impl.leave_to_parent();
   if (impl.notifier) impl.notifier->clear();
-  // Of no epoch, so that a later call knows to which instance `known` belongs.
-  if (!impl.has_begun) static_cast<void>(impl.reader.changes(std::numeric_limits<Epoch>::max()));
-  const auto began = Clock::now();
-  const auto deadline = began + std::min<nanoseconds>(timeout, kTimeoutMax);
+  const auto deadline = Clock::now() + std::min<nanoseconds>(timeout, kTimeoutMax);
+  const auto complete_state = [&](GapReason why) {
+    return impl.complete_state(why, deadline).value_or(WatchBatch{.changes = {}, .position = impl.known});
+  };
+  if (impl.known == Position{}) return complete_state(GapReason::kNone);
   for (;;) {
-    if (impl.has_gap || !impl.has_begun) {
-      return impl.complete_state(deadline).value_or(WatchBatch{.changes = {}, .epoch = impl.known});
-    }
     Changes news = impl.reader.changes(impl.known);
-    impl.has_gap = news.gap;
-    impl.gap_reason = news.gap_reason;
-    if (news.gap) continue;
+    if (news.gap) return complete_state(news.gap_reason);
     std::erase_if(news.changes, [&](const Change& change) { return !change.key.starts_with(impl.prefix); });
-    const bool conflated = news.epoch > impl.known + 1;
-    impl.known = news.epoch;
+    const bool conflated = news.position.epoch > impl.known.epoch + 1;
+    impl.known = news.position;
     const auto left = deadline - Clock::now();
     if (!news.changes.empty() || left <= nanoseconds::zero()) {
-      return {.changes = std::move(news.changes), .epoch = news.epoch, .complete = false, .conflated = conflated};
+      return {.changes = std::move(news.changes), .position = news.position, .complete = false, .conflated = conflated};
     }
     impl.reader.wait(impl.known, left);
   }

@@ -32,7 +32,7 @@ std::string text_of(const Snapshot& snapshot, const std::string& prefix) {
 
 ExitCode run_dump(const Options& options) {
   if (options.json) throw UsageError("dump has a format of its own; leave --json out, or use list");
-  const Reader reader = open_reader(resolve_instance(options.instance));
+  Reader reader = open_reader(resolve_instance(options.instance));
   const std::string text =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return text_of(snapshot, options.prefix); });
   print(text);

@@ -61,7 +61,7 @@ std::string text_of(const Found& found, const Options& options) {
 
 ExitCode run_get(const Options& options) {
   check_arguments(options);
-  const Reader reader = open_reader(resolve_instance(options.instance));
+  Reader reader = open_reader(resolve_instance(options.instance));
   const Found found =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return find_all(snapshot, options.keys); });
   const InstanceInfo info = look_at(reader.path());

@@ -20,7 +20,8 @@ void KnownKeys::replace_by(WatchBatch& complete) {
     keys_.insert(change.key);
   }
   for (const std::string& key : gone) {
-    complete.changes.push_back({.key = key, .kind = ChangeKind::kErased, .epoch = complete.epoch, .value = {}});
+    complete.changes.push_back(
+        {.key = key, .kind = ChangeKind::kErased, .epoch = complete.position.epoch, .value = {}});
   }
 }
 

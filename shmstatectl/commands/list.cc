@@ -52,7 +52,7 @@ std::string json_of(const Listed& listed, const InstanceInfo& info, bool keys_on
 }  // namespace
 
 ExitCode run_list(const Options& options) {
-  const Reader reader = open_reader(resolve_instance(options.instance));
+  Reader reader = open_reader(resolve_instance(options.instance));
   Listed listed =
       with_stable_snapshot(reader, [&](const Snapshot& snapshot) { return read_entries(snapshot, options); });
   std::sort(listed.entries.begin(), listed.entries.end(), key_less);

@@ -145,7 +145,7 @@ std::size_t bytes_of_largest_batch(const std::vector<Entry>& entries, const Load
 }
 
 // Keys that are there already. Of those that somebody sets from now on, the merger decides.
-std::uint64_t leave_out_present(const Reader& reader, std::vector<Entry>& entries) {
+std::uint64_t leave_out_present(Reader& reader, std::vector<Entry>& entries) {
   const auto is_present = with_stable_snapshot(reader, [&](const Snapshot& snapshot) {
     std::vector<bool> found;
     for (const Entry& entry : entries) found.push_back(snapshot.find(entry.key).has_value());
@@ -243,7 +243,10 @@ ExitCode run_load(const Options& options) {
     loaded.present_count = std::exchange(dump.entries, {}).size();
   }
   warn_of_entries(options, instance, count);
-  if (options.missing_only) loaded.present_count += leave_out_present(open_reader(instance), dump.entries);
+  if (options.missing_only) {
+    Reader reader = open_reader(instance);
+    loaded.present_count += leave_out_present(reader, dump.entries);
+  }
   if (options.no_split && !dump.tells_epochs)
     throw UsageError("a dump of version 1 does not tell what belongs together; nothing is loaded");
   if (!dump.entries.empty()) load_all(options, instance, dump.entries, loaded);

@@ -216,7 +216,7 @@ void check_boot(const fs::path& instance, Findings& findings) {
 void check_state(const fs::path& instance, Findings& findings) {
   if (obstacle_to(instance / "snapshot", R_OK)) return;  // said already
   try {
-    const Reader reader = open_reader(instance.string());
+    Reader reader = open_reader(instance.string());
     findings.push_back({Severity::kOk, "state", fmt::format("readable, epoch {}", reader.epoch())});
   } catch (const Error& error) {  // its message has the remedy
     findings.push_back({Severity::kError, "state", error.what(), {}, exit_code_of(error.status())});

@@ -21,7 +21,7 @@ namespace shmstate::ctl {
 /// What `read(snapshot)` returns, from a snapshot that did not expire meanwhile. Throws `Error` (kExpired) when the
 /// merger took the buffer back every time, and what `read` throws.
 template <typename Read>
-auto with_stable_snapshot(const Reader& reader, const Read& read) {
+auto with_stable_snapshot(Reader& reader, const Read& read) {
   constexpr int kTriesMax = 5;
   for (int tries = 0; tries < kTriesMax; ++tries) {
     try {

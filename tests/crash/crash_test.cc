@@ -163,8 +163,8 @@ void push_once(Writer& writer, const std::string& prefix, std::int64_t round) {
 }
 
 /// What a writer also reads, so that it dies or stands still with a pin, too.
-void read_all(const Reader& reader, Epoch& known) {
-  known = reader.changes(known).epoch;
+void read_all(Reader& reader, Position& known) {
+  known = reader.changes(known).position;
   const Snapshot snapshot = reader.snapshot();
   try {
     for (auto entry = snapshot.begin(); entry != snapshot.end();) ++entry;
@@ -177,8 +177,8 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
   crash_hook = suffer_as_planned;
   const Control control(instance, kPatience);
   leave_rubbish(instance, control);
-  const Reader reader(instance);
-  Epoch known = 0;
+  Reader reader(instance);
+  Position known;
   while (round < kRounds || shared_round < kRounds) {
     Writer writer(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience});
     Writer shared(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience, .shared = true});
@@ -249,7 +249,7 @@ class Witness {
     }
   }
   [[nodiscard]] bool sees_instance() const noexcept { return reader_.has_value(); }
-  [[nodiscard]] const Reader& reader() const { return *reader_; }
+  [[nodiscard]] Reader& reader() { return *reader_; }
 
  private:
   void check(const Snapshot& snapshot) {

@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "input.h"
 #include "shmstate/inspect.h"
@@ -198,7 +199,7 @@ std::size_t scan(const Snapshot& snapshot) {
   return sum;
 }
 
-void read_points(const Reader& reader) {
+void read_points(Reader& reader) {
   std::array<char, 100> buffer{};
   std::size_t bytes = 0;
   std::int64_t int64 = 0;
@@ -219,7 +220,7 @@ void read_points(const Reader& reader) {
   }
 }
 
-void read_everything(const Reader& reader) {
+void read_everything(Reader& reader) {
   read_points(reader);
   attempt([&] {
     std::vector<std::optional<Value>> values;
@@ -233,10 +234,10 @@ void read_everything(const Reader& reader) {
   });
   const Epoch epoch = reader.epoch();
   for (const Epoch since : {Epoch{0}, epoch - 1, epoch - 5, epoch / 2}) {
-    attempt([&] { static_cast<void>(reader.changes(since)); });
+    attempt([&] { static_cast<void>(reader.changes(test::at_epoch(reader, since))); });
   }
-  attempt([&] { static_cast<void>(reader.wait_change("key/1", epoch, std::chrono::nanoseconds(1))); });
-  static_cast<void>(reader.wait(epoch, std::chrono::nanoseconds(1)));
+  attempt([&] { static_cast<void>(reader.wait_change("key/1", reader.position(), std::chrono::nanoseconds(1))); });
+  static_cast<void>(reader.wait(reader.position(), std::chrono::nanoseconds(1)));
   static_cast<void>(reader.status());
 }
 
@@ -260,7 +261,10 @@ void damage_and_read(Damageable& files, Input input) {
   });
   held.reset();
   read_everything(*early);
-  attempt([&] { read_everything(Reader(files.path(), options)); });
+  attempt([&] {
+    Reader late(files.path(), options);
+    read_everything(late);
+  });
   attempt([&] {
     Watch watch(files.path(), "key/", options);
     static_cast<void>(watch.next({}));

@@ -42,7 +42,7 @@ class ServedInstance {
   void must_serve_everybody() {
     push_honestly();
     pump();
-    const Reader reader = instance_.reader();
+    Reader reader = instance_.reader();
     must(reader.get<std::int64_t>("honest") == pushed_, "another ring's mutations arrive");
     must_be_sound(reader.snapshot());
   }

@@ -47,7 +47,7 @@ bool values_arrive(const char* instance) {
     std::printf("flush: %s\n", shmstate::describe(status).data());
     return false;
   }
-  const shmstate::Reader reader{instance};
+  shmstate::Reader reader{instance};
   std::size_t count = 0;
   for (const auto& entry : reader.snapshot()) count += entry.key.starts_with("consumer/");
   return reader.get<std::int64_t>("consumer/int64") == 42 && reader.get<std::string>("consumer/bytes") == "text" &&

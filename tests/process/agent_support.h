@@ -160,11 +160,11 @@ class AgentProcess : public ::testing::Test {
     return {arguments, directory_ / log, setup};
   }
 
-  void becomes(std::string_view key, std::int64_t value) const {
+  void becomes(std::string_view key, std::int64_t value) {
     eventually(std::string(key) + " is " + std::to_string(value),
                [&] { return reader_.get<std::int64_t>(key) == value; });
   }
-  [[nodiscard]] bool exists(std::string_view key) const { return reader_.get<Value>(key).has_value(); }
+  [[nodiscard]] bool exists(std::string_view key) { return reader_.get<Value>(key).has_value(); }
 
   TestDirectory directory_;
   fs::path instance_ = directory_ / "instance";

@@ -584,7 +584,7 @@ TEST_F(AgentProcess, WithoutAPlaceForItsRingAConnectionGetsNoEphemeralKeys) {
   merger_ = start_merger(instance_, {"--max-rings", "1"});
   const fs::path path = directory_ / "socket";
   Agent agent = start_agent({"--socket", path, "--strict"});
-  const Reader reader{instance_.string()};
+  Reader reader{instance_.string()};
   Client client(path);
   Client other(path);
   other.say("b=1\nflush\n");

@@ -60,7 +60,7 @@ void must_throw(Status status, const Parts& parts, const std::function<void()>& 
   must(false, "no error, expected: " + std::string(describe(status)));
 }
 
-void open_reader(const std::string& instance) { const Reader reader(instance, {.attach_timeout = 20ms}); }
+void open_reader(const std::string& instance) { Reader reader(instance, {.attach_timeout = 20ms}); }
 void open_writer(const std::string& instance) { const Writer writer(instance, {.name = "w", .attach_timeout = 20ms}); }
 void open_inspect(const std::string& instance) { static_cast<void>(inspect(instance)); }
 
@@ -343,7 +343,7 @@ TEST_F(BadInput, SenselessSnapshot) {
         [&] {
           Child child([&] {
             must_throw(Status::kDamaged, {instance_}, [&] {
-              const Reader reader(instance_);  // may notice already
+              Reader reader(instance_);  // may notice already
               Value value;
               const Status status = reader.read("key", value);
               must(status == Status::kDamaged || status == Status::kNotFound, describe(status));
@@ -725,7 +725,7 @@ class LittleMemory : public testing::Test {
   }
   /// Every one of the keys is there with its value, or is not there at all and was counted as rejected.
   static void expect_all_or_rejected(const std::string& instance, const Writer& writer, int pushed) {
-    const Reader reader(instance);
+    Reader reader(instance);
     int missing = 0;
     for (int i = 0; i < pushed; ++i) {
       const auto found = reader.get<std::string>(key(i));
@@ -742,7 +742,7 @@ class LittleMemory : public testing::Test {
     EXPECT_GT(reader.snapshot().size(), 0U);
   }
   static void expect_all(const std::string& instance, int pushed) {
-    const Reader reader(instance);
+    Reader reader(instance);
     for (int i = 0; i < pushed; ++i) EXPECT_EQ(reader.get<std::string>(key(i)), value(i)) << key(i);
   }
   static void push_all_again(Writer& writer, int pushed) {

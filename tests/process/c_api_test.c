@@ -170,6 +170,7 @@ static void snapshots_are_stable(shmstate_writer* writer, shmstate_reader* reade
   shmstate_entry entry = {0};
   uint64_t entry_count = 0;
   uint64_t visited = 0;
+  shmstate_position position = {{0}, 0};
   int rounds = 0;
   entry.struct_bytes = sizeof entry;
   OK(shmstate_snapshot_open(reader, &snapshot));
@@ -198,6 +199,9 @@ static void snapshots_are_stable(shmstate_writer* writer, shmstate_reader* reade
   }
   OK(shmstate_snapshot_check(snapshot));
   EXPECT(shmstate_snapshot_get_epoch(snapshot) < shmstate_reader_get_epoch(reader), 1);
+  OK(shmstate_snapshot_get_position(snapshot, &position));
+  EXPECT(position.epoch, shmstate_snapshot_get_epoch(snapshot));
+  OK(shmstate_reader_wait(reader, &position, 0));
   shmstate_snapshot_close(snapshot);
 }
 
@@ -247,7 +251,7 @@ static void a_watch_follows(shmstate_writer* writer, const char* instance) {
   readable.events = POLLIN;
   EXPECT(readable.fd > 2, 1);
   OK(shmstate_watch_next(watch, 0, &batch, &changes));
-  EXPECT(batch.complete == 1 && batch.change_count == 1, 1);
+  EXPECT(batch.complete == 1 && batch.change_count == 1 && batch.position.epoch > 0, 1);
   OK(shmstate_changes_next(changes, &change));
   EXPECT(is_text(change.key, change.key_bytes, "watched/a") && change.value.int64 == 1, 1);
   EXPECT(shmstate_changes_next(changes, &change), SHMSTATE_NOT_FOUND);
@@ -283,17 +287,23 @@ static void a_child_is_told(shmstate_writer* writer, shmstate_reader* reader) {
 static void changes_are_told(shmstate_writer* writer, shmstate_reader* reader) {
   shmstate_changes* changes = NULL;
   shmstate_change change = {0};
-  uint64_t epoch = shmstate_reader_get_epoch(reader);
-  const uint64_t before = epoch;
+  shmstate_position position = {{0}, 0};
+  shmstate_position before = {{0}, 0};
+  const shmstate_position nowhere = {{0}, 0};
+  OK(shmstate_reader_get_position(reader, &before));
+  position = before;
+  EXPECT(before.epoch, shmstate_reader_get_epoch(reader));
+  OK(shmstate_reader_wait(reader, &nowhere, 0));
   change.struct_bytes = sizeof change;
   OK(shmstate_writer_set_bytes(writer, "news", SHMSTATE_TEXT, "good", SHMSTATE_TEXT, NULL));
   OK(shmstate_writer_flush(writer, kPatience));
   OK(shmstate_writer_erase(writer, "sum", SHMSTATE_TEXT));
   OK(shmstate_writer_flush(writer, kPatience));
-  EXPECT(shmstate_reader_wait(reader, before, kPatience) > before, 1);
+  OK(shmstate_reader_wait(reader, &before, kPatience));
 
-  OK(shmstate_changes_open(reader, &epoch, &changes));
-  EXPECT(epoch > before, 1);
+  OK(shmstate_changes_open(reader, &position, &changes));
+  EXPECT(position.epoch > before.epoch, 1);
+  EXPECT(memcmp(position.instance, before.instance, sizeof before.instance), 0);
   OK(shmstate_changes_next(changes, &change));
   EXPECT(change.kind, SHMSTATE_CHANGE_SET);
   EXPECT(is_text(change.key, change.key_bytes, "news"), 1);
@@ -305,12 +315,13 @@ static void changes_are_told(shmstate_writer* writer, shmstate_reader* reader) {
   EXPECT(shmstate_changes_next(changes, &change), SHMSTATE_NOT_FOUND);
   shmstate_changes_close(changes);
 
-  epoch += 1000; /* of another instance */
-  EXPECT(shmstate_changes_open(reader, &epoch, &changes), SHMSTATE_GAP);
+  ++position.instance[15]; /* of another instance */
+  EXPECT(shmstate_changes_open(reader, &position, &changes), SHMSTATE_GAP);
   EXPECT(shmstate_reader_get_gap_reason(reader), SHMSTATE_GAP_RECREATED);
   EXPECT(shmstate_reader_get_gap_reason(NULL), SHMSTATE_INVALID_ARGUMENT);
   EXPECT(changes == NULL, 1);
-  EXPECT(epoch, shmstate_reader_get_epoch(reader));
+  EXPECT(position.epoch, shmstate_reader_get_epoch(reader));
+  EXPECT(memcmp(position.instance, before.instance, sizeof before.instance), 0);
 }
 
 int main(int argc, char** argv) {

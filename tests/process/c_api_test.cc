@@ -16,7 +16,7 @@ TEST(ProcessCApi, AProgramInCWritesAndReads) {
   Program program(SHMSTATE_C_API_TEST, {instance.string()});
   EXPECT_EQ(program.wait(), 0) << program.output();
 
-  const Reader reader{instance.string()};
+  Reader reader{instance.string()};
   EXPECT_EQ(reader.get<std::int64_t>("versioned"), 7);
   EXPECT_EQ(reader.get<std::string>("news"), "good");
   eventually("the program's ephemeral key goes when the program has ended", [&] { return !reader.info("ephemeral"); });

@@ -89,7 +89,7 @@ void check(const Snapshot& snapshot) {
 }
 
 void read_until_told(const std::string& instance, Notes& notes, std::size_t who) {
-  const Reader reader(instance, {.attach_timeout = kPatience});
+  Reader reader(instance, {.attach_timeout = kPatience});
   while (!notes.readers_may_end.load()) {
     try {
       const Snapshot snapshot = reader.snapshot();

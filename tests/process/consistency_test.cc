@@ -364,7 +364,7 @@ class ReadYourWrites : public testing::Test {
     auto reader = std::make_shared<Reader>(instance_);
     return [reader](std::int64_t round) { expect_round(*reader, round); };
   }
-  static void expect_round(const Reader& reader, std::int64_t round) {
+  static void expect_round(Reader& reader, std::int64_t round) {
     const std::optional<std::int64_t> seen = reader.get<std::int64_t>("round");
     must(seen == round, "flushed " + std::to_string(round) + ", read " + (seen ? std::to_string(*seen) : "nothing"));
   }

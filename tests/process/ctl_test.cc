@@ -499,7 +499,7 @@ TEST_F(CtlProcess, AWatchEndedWhenTheMergerRemovedItsInstance) {
 
 // What identifies the state of an instance: everything that a dump shall carry, but remaining times only as "some".
 std::map<std::string, std::string> state_of(const fs::path& instance) {
-  const Reader reader(instance.string());
+  Reader reader(instance.string());
   std::map<std::string, std::string> state;
   for (const EntryView& entry : reader.snapshot()) {
     const Value value = entry.value.to_value();
@@ -614,7 +614,7 @@ void fill_with_records(const fs::path& instance) {
 }
 
 int torn_records(const fs::path& instance) {
-  const Reader reader(instance.string());
+  Reader reader(instance.string());
   const Snapshot snapshot = reader.snapshot();
   int torn = 0;
   for (int record = 0; record < kRecords; ++record) {
@@ -1048,7 +1048,7 @@ TEST_F(CtlProcess, StatusNamesPinHoldersAndRates) {
   Writer writer(instance().string());
   writer.set("a", 1);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
-  const Reader reader(instance().string());
+  Reader reader(instance().string());
   const Snapshot snapshot = reader.snapshot();
   std::string pinned_by;
   EXPECT_TRUE(eventually([&] {
@@ -1070,7 +1070,7 @@ TEST_F(CtlProcess, DoctorFindsPinsThatHoldUpPublishing) {
   stop_merger();
   start_merger("plant", {"--pin-time-max", "0s"});
   const auto pins = [] { return ctl({"doctor"}).out.find("pid " + std::to_string(::getpid())) != std::string::npos; };
-  const Reader reader(instance().string());
+  Reader reader(instance().string());
   std::optional<Snapshot> snapshot = reader.snapshot();
   Writer writer(instance().string());
   writer.set("a", 1);

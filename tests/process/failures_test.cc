@@ -70,7 +70,7 @@ TEST_F(Failures, APinEndsWithItsReader) {
   const Program merger = start_merger(instance_, {"--pin-time-max", "0s"});
   Board<std::atomic<bool>> holds;
   Child reader([&] {
-    const Reader pinning(instance_);
+    Reader pinning(instance_);
     const Snapshot snapshot = pinning.snapshot();
     *holds = true;
     for (;;) ::pause();
@@ -92,7 +92,7 @@ TEST_F(Failures, AProcessWithoutStandardStreamsOpensNoFileAsOne) {
   Child writing([&] {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) ::close(fd);
     Writer writer(instance_);
-    const Reader reader(instance_);
+    Reader reader(instance_);
     Watch watch(instance_, "");
     must_be_ok(writer.set("key", 1), "set");
     must_be_ok(writer.flush(kPatience), "flush");
@@ -114,7 +114,7 @@ TEST_F(Failures, AReaderByARelativePathSurvivesAChangeOfDirectory) {
   Child moving([&] {
     const fs::path instance = instance_;
     fs::current_path(instance.parent_path());
-    const Reader reader("./" + instance.filename().string());
+    Reader reader("./" + instance.filename().string());
     fs::current_path("/");
     must(reader.path() == instance_, reader.path());
   });
@@ -123,7 +123,7 @@ TEST_F(Failures, AReaderByARelativePathSurvivesAChangeOfDirectory) {
 
 // An instance that appears while somebody waits for it without an end.
 TEST_F(Failures, WaitingForAnInstanceMayTakeForEver) {
-  Child waiting([&] { const Reader reader(instance_, {.attach_timeout = std::chrono::nanoseconds::max()}); });
+  Child waiting([&] { Reader reader(instance_, {.attach_timeout = std::chrono::nanoseconds::max()}); });
   std::this_thread::sleep_for(50ms);
   const Program merger = start_merger(instance_);
   EXPECT_EQ(waiting.verdict(), "");
@@ -268,7 +268,7 @@ TEST_F(Failures, FilesOfAnotherBootAreReplaced) {
   Program merger = start_merger(instance_);
   Writer writer(instance_);
   add_and_flush(writer, "sum");
-  const Reader reader(instance_);
+  Reader reader(instance_);
   stop(merger);
   overwrite(fs::path(instance_) / "control", offsetof(layout::Identity, boot_id), layout::Id{1, 2, 3});
   merger = start_merger(instance_);
@@ -290,7 +290,7 @@ TEST_F(Failures, ADirectoryThatIsRemovedWithoutAMergerIsNoticed) {
   Program merger = start_merger(instance_);
   Writer writer(instance_);
   add_and_flush(writer, "sum");
-  const Reader reader(instance_);
+  Reader reader(instance_);
   stop(merger);
   fs::remove_all(instance_);
   EXPECT_EQ(writer.add("sum", 1), Status::kOk);

@@ -278,7 +278,7 @@ TEST_F(Faults, WhoAttachesWhileAnInstanceIsMadeAnewAllTheTimeIsLetIn) {
   Board<std::atomic<bool>> may_end;
   std::vector<Child> attaching;
   attaching.emplace_back([&] {
-    while (!*may_end) const Reader reader(instance_, {.attach_timeout = kPatience});
+    while (!*may_end) Reader reader(instance_, {.attach_timeout = kPatience});
   });
   attaching.emplace_back([&] {
     while (!*may_end) const Writer writer(instance_, {.ring_bytes = kRingBytesMin, .attach_timeout = kPatience});

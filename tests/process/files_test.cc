@@ -17,6 +17,7 @@
 
 #include "files/instance.h"
 #include "files/ring_file.h"
+#include "harness/positions.h"
 #include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
@@ -93,10 +94,10 @@ class CheckingReader {
            "a split batch");
     });
     attempt([&] { scan(); });
-    attempt([&] { static_cast<void>(reader_.changes(reader_.epoch() - 1)); });
+    attempt([&] { static_cast<void>(reader_.changes(test::at_epoch(reader_, reader_.epoch() - 1))); });
     attempt([&] { static_cast<void>(inspect(reader_.path(), {.survive_truncation = true})); });
     static_cast<void>(reader_.age());
-    static_cast<void>(reader_.wait(reader_.epoch(), 1ms));
+    static_cast<void>(reader_.wait(reader_.position(), 1ms));
   }
 
  private:
@@ -112,7 +113,7 @@ class CheckingReader {
     }
   }
 
-  void scan() const {
+  void scan() {
     const Snapshot snapshot = reader_.snapshot();
     for (const auto& [key, value] : snapshot) {
       if (value.type() != Type::kBytes) continue;
@@ -240,7 +241,7 @@ TEST_F(FilesUnderLoad, NoReaderAttachesToAnotherSnapshot) {
   replace(file("snapshot"));
   wait_for_progress();
   try {
-    const Reader reader(instance_);
+    Reader reader(instance_);
     FAIL() << "attached to a snapshot of another epoch";
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), Status::kDamaged);

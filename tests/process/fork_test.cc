@@ -84,9 +84,9 @@ TEST_F(Fork, AChildDoesNotTakeAwayItsParentsPin) {
   const std::int64_t turn = snapshot->get<std::int64_t>("turn").value();
   EXPECT_EQ(verdict_of([&] { snapshot.reset(); }), "");
   EXPECT_EQ(verdict_of([&] { *snapshot = reader.snapshot(); }), "");
-  EXPECT_EQ(verdict_of([&] { static_cast<void>(reader.changes(0)); }), "");
+  EXPECT_EQ(verdict_of([&] { static_cast<void>(reader.changes({})); }), "");
   EXPECT_EQ(verdict_of([&] {
-              const Reader gone = std::move(reader);
+              Reader gone = std::move(reader);
               const Snapshot let_go = std::move(*snapshot);
             }),
             "");
@@ -180,7 +180,7 @@ TEST_F(Fork, InAChildAWriterAndItsBatchSayForked) {
 TEST_F(Fork, InAChildASnapshotSaysForked) {
   Writer writer(path());
   publish_often(writer);
-  const Reader reader(path());
+  Reader reader(path());
   const Snapshot snapshot = reader.snapshot();
   auto place = snapshot.begin();
   EXPECT_EQ(verdict_of([&] {
@@ -230,17 +230,17 @@ TEST_F(Fork, InAChildTheCApiSaysForked) {
 TEST_F(Fork, InAChildAReaderGoesOn) {
   Writer writer(path());
   publish_often(writer);
-  const Reader reader(path());
+  Reader reader(path());
   Key key("turn");
   ASSERT_EQ(reader.get<std::int64_t>(key), 9);
-  const Epoch epoch = reader.epoch();
+  const Position position = reader.position();
   EXPECT_EQ(verdict_of([&] {
               must(reader.get<std::int64_t>("turn") == 9, "a point read");
               must(reader.get<std::int64_t>(key) == 9, "a bound key");
               must(reader.get<Value>("turn") == Value(std::int64_t{9}), "a value of any type");
-              must(reader.epoch() == epoch, "the epoch");
-              must(reader.wait(epoch, 1ms) == epoch, "a wait");
-              must(!reader.changes(epoch).gap, "the changes since then");
+              must(reader.position() == position, "the position");
+              must(reader.wait(position, 1ms) == position, "a wait");
+              must(!reader.changes(position).gap, "the changes since then");
               must(reader.status().merger_running && reader.status().reattach_count == 0, "the status");
             }),
             "");
@@ -296,7 +296,7 @@ TEST_F(Fork, InAChildAWatchGoesOnAndTakesNothingFromItsParent) {
 TEST_F(Fork, InAChildAReaderThatCannotAttachSaysWhy) {
   Writer writer(path());
   publish_often(writer);
-  const Reader reader(path());
+  Reader reader(path());
   ASSERT_EQ(reader.get<std::int64_t>("turn"), 9);
   EXPECT_EQ(verdict_of([&] {
               fs::rename(instance_, directory_ / "away");
@@ -304,11 +304,11 @@ TEST_F(Fork, InAChildAReaderThatCannotAttachSaysWhy) {
               must(reader.read("turn", value) == Status::kNoInstance, "a number");
               std::string text;
               must(reader.read("turn", text) == Status::kNoInstance, "a text");
-              must(reader.epoch() == 0 && reader.wait(0, 1ms) == 0, "the epoch");
+              must(reader.epoch() == 0 && reader.wait({}, 1ms) == Position{}, "the position");
               must(reader.age() == std::chrono::nanoseconds::max(), "the age");
               must(!reader.merger_running() && reader.status().instance_gone, "the status");
               must(status_of([&] { static_cast<void>(reader.snapshot()); }) == Status::kNoInstance, "a snapshot");
-              must(status_of([&] { static_cast<void>(reader.changes(0)); }) == Status::kNoInstance, "changes");
+              must(status_of([&] { static_cast<void>(reader.changes({})); }) == Status::kNoInstance, "changes");
               fs::rename(directory_ / "away", instance_);
               eventually("the instance", [&] { return reader.read("turn", value) == Status::kOk; });
               must(value == 9, "its value");
@@ -324,7 +324,7 @@ TEST_F(Fork, AChildHasNoneOfItsParentsFilesOpen) {
   const std::vector<int> before = open_descriptors();
   Writer writer(path());
   Writer shared(path(), {.shared = true});
-  const Reader reader(path());
+  Reader reader(path());
   const Snapshot snapshot = reader.snapshot();
   Watch watch(path(), "");
   static_cast<void>(watch.fd());
@@ -342,7 +342,7 @@ TEST_F(Fork, AChildHasNoneOfItsParentsFilesOpen) {
       const Writer gone_too = std::move(shared);
       const Watch gone_watch = std::move(watch);
       const Snapshot gone_snapshot = std::move(const_cast<Snapshot&>(snapshot));
-      const Reader gone_reader = std::move(const_cast<Reader&>(reader));
+      Reader gone_reader = std::move(reader);
     }
     for (const os::Fd& fd : mine) must(::fcntl(fd.get(), F_GETFD) >= 0, "a file of the child's own");
   });
@@ -395,10 +395,10 @@ TEST_F(Fork, AProcessWithManyThreadsForksInTheMiddleOfWhatTheyDo) {
     });
   }
   threads.emplace_back([&] {
-    const Reader reader(path());
+    Reader reader(path());
     while (!is_over) EXPECT_GE(reader.snapshot().size(), 0U);
   });
-  const Reader reader(path());
+  Reader reader(path());
   for (int i = 0; i < 50; ++i) {
     EXPECT_EQ(verdict_of([&] {
                 must(shared.set("shared", 1) == Status::kForked, "the writer");
@@ -416,7 +416,7 @@ TEST_F(Fork, AProcessWithManyThreadsForksInTheMiddleOfWhatTheyDo) {
 TEST_F(Fork, AChildThatTheCLibraryKnowsNothingOfIsNoticedToo) {
   Writer writer(path());
   publish_often(writer);
-  const Reader reader(path());
+  Reader reader(path());
   const Snapshot snapshot = reader.snapshot();
   const auto child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
   ASSERT_GE(child, 0);
@@ -436,7 +436,7 @@ TEST_F(Fork, AChildThatTheCLibraryKnowsNothingOfIsNoticedToo) {
 TEST_F(Fork, StartingAProgramDisturbsNobody) {
   Writer writer(path());
   publish_often(writer);
-  const Reader reader(path());
+  Reader reader(path());
   const Snapshot snapshot = reader.snapshot();
   for (int i = 0; i < 5; ++i) {
     std::string program = "/bin/true";

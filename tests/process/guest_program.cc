@@ -48,7 +48,7 @@ struct BeforeAndBehindMain {
 
 void work_for_ever(int i) {
   shmstate::Writer writer(instance(), {.survive_truncation = true});
-  const shmstate::Reader reader(instance());
+  shmstate::Reader reader(instance());
   for (;;) {
     must(writer.set("thread", i) == Status::kOk, "a push of a thread");
     static_cast<void>(reader.get<std::int64_t>("thread"));

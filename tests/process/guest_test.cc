@@ -58,11 +58,11 @@ void use_all_of_it(const std::string& instance) {
   must_be_ok(batch.commit(), "a batch");
   must_be_ok(writer.flush(kPatience), "a flush");
   must_be_ok(shared.flush(kPatience), "a shared flush");
-  const Reader reader(instance, {.prefault = true});
+  Reader reader(instance, {.prefault = true});
   must(reader.get<std::int64_t>("key") == 2, "a read");
   must(reader.snapshot().size() >= 3, "a snapshot");
-  static_cast<void>(reader.wait(reader.epoch(), 1ms));
-  static_cast<void>(reader.changes(0));
+  static_cast<void>(reader.wait(reader.position(), 1ms));
+  static_cast<void>(reader.changes({}));
   static_cast<void>(reader.status());
   Watch watch(instance, "");
   static_cast<void>(watch.fd());
@@ -241,7 +241,7 @@ TEST_F(Guest, TheHandlerForTruncationRunsOnTheAlternateStack) {
               action.sa_handler = on_own_bus_error;
               action.sa_flags = SA_RESTART;
               ::sigaction(SIGBUS, &action, nullptr);
-              const Reader reader(path(), {.survive_truncation = true});
+              Reader reader(path(), {.survive_truncation = true});
               ::sigaction(SIGBUS, nullptr, &action);
               must((action.sa_flags & SA_ONSTACK) != 0, "the alternate stack");
               must((action.sa_flags & SA_RESTART) != 0, "restarting calls, as the program's own handler does");
@@ -258,7 +258,7 @@ TEST_F(Guest, EveryDescriptorIsClosedByExecAndIsNoStandardStream) {
               for (const int fd : {0, 1, 2}) ::close(fd);
               Writer writer(path());
               Writer shared(path(), {.shared = true});
-              const Reader reader(path());
+              Reader reader(path());
               Watch watch(path(), "");
               static_cast<void>(watch.fd());
               const Snapshot snapshot = reader.snapshot();
@@ -279,7 +279,7 @@ TEST_F(Guest, EveryDescriptorIsClosedByExecAndIsNoStandardStream) {
 
 TEST_F(Guest, ReadsAndPushesLeaveErrnoAlone) {
   Writer writer(path());
-  const Reader reader(path());
+  Reader reader(path());
   Key key("key");
   ASSERT_EQ(writer.set("key", 1), Status::kOk);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
@@ -302,7 +302,7 @@ TEST_F(Guest, SurvivingATruncationLeavesErrnoAlone) {
               Writer writer((other / "plant").string());
               must_be_ok(writer.set("text", std::string(5000, 'x')), "a push");
               must_be_ok(writer.flush(kPatience), "its flush");
-              const Reader reader((other / "plant").string(), {.survive_truncation = true});
+              Reader reader((other / "plant").string(), {.survive_truncation = true});
               const Snapshot snapshot = reader.snapshot();
               const std::string_view text = snapshot.get<std::string_view>("text").value();
               merger.kill();
@@ -378,7 +378,7 @@ TEST_F(Guest, AThreadThatIsCancelledFinishesItsCalls) {
                 must_be_ok(writer.flush(kPatience), "a flush");
                 std::string text;
                 must_be_ok(reader->read("big", text), "a read");
-                static_cast<void>(reader->wait(reader->epoch(), 1ms));
+                static_cast<void>(reader->wait(reader->position(), 1ms));
                 delete snapshot;
                 delete reader;
                 shmstate_reader* c_reader = nullptr;

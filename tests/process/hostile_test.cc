@@ -71,7 +71,7 @@ TEST_F(Hostile, DoorbellThatIsTruncatedAllTheTimeKillsNobody) {
   stop->store(true);
   EXPECT_EQ(truncater.verdict(), "");
   EXPECT_FALSE(merger.has_ended()) << merger.output();
-  const Reader reader(instance_.string());
+  Reader reader(instance_.string());
   EXPECT_EQ(reader.get<std::int64_t>("sum/0"), 100);
   EXPECT_EQ(reader.get<std::int64_t>("sum/1"), 100);
   eventually("a whole doorbell", [&] { return fs::file_size(doorbell) == 4096; });

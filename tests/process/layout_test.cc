@@ -46,7 +46,7 @@ std::string line_of(const EntryView& entry) {
          " ephemeral=" + (entry.ephemeral ? "1" : "0") + '\n';
 }
 
-std::string lines_of(const Reader& reader) {
+std::string lines_of(Reader& reader) {
   std::vector<std::string> lines;
   for (const EntryView& entry : reader.snapshot()) lines.push_back(line_of(entry));
   std::sort(lines.begin(), lines.end());
@@ -102,7 +102,8 @@ TEST(ProcessLayout, AReaderWrittenFromTheDocumentSeesTheSameState) {
   writer.erase("nobody", 1);  // a tombstone
   writer.set("somebody", 1);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
-  EXPECT_EQ(run_layout_reader(instance, {"scan"}), lines_of(Reader{instance.string()}));
+  Reader reader(instance.string());
+  EXPECT_EQ(run_layout_reader(instance, {"scan"}), lines_of(reader));
 
   const std::string found = run_layout_reader(instance, {"get", hex("somebody"), hex("nobody"), hex("never set")});
   EXPECT_EQ(found.substr(0, found.find(" epoch")), hex("somebody") + " int64 1");

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "files/instance.h"
+#include "harness/positions.h"
 #include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
@@ -63,7 +64,7 @@ struct Counted {
 };
 
 /// The counters as of one epoch. They must add up to what all share, or a batch was split.
-Counted count(const Reader& reader) {
+Counted count(Reader& reader) {
   std::vector<std::string> names;
   for (std::size_t i = 0; i < kWriters; ++i) names.push_back(own_counter(i));
   std::vector<std::string_view> keys(names.begin(), names.end());
@@ -86,7 +87,7 @@ void must_not_go_back(const Counted& before, const Counted& after) {
 }
 
 void keep_counting(const std::string& instance, Load& load) {
-  const Reader reader(instance);
+  Reader reader(instance);
   Counted before;
   while (!load.stop.load(std::memory_order_relaxed)) {
     const Counted now = count(reader);
@@ -116,7 +117,8 @@ class UnderLoad : public testing::Test {
   void end_and_expect_exact_counters() {
     load_->stop = true;
     expect_kept(children_);
-    EXPECT_EQ(count(Reader(instance_)).by_writer, accepted());
+    Reader reader(instance_);
+    EXPECT_EQ(count(reader).by_writer, accepted());
     EXPECT_GT(load_->checks, 0U);
     eventually("the removal of all rings", [&] { return fs::is_empty(rings_path(instance_)); });
   }
@@ -153,13 +155,13 @@ TEST_F(Lifecycle, SigtermUnderLoadPublishesEverything) {
     const auto pushed_before = accepted();
     merger.signal(SIGTERM);
     ASSERT_EQ(merger.wait(), 0) << merger.output();
-    const Reader reader(instance_);
+    Reader reader(instance_);
     EXPECT_FALSE(reader.merger_running());
     const Counted ended = count(reader);
     for (std::size_t w = 0; w < kWriters; ++w) EXPECT_GE(ended.by_writer[w], pushed_before[w]) << own_counter(w);
     merger = start_merger(instance_);
     must_not_go_back(ended, count(reader));
-    EXPECT_GT(reader.wait(ended.epoch, kPatience), ended.epoch);
+    EXPECT_GT(reader.wait(test::at_epoch(reader, ended.epoch), kPatience).epoch, ended.epoch);
     for (std::size_t w = 0; w < kWriters; ++w) wait_for_accepted(w, accepted()[w] + 1);
   }
   end_and_expect_exact_counters();
@@ -193,7 +195,7 @@ TEST_F(Lifecycle, AgentLivesThroughKilledMergers) {
   Program agent(SHMSTATE_AGENT,
                 {"-i", instance_, "--full-timeout", "60s", "--flush-timeout", "60s", "--ring-size", "64KB", "--strict"},
                 {.input = lines});
-  const Reader reader(instance_);
+  Reader reader(instance_);
   int kills = 0;
   for (; !agent.has_ended() && kills < 20; ++kills) {
     std::this_thread::sleep_for(5ms);
@@ -213,7 +215,7 @@ TEST_F(Lifecycle, AttachingWaitsForTheMerger) {
     load_->stop = true;
   });
   children_.emplace_back([&] {
-    const Reader reader(instance_, {.attach_timeout = kPatience});
+    Reader reader(instance_, {.attach_timeout = kPatience});
     eventually("the writer", [&] { return load_->stop.load(); });
     must(reader.get<std::int64_t>("key") == 1, "the reader does not see what was flushed");
   });
@@ -228,7 +230,7 @@ TEST_F(Lifecycle, AttachingWaitsForTheMerger) {
 TEST_F(Lifecycle, WritersPushWhileTheMergerIsDown) {
   Program merger = start_merger(instance_);
   Writer old_writer(instance_);
-  const Reader old_reader(instance_);
+  Reader old_reader(instance_);
   ASSERT_EQ(old_writer.set("old", 1), Status::kOk);
   ASSERT_EQ(old_writer.flush(kPatience), Status::kOk);
   merger.signal(SIGTERM);
@@ -241,8 +243,8 @@ TEST_F(Lifecycle, WritersPushWhileTheMergerIsDown) {
     for (int i = 0; i < 1000; ++i) must_be_ok(writer.add("new", 1), "add");
   });
   expect_kept(children_);
-  const Reader new_reader(instance_);
-  for (const Reader* const reader : {&old_reader, &new_reader}) {
+  Reader new_reader(instance_);
+  for (Reader* const reader : {&old_reader, &new_reader}) {
     EXPECT_FALSE(reader->merger_running());
     EXPECT_EQ(reader->get<std::int64_t>("old"), 1);
     EXPECT_EQ(reader->get<std::int64_t>("new"), std::nullopt);
@@ -268,7 +270,7 @@ TEST_F(Lifecycle, EphemeralKeysGoWithTheirWriter) {
   };
   children_.emplace_back([&] { hold_key("first"); });
   children_.emplace_back([&] { hold_key("second"); });
-  const Reader reader(instance_);
+  Reader reader(instance_);
   const auto has = [&](const std::string& key) { return reader.get<std::int64_t>(key).has_value(); };
   eventually("both keys", [&] { return has("first") && has("second"); });
   children_[0].kill();
@@ -286,7 +288,7 @@ TEST_F(Lifecycle, EphemeralKeysGoWithTheirWriter) {
 TEST_F(Lifecycle, RemovedInstanceIsMadeAnew) {
   Program merger = start_merger(instance_);
   Writer writer(instance_);
-  const Reader reader(instance_);
+  Reader reader(instance_);
   ASSERT_EQ(writer.set("key", "old"), Status::kOk);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
   fs::remove_all(instance_);
@@ -331,7 +333,7 @@ TEST_F(StoppedParticipants, StoppedWriterDelaysNobody) {
   const Program merger = start_merger(instance_);
   begin();
   std::optional<Writer> other(instance_);
-  const Reader reader(instance_);
+  Reader reader(instance_);
   for (int i = 1; i <= (is_long_run() ? 1000 : 50); ++i) {
     const Child& stopped = children_[static_cast<std::size_t>(i) % kWriters];
     stopped.stop();
@@ -359,7 +361,7 @@ class HeldSnapshot : public testing::Test {
     holder_->stop();
   }
   void hold() {
-    const Reader reader(instance_, {.attach_timeout = kPatience});
+    Reader reader(instance_, {.attach_timeout = kPatience});
     eventually("the first value", [&] { return steps_->may_begin.load(); });
     const Snapshot snapshot = reader.snapshot();
     steps_->holds = true;
@@ -465,7 +467,7 @@ TEST_F(StoppedParticipants, StoppedMergerStopsNobodyElse) {
   const Program merger = start_merger(instance_);
   Writer writer(instance_, {.name = "w", .ring_bytes = std::size_t{64} << 10, .when_full = WhenFull::kFail});
   Writer patient(instance_, {.name = "p", .ring_bytes = std::size_t{64} << 10, .full_timeout = 10ms});
-  const Reader reader(instance_);
+  Reader reader(instance_);
   ASSERT_EQ(writer.add("count", 1), Status::kOk);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
   merger.stop();

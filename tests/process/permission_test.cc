@@ -147,7 +147,7 @@ TEST_F(PermissionTest, WhoAttachesWhileAnInstanceIsMadeWaitsAndIsLetIn) {
   };
   Child reading([&] {
     attach(kReader, *readers_in, [&](const std::string& instance) {
-      const Reader reader(instance, {.attach_timeout = 0ns});
+      Reader reader(instance, {.attach_timeout = 0ns});
       must(reader.age() <= since(began_ns) && reader.epoch() > 0, "too old");
       const InstanceInfo info = inspect(instance);
       must(info.merger_silence <= since(began_ns) && info.age <= since(began_ns) && info.merger_running, "silent");
@@ -280,7 +280,7 @@ TEST_F(FilesOfAnInstance, ArePrivateToStrangers) {
     }
     for (const fs::path& place : {instance_, gate_path(instance_), rings_path(instance_)}) must_not_create_in(place);
     try {
-      const Reader reader(instance_.string(), {.attach_timeout = 20ms});
+      Reader reader(instance_.string(), {.attach_timeout = 20ms});
     } catch (const Error& error) {
       must(error.status() == Status::kNoPermission, error.what());
       return;
@@ -458,7 +458,7 @@ TEST_F(PermissionTest, HostileReaderThatPinsEverythingCostsOnlyTheMaximumPinTime
   eventually("the pins", [&] { return is_pinned->load(); });
   as(kWriter, [&] {
     Writer writer(instance_.string(), {.name = "good"});
-    const Reader reader(instance_.string());
+    Reader reader(instance_.string());
     for (std::int64_t n = 1; n <= 200; ++n) {
       must_be_ok(writer.set("key", n), "set");
       must_be_ok(writer.flush(kPatience), "flush");
@@ -531,7 +531,7 @@ TEST_F(PermissionTest, WhoMadeAnotherUsersDirectoryOfInstancesIsNotBelieved) {
       must(Reader(instance_.string()).epoch() != 0, "a path that is given is believed");
       ::unsetenv("SHMSTATE_ROOT");
       try {
-        const Reader reader("plant");
+        Reader reader("plant");
         must(false, "a name is believed");
       } catch (const Error& error) {
         must(error.status() == Status::kNoPermission, error.what());

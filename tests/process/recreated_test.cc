@@ -141,7 +141,7 @@ TEST_P(Recreated, AWriterThatAskedForItGoesOverAndTellsWhatWasLost) {
       fs::remove_all(directory_ / "away");
       merger_ = start_merger(instance_);
     }
-    const Reader reader(path());
+    Reader reader(path());
     int told = 0;
     const auto flush = [&](std::chrono::nanoseconds timeout) {
       const Status status = writer.flush(timeout);

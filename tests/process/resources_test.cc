@@ -179,7 +179,7 @@ TEST_F(Resources, AReaderOrWriterOutOfDescriptorsSaysSo) {
     WriterOptions shared = small_ring("shared");
     shared.shared = true;
     const Writer keeps_the_shared_ring(instance_, shared);
-    const std::vector<std::function<void()>> attach{[&] { const Reader reader(instance_); },
+    const std::vector<std::function<void()>> attach{[&] { Reader reader(instance_); },
                                                     [&] { const Writer writer(instance_, small_ring("w")); },
                                                     [&] { const Writer writer(instance_, shared); }};
     for (const auto& open : attach) {
@@ -255,7 +255,7 @@ TEST_F(Resources, WithoutLocksEverybodySaysSo) {
     shared.shared = true;
     Writer through_shared_ring(instance_, shared);
     Writer own(instance_, small_ring("own"));
-    const Reader reader(instance_);
+    Reader reader(instance_);
     refuse_locks();
     must_throw("No locks available", [&] { const Writer writer(instance_, small_ring("w")); });
     must_throw("No locks available", [&] { const Writer writer(instance_, shared); });

@@ -75,7 +75,7 @@ TEST(ManyProcesses, AddUpExactlyAndLeaveNoRing) {
   }
   eventually("the removal of all rings", [&] { return fs::is_empty(rings_path(instance)); });
 
-  const Reader reader(instance);
+  Reader reader(instance);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < kWriters; ++i) {
     const std::int64_t own = reader.get<std::int64_t>(own_counter(i)).value_or(0);
@@ -138,7 +138,7 @@ struct Phase {
 /// Point reads, several keys at once, and now and then a whole scan: each value must be one that was written for its
 /// key.
 void read_while_it_changes(const std::string& instance, Phase& phase, std::uint64_t seed) {
-  const Reader reader(instance);
+  Reader reader(instance);
   std::mt19937_64 random(seed);
   std::vector<std::optional<Value>> values;
   Epoch last_epoch = 0;
@@ -172,7 +172,7 @@ void read_while_it_changes(const std::string& instance, Phase& phase, std::uint6
 
 /// Exactly the keys 0 to kKeys - 1, each with what `expected` says, by scan and by key.
 void expect_state(const std::string& instance, const std::function<std::int64_t(std::uint64_t)>& expected) {
-  const Reader reader(instance);
+  Reader reader(instance);
   const Snapshot snapshot = reader.snapshot();
   ASSERT_EQ(snapshot.size(), kKeys);
   std::vector<bool> was_seen(kKeys);
@@ -245,7 +245,7 @@ TEST(IdleMerger, WakesForItsRoundsAndForNothingElse) {
   const std::string instance = directory / "plant";
   Program merger = start_merger(instance);
   Writer writer(instance);
-  const Reader reader(instance);
+  Reader reader(instance);
   ASSERT_EQ(writer.set("key", 1), Status::kOk);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
   ASSERT_EQ(reader.get<std::int64_t>("key"), 1);

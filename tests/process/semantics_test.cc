@@ -93,7 +93,7 @@ TEST(SharedRing, CompletedPushesSurviveTheirKilledWriters) {
     ++kills[i];
   }
   expect_no_ring_left(instance);
-  const Reader reader(instance);
+  Reader reader(instance);
   for (std::size_t i = 0; i < kPushers; ++i) {
     const std::int64_t sum = reader.get<std::int64_t>("pusher/" + std::to_string(i)).value_or(0);
     EXPECT_GE(sum, pushes->completed[i]) << "pusher " << i;
@@ -168,7 +168,7 @@ TEST(Conflation, NeverBlocksBesideAStoppedMergerAndKeepsTheLastWord) {
   EXPECT_GT(writer.counters().conflated, 0U);
   merger.go_on();
   EXPECT_EQ(writer.flush(kPatience), Status::kOk);
-  const Reader reader(instance);
+  Reader reader(instance);
   for (std::int64_t i = 0; i < kKeys; ++i) {
     EXPECT_EQ(reader.get<std::int64_t>("key/" + std::to_string(i)), total - kKeys + i);
   }
@@ -198,7 +198,7 @@ TEST(Conflation, IsBoundedBesideAStoppedMerger) {
   merger.go_on();
   EXPECT_EQ(writer.flush(kPatience), Status::kRingFull) << "the push that failed is reported";
   EXPECT_EQ(writer.flush(kPatience), Status::kOk);
-  const Reader reader(instance);
+  Reader reader(instance);
   EXPECT_EQ(reader.snapshot().size(), static_cast<std::size_t>(accepted));
 }
 
@@ -225,7 +225,7 @@ TEST(Expiry, AMillionKeysExpireWithoutHoldingUpOthers) {
   }
   must_be_ok(writer.flush(kPatience), "flush");
   const auto last_due = Clock::now() + 5s;
-  const Reader reader(instance);
+  Reader reader(instance);
   EXPECT_GT(reader.snapshot().size(), 0U);
   Clock::duration wait_max{};
   std::vector<Clock::duration> waits;
@@ -281,7 +281,7 @@ void watch_all(const std::string& instance, Mirror& mirror) {
   };
   while (!mirror.pushing_ended) take(10ms);
   take(0ns);
-  const Reader reader(instance);
+  Reader reader(instance);
   const Snapshot snapshot = reader.snapshot();
   std::size_t count = 0;
   snapshot.scan("key/", [&](const EntryView& entry) {

@@ -11,6 +11,7 @@
 
 #include "files/instance.h"
 #include "files/snapshot_file.h"
+#include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "protocol/publish.h"
 #include "shmstate/watch.h"
@@ -33,7 +34,7 @@ struct Seen {
 };
 using State = std::map<std::string, Seen>;
 
-State state_of(const Reader& reader, Epoch& epoch) {
+State state_of(Reader& reader, Epoch& epoch) {
   State state;
   const Snapshot snapshot = reader.snapshot();
   epoch = snapshot.epoch();
@@ -77,7 +78,7 @@ class History {
   }
 
   [[nodiscard]] TestInstance& instance() { return instance_; }
-  [[nodiscard]] const Reader& reader() const { return *reader_; }
+  [[nodiscard]] Reader& reader() { return *reader_; }
   [[nodiscard]] Epoch epoch() const { return states_.rbegin()->first; }
   [[nodiscard]] const std::map<Epoch, State>& states() const { return states_; }
   [[nodiscard]] const std::map<std::string, Epoch>& touched() const { return touched_; }
@@ -152,7 +153,7 @@ class History {
 /// What `news` tells about keys that changed after `since` must be true, complete and in order.
 void check_changes(const History& history, Epoch since, const Changes& news) {
   const State& now = history.states().at(history.epoch());
-  ASSERT_EQ(news.epoch, history.epoch());
+  ASSERT_EQ(news.position.epoch, history.epoch());
   ASSERT_TRUE(std::is_sorted(news.changes.begin(), news.changes.end(),
                              [](const Change& a, const Change& b) { return a.epoch < b.epoch; }));
   std::map<std::string, const Change*> told;
@@ -189,8 +190,8 @@ void check_some(Random& random, History& history, bool may_gap) {
     const std::size_t count = history.states().size();
     std::advance(since,
                  random.chance(60) ? count - 1 - random.below(std::min<std::size_t>(count, 6)) : random.below(count));
-    const Changes news = history.reader().changes(since->first);
-    ASSERT_EQ(news.epoch, history.epoch());
+    const Changes news = history.reader().changes(test::at_epoch(history.reader(), since->first));
+    ASSERT_EQ(news.position.epoch, history.epoch());
     if (!news.gap) {
       check_changes(history, since->first, news);
     } else {
@@ -205,13 +206,13 @@ void check_some(Random& random, History& history, bool may_gap) {
 /// Follows a watch; what it delivers must always add up to the state at the epoch it names.
 class Follower {
  public:
-  Follower(const History& history, std::string prefix)
+  Follower(History& history, std::string prefix)
       : history_(history), prefix_(std::move(prefix)), watch_(history.reader().path(), prefix_) {}
 
   void check() {
     const WatchBatch batch = watch_.next(0ns);
-    ASSERT_GE(batch.epoch, epoch_);
-    epoch_ = batch.epoch;
+    ASSERT_GE(batch.position.epoch, epoch_);
+    epoch_ = batch.position.epoch;
     complete_ += batch.complete ? 1 : 0;
     if (batch.complete) mirror_.clear();
     ASSERT_TRUE(std::is_sorted(batch.changes.begin(), batch.changes.end(),
@@ -279,16 +280,16 @@ TEST(Feed, TinyFeedLeadsToGapsAndNeverToHoles) {
   EXPECT_GT(gaps, 0);
 }
 
-// `oldest_epoch` is an epoch that can be asked for, whatever was asked.
-TEST(Feed, OldestEpochCanBeAskedFor) {
+// `oldest` is a position that can be asked for, whatever was asked.
+TEST(Feed, OldestPositionCanBeAskedFor) {
   Random random(300);
   History history(random, 256);
   for (int i = 0; i < 200; ++i) {
     history.turn();
     for (const Epoch since : {Epoch{0}, history.epoch() - 1, history.epoch()}) {
-      const Changes news = history.reader().changes(since);
-      ASSERT_FALSE(history.reader().changes(news.oldest_epoch).gap)
-          << "asked for " << since << " of " << history.epoch() << ", told that " << news.oldest_epoch << " can be had";
+      const Changes news = history.reader().changes(test::at_epoch(history.reader(), since));
+      ASSERT_FALSE(history.reader().changes(news.oldest).gap)
+          << "asked for " << since << " of " << history.epoch() << ", told that " << news.oldest.epoch << " can be had";
     }
   }
 }
@@ -310,8 +311,8 @@ TEST(Feed, UnderLoadAReaderThatKeepsUpMeetsNoGap) {
   TestInstance instance({.feed_record_count = kRecords});
   const Control control(instance.path(), 0ns);
   const SnapshotFile snapshot(control);
-  const Reader reader(instance.path());
-  Epoch known = reader.epoch();
+  Reader reader(instance.path());
+  Position known = reader.position();
   const auto begin = [&] {
     const std::uint64_t reserved = control.heartbeat().feed_reserved.load(std::memory_order_acquire);
     return reserved > kRecords ? reserved - kRecords : 0;
@@ -326,10 +327,11 @@ TEST(Feed, UnderLoadAReaderThatKeepsUpMeetsNoGap) {
     const std::uint64_t end = feed_end(control, snapshot);
     const Changes news = reader.changes(known);
     if (news.gap) {
-      ASSERT_GT(begin(), known_end) << "call " << calls << ", epoch " << news.epoch << " after " << known;
+      ASSERT_GT(begin(), known_end) << "call " << calls << ", epoch " << news.position.epoch << " after "
+                                    << known.epoch;
     }
     ASSERT_EQ(news.gap, news.gap_reason != GapReason::kNone);
-    known = news.epoch;
+    known = news.position;
     known_end = end;
   }
 }

@@ -288,7 +288,7 @@ void expect_exactly(const Snapshot& snapshot, const Entries& entries) {
   }
 }
 
-void expect_point_reads(const Reader& reader, const Entries& entries, Random& random) {
+void expect_point_reads(Reader& reader, const Entries& entries, Random& random) {
   for (const auto& [key, value] : entries) {
     if (random.chance(70)) continue;
     Value read;
@@ -447,7 +447,7 @@ Value grown_value(std::size_t i) {
   return static_cast<std::int64_t>(i);
 }
 
-void expect_grown(const Reader& reader, std::size_t count) {
+void expect_grown(Reader& reader, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     Value value;
     ASSERT_EQ(reader.read(grown_key(i), value), Status::kOk) << i;
@@ -469,7 +469,7 @@ void expect_grown(const Reader& reader, std::size_t count) {
 TEST(TableGrowthTest, ThreeHundredThousandKeysAreAllReadBackAlsoAfterARestartAndLeaveNothingWhenErased) {
   const auto count = static_cast<std::size_t>(test::steps(300'000));
   TestInstance instance({.memory_limit_bytes = std::uint64_t{8} << 30});
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   Writer writer = instance.writer();
   for (std::size_t i = 0; i < count; ++i) {
     writer.set(grown_key(i), grown_value(i));
@@ -517,7 +517,7 @@ TEST(TableGrowthTest, CyclesOfGrowthAndErasureStopTakingMemory) {
 
 TEST(TableGrowthTest, AValueThatGrowsAndShrinksTakesNoMoreThanItsLargest) {
   TestInstance instance;
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   Random random(61);
   Writer writer = instance.writer();
   std::uint64_t pages = 0;

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "harness/explored.h"
+#include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "protocol/crash_point.h"
 #include "shmstate/watch.h"
@@ -926,13 +927,13 @@ void Simulation::look_at_changes() {
   const Epoch before = history_.back().epoch;
   Changes news;
   is_asking_ = true;
-  read([&] { news = readers_.front()->changes(asked_epoch_); });
+  read([&] { news = readers_.front()->changes(test::at_epoch(*readers_.front(), asked_epoch_)); });
   is_asking_ = false;
   if (!failure_.empty()) return;
-  expect(news.epoch >= before && news.epoch <= history_.back().epoch, "changes up to an old epoch");
+  expect(news.position.epoch >= before && news.position.epoch <= history_.back().epoch, "changes up to an old epoch");
   expect(news.gap == (news.gap_reason != GapReason::kNone), "a gap without a reason, or a reason without a gap");
-  const Past* const latest = past_of(news.epoch);
-  asked_epoch_ = dice_.chance(70) ? news.epoch : history_[dice_.below(history_.size())].epoch;
+  const Past* const latest = past_of(news.position.epoch);
+  asked_epoch_ = dice_.chance(70) ? news.position.epoch : history_[dice_.below(history_.size())].epoch;
   if (!since || latest == nullptr) return;
   if (news.gap) {
     const std::uint64_t reserved = control_->heartbeat().feed_reserved.load(std::memory_order_relaxed);
@@ -967,8 +968,8 @@ void Simulation::watch() {
   read([&] { batch = watch_->next(0ns); });
   is_watching_ = false;
   if (!failure_.empty()) return;
-  expect(batch.epoch >= watched_epoch_, "a watch that goes back");
-  watched_epoch_ = batch.epoch;
+  expect(batch.position.epoch >= watched_epoch_, "a watch that goes back");
+  watched_epoch_ = batch.position.epoch;
   if (batch.complete) watched_.clear();
   for (const Change& change : batch.changes) {
     if (change.kind == ChangeKind::kSet) {
@@ -978,7 +979,7 @@ void Simulation::watch() {
     }
   }
   has_watched_ = has_watched_ || batch.complete;
-  const Past* const past = past_of(batch.epoch);
+  const Past* const past = past_of(batch.position.epoch);
   if (past == nullptr || !has_watched_) return;
   for (std::size_t key = 0; key < kKeyCount; ++key) {
     const Known& known = past->state.keys[key];
@@ -991,10 +992,10 @@ void Simulation::watch() {
 void Simulation::wait() {
   if (frames_.size() + 1 >= kDepthMax) return;
   Reader& waiting = reader();
-  const Epoch before = waiting.epoch();
-  expect(before == history_.back().epoch, "a reader's epoch");
-  const Epoch after = waiting.wait(before, nanoseconds(dice_.below(4) * 1'000'000));
-  expect(after >= before && after == history_.back().epoch, "the epoch after waiting");
+  const Position before = waiting.position();
+  expect(before.epoch == history_.back().epoch, "a reader's epoch");
+  const Position after = waiting.wait(before, nanoseconds(dice_.below(4) * 1'000'000));
+  expect(after >= before && after.epoch == history_.back().epoch, "the epoch after waiting");
 }
 
 // ---- the end of a schedule, and of an episode

@@ -72,7 +72,8 @@ TEST(CApi, StructsHaveTheirSizes) {
   EXPECT_EQ(sizeof(shmstate_entry), 96U);
   EXPECT_EQ(sizeof(shmstate_change), 80U);
   EXPECT_EQ(sizeof(shmstate_lookup), 80U);
-  EXPECT_EQ(sizeof(shmstate_watch_batch), 32U);
+  EXPECT_EQ(sizeof(shmstate_watch_batch), 48U);
+  EXPECT_EQ(sizeof(shmstate_position), 24U);
 }
 
 // Every status has a text of its own, and every other number has one, too.
@@ -368,7 +369,7 @@ TEST(CApi, NullIsAnError) {
   const WriterHandle writer = open_writer(instance.path());
   std::int64_t number = 0;
   std::size_t value_bytes = 0;
-  std::uint64_t epoch = 0;
+  shmstate_position position{};
   EXPECT_EQ(shmstate_writer_open(instance.path().c_str(), nullptr, nullptr), SHMSTATE_INVALID_ARGUMENT);
   EXPECT_EQ(shmstate_reader_open(instance.path().c_str(), nullptr, nullptr), SHMSTATE_INVALID_ARGUMENT);
   shmstate_reader* none = nullptr;
@@ -387,7 +388,13 @@ TEST(CApi, NullIsAnError) {
   shmstate_changes* no_changes = nullptr;
   EXPECT_EQ(shmstate_snapshot_open(nullptr, &no_snapshot), SHMSTATE_INVALID_ARGUMENT);
   EXPECT_EQ(shmstate_snapshot_check(nullptr), SHMSTATE_INVALID_ARGUMENT);
-  EXPECT_EQ(shmstate_changes_open(nullptr, &epoch, &no_changes), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_changes_open(nullptr, &position, &no_changes), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_changes_open(reader.get(), nullptr, &no_changes), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_reader_get_position(nullptr, &position), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_reader_get_position(reader.get(), nullptr), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_reader_wait(nullptr, &position, 0), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_reader_wait(reader.get(), nullptr, 0), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_snapshot_get_position(nullptr, &position), SHMSTATE_INVALID_ARGUMENT);
   EXPECT_EQ(shmstate_reader_get_path(nullptr), nullptr);
   EXPECT_LT(shmstate_reader_get_age(nullptr), 0);
   EXPECT_EQ(shmstate_writer_get_ticket(nullptr), 0U);
@@ -423,11 +430,12 @@ TEST(CApi, TimeoutsOfAnySizeAreTaken) {
   const ReaderHandle reader = open_reader(instance.path());
   ASSERT_EQ(shmstate_writer_set_int64(writer.get(), "k", 1, 1, nullptr), SHMSTATE_OK);
   EXPECT_EQ(shmstate_writer_flush(writer.get(), std::numeric_limits<std::int64_t>::min()), SHMSTATE_TIMEOUT);
-  const std::uint64_t epoch = shmstate_reader_get_epoch(reader.get());
-  EXPECT_EQ(shmstate_reader_wait(reader.get(), epoch, -1), epoch);
+  shmstate_position known{};
+  ASSERT_EQ(shmstate_reader_get_position(reader.get(), &known), SHMSTATE_OK);
+  EXPECT_EQ(shmstate_reader_wait(reader.get(), &known, -1), SHMSTATE_TIMEOUT);
   instance.pump();
   EXPECT_EQ(shmstate_writer_flush(writer.get(), std::numeric_limits<std::int64_t>::max()), SHMSTATE_OK);
-  EXPECT_GT(shmstate_reader_wait(reader.get(), epoch, std::numeric_limits<std::int64_t>::max()), epoch);
+  EXPECT_EQ(shmstate_reader_wait(reader.get(), &known, std::numeric_limits<std::int64_t>::max()), SHMSTATE_OK);
 
   auto options = sized<shmstate_writer_options>();
   options.shared = 1;

@@ -718,24 +718,26 @@ TEST(CtlChanges, SaysWhatHappened) {
   EXPECT_EQ(change_text({"a", ChangeKind::kOwnerGone, 7, {}}), "7 owner_gone a\n");
 }
 
+Position at(Epoch epoch) { return {.instance = {}, .epoch = epoch}; }
+
 // Watching begins with the state that is there: it is no change; what comes after is told as it comes.
 TEST(CtlChanges, BeginWithTheStateThatIsThere) {
   KnownKeys known;
   EXPECT_EQ(text_of(known.changes_of({})), "");
-  EXPECT_EQ(text_of(known.changes_of({.changes = {set_change(3, "a")}, .epoch = 5, .complete = true})), "");
-  EXPECT_EQ(text_of(known.changes_of({.changes = {set_change(6, "b"), erase_change(7, "a")}, .epoch = 7})),
+  EXPECT_EQ(text_of(known.changes_of({.changes = {set_change(3, "a")}, .position = at(5), .complete = true})), "");
+  EXPECT_EQ(text_of(known.changes_of({.changes = {set_change(6, "b"), erase_change(7, "a")}, .position = at(7)})),
             "6 set b 1.0\n7 erase a\n");
 }
 
 // After changes were missed, what exists is told, and what is gone: nothing that was told before stays wrong.
 TEST(CtlChanges, RecoverFromMissedChanges) {
   KnownKeys known;
-  (void)known.changes_of({.changes = {set_change(3, "a"), set_change(3, "b")}, .epoch = 5, .complete = true});
-  (void)known.changes_of({.changes = {set_change(6, "c"), erase_change(6, "b")}, .epoch = 6});
-  EXPECT_EQ(
-      text_of(known.changes_of({.changes = {set_change(8, "c"), set_change(9, "d")}, .epoch = 9, .complete = true})),
-      "8 set c 1.0\n9 set d 1.0\n9 erase a\n");
-  EXPECT_EQ(text_of(known.changes_of({.changes = {}, .epoch = 2, .complete = true})).size(),
+  (void)known.changes_of({.changes = {set_change(3, "a"), set_change(3, "b")}, .position = at(5), .complete = true});
+  (void)known.changes_of({.changes = {set_change(6, "c"), erase_change(6, "b")}, .position = at(6)});
+  EXPECT_EQ(text_of(known.changes_of(
+                {.changes = {set_change(8, "c"), set_change(9, "d")}, .position = at(9), .complete = true})),
+            "8 set c 1.0\n9 set d 1.0\n9 erase a\n");
+  EXPECT_EQ(text_of(known.changes_of({.changes = {}, .position = at(2), .complete = true})).size(),
             std::string_view("2 erase c\n2 erase d\n").size());
 }
 

@@ -149,7 +149,7 @@ class NoMemoryTest : public testing::Test {
 };
 
 TEST_F(NoMemoryTest, AConflatedBatchThatFailsIsNotKeptInPartAndQuarantinesNoRing) {
-  const Reader reader = instance_.reader();
+  Reader reader = instance_.reader();
   const std::string text(100, 'x');
   fill();
   int failures = 0;

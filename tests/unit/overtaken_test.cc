@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "protocol/crash_point.h"
 #include "shmstate/watch.h"
@@ -66,7 +67,8 @@ class FullFeed {
     for (std::uint64_t i = 0; i < 4 * kFeedRecords / kKeys; ++i) publish();
   }
 
-  [[nodiscard]] const Reader& reader() const { return reader_; }
+  [[nodiscard]] Reader& reader() { return reader_; }
+  [[nodiscard]] Position at(Epoch epoch) { return test::at_epoch(reader_, epoch); }
   [[nodiscard]] Epoch epoch() { return instance_.engine().epoch(); }
   [[nodiscard]] std::uint64_t reserved() {
     return instance_.owner().heartbeat().feed_reserved.load(std::memory_order_relaxed);
@@ -98,13 +100,13 @@ TEST(Overtaken, ChangesThatAreStillInTheFeedAreToldWhateverIsOverwrittenBeforeTh
       const Meanwhile meanwhile(CrashPoint::kFeedRead, [&] {
         if (++loads == load) feed.publish(), feed.publish();
       });
-      news = feed.reader().changes(asked);
+      news = feed.reader().changes(feed.at(asked));
     }
     was_reached = loads >= load;
     ASSERT_FALSE(news.gap) << "overwritten before load " << load;
     ASSERT_EQ(news.gap_reason, GapReason::kNone);
     ASSERT_EQ(news.changes.size(), static_cast<std::size_t>(kKeys));
-    ASSERT_LT(news.oldest_epoch, asked) << "overwritten before load " << load;
+    ASSERT_LT(news.oldest.epoch, asked) << "overwritten before load " << load;
   }
 }
 
@@ -112,15 +114,15 @@ TEST(Overtaken, ChangesThatAreStillInTheFeedAreToldWhateverIsOverwrittenBeforeTh
 // other, and each time overwrites the oldest records.
 TEST(Overtaken, AReaderThatAsksAllTheTimeMeetsNoGap) {
   FullFeed feed(8);
-  Epoch known = feed.epoch();
+  Position known = feed.at(feed.epoch());
   int loads = 0;
   const Meanwhile meanwhile(CrashPoint::kFeedRead, [&] {
     if (++loads % 37 == 0) feed.publish();
   });
   for (int i = 0; i < 1'000; ++i) {
     const Changes news = feed.reader().changes(known);
-    ASSERT_FALSE(news.gap) << "after epoch " << known << " of " << news.epoch;
-    known = news.epoch;
+    ASSERT_FALSE(news.gap) << "after epoch " << known.epoch << " of " << news.position.epoch;
+    known = news.position;
   }
 }
 
@@ -128,12 +130,12 @@ TEST(Overtaken, AReaderThatAsksAllTheTimeMeetsNoGap) {
 TEST(Overtaken, WhatIsOverwrittenWhileItIsReadIsAGapThatSaysSo) {
   FullFeed feed(8);
   const Epoch asked = feed.epoch() - kFeedRecords / kKeys + kStep / kKeys + 1;
-  ASSERT_FALSE(feed.reader().changes(asked).gap);
+  ASSERT_FALSE(feed.reader().changes(feed.at(asked)).gap);
   int loads = 0;
   const Meanwhile meanwhile(CrashPoint::kFeedRead, [&] {
     if (++loads > 16 && loads < 24) feed.publish();
   });
-  const Changes news = feed.reader().changes(asked);
+  const Changes news = feed.reader().changes(feed.at(asked));
   EXPECT_TRUE(news.gap);
   EXPECT_EQ(news.gap_reason, GapReason::kOvertaken);
   EXPECT_TRUE(news.changes.empty());
@@ -141,14 +143,14 @@ TEST(Overtaken, WhatIsOverwrittenWhileItIsReadIsAGapThatSaysSo) {
 
 TEST(Overtaken, WhatWasOverwrittenBeforeIsAGapThatSaysSo) {
   FullFeed feed;
-  const Changes news = feed.reader().changes(feed.epoch() - kFeedRecords / kKeys - 1);
+  const Changes news = feed.reader().changes(feed.at(feed.epoch() - kFeedRecords / kKeys - 1));
   EXPECT_TRUE(news.gap);
   EXPECT_EQ(news.gap_reason, GapReason::kFellBehind);
 }
 
 TEST(Overtaken, AnEpochThatDoesNotExistIsAGapOfAnotherInstance) {
   FullFeed feed;
-  const Changes news = feed.reader().changes(feed.epoch() + 1);
+  const Changes news = feed.reader().changes(feed.at(feed.epoch() + 1));
   EXPECT_TRUE(news.gap);
   EXPECT_EQ(news.gap_reason, GapReason::kRecreated);
 }
@@ -167,7 +169,7 @@ void follow(std::map<std::string, Value>& known, const WatchBatch& batch) {
   }
 }
 
-std::map<std::string, Value> state_of(const Reader& reader) {
+std::map<std::string, Value> state_of(Reader& reader) {
   std::map<std::string, Value> state;
   for (const EntryView& entry : reader.snapshot()) state[std::string(entry.key)] = entry.value.to_value();
   return state;
@@ -212,7 +214,7 @@ class ImpatientMerger {
 // the feed it still delivers one state, and nobody is told of a snapshot that expired.
 TEST(Overtaken, AWatchWhoseScanOutlivesTheMaximumPinTimeGoesOn) {
   ImpatientMerger merger(std::uint64_t{1} << 16);
-  const Reader reader(merger.path());
+  Reader reader(merger.path());
   Watch watch(merger.path(), "");
   std::map<std::string, Value> known;
   {
@@ -233,7 +235,7 @@ TEST(Overtaken, AWatchWhoseScanOutlivesTheMaximumPinTimeGoesOn) {
 // delivered in part.
 TEST(Overtaken, AWatchThatCannotHaveOneStateInTimeDeliversNothingAndTriesAgain) {
   ImpatientMerger merger(64);
-  const Reader reader(merger.path());
+  Reader reader(merger.path());
   Watch watch(merger.path(), "");
   {
     int groups = 0;

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "protocol/publish.h"
 
@@ -25,6 +26,7 @@ using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;
+using test::at_epoch;
 using test::EngineThread;
 using test::error_of;
 using test::Random;
@@ -399,33 +401,55 @@ TEST_F(ReaderTest, AReaderCanBeMovedAndAssigned) {
 // ---- time
 
 TEST_F(ReaderTest, WaitReturnsAtOnceWhenSomethingNewerIsThere) {
-  EXPECT_EQ(reader_.wait(0, 0ns), reader_.epoch());
-  EXPECT_EQ(reader_.wait(reader_.epoch() - 1, 1h), reader_.epoch());
+  EXPECT_EQ(reader_.wait({}, 1h), reader_.position());
+  EXPECT_EQ(reader_.wait(at_epoch(reader_, reader_.epoch() - 1), 1h), reader_.position());
+}
+
+TEST_F(ReaderTest, APositionOfAnotherInstanceHasPassedAndItsChangesAreAGap) {
+  const Position known = reader_.position();
+  Position other = known;
+  ++other.instance[0];
+  EXPECT_EQ(reader_.wait(other, 1h), known);
+  const Changes news = reader_.changes(other);
+  EXPECT_EQ(news.gap_reason, GapReason::kRecreated);
+  EXPECT_EQ(news.position, known);
+  EXPECT_EQ(reader_.wait_change("int", other, 1h), Status::kOk);
+  EXPECT_EQ(reader_.snapshot().position(), known);
+}
+
+TEST(Position, OrdersWhatOneInstancePublishedAndNowhereIsBeforeAll) {
+  const Position nowhere;
+  const Position early{.instance = {1}, .epoch = 1};
+  const Position late{.instance = {1}, .epoch = 2};
+  const Position other{.instance = {2}, .epoch = 1};
+  EXPECT_TRUE(nowhere < early && early < late && late > nowhere && nowhere <= nowhere);
+  EXPECT_TRUE(early <=> other == std::partial_ordering::unordered);
+  EXPECT_FALSE(early == other);
 }
 
 TEST_F(ReaderTest, WaitEndsWhenItsTimeIsOver) {
   const auto began = std::chrono::steady_clock::now();
-  EXPECT_EQ(reader_.wait(reader_.epoch(), 20ms), reader_.epoch());
+  EXPECT_EQ(reader_.wait(reader_.position(), 20ms), reader_.position());
   EXPECT_GE(std::chrono::steady_clock::now() - began, 20ms);
-  EXPECT_EQ(reader_.wait(reader_.epoch() + 100, 0ns), reader_.epoch());
-  EXPECT_EQ(reader_.wait(reader_.epoch(), -1s), reader_.epoch());
+  EXPECT_EQ(reader_.wait(at_epoch(reader_, reader_.epoch() + 100), 0ns), reader_.position());
+  EXPECT_EQ(reader_.wait(reader_.position(), -1s), reader_.position());
 }
 
 TEST_F(ReaderTest, WaitIsWokenByEachPublish) {
   for (int i = 0; i < 50; ++i) {
-    const Epoch known = reader_.epoch();
-    Epoch woken = 0;
+    const Position known = reader_.position();
+    Position woken;
     std::thread waiting([&] { woken = reader_.wait(known, 1h); });
     writer_.set("int", i);
     instance_.step();
     waiting.join();
-    ASSERT_EQ(woken, known + 1);
+    ASSERT_EQ(woken, at_epoch(reader_, known.epoch + 1));
   }
 }
 
 TEST_F(ReaderTest, AMergerThatWasStartedAgainWakesToo) {
-  const Epoch known = reader_.epoch();
-  Epoch woken = 0;
+  const Position known = reader_.position();
+  Position woken;
   std::thread waiting([&] { woken = reader_.wait(known, 1h); });
   instance_.restart();
   writer_.set("int", 1);
@@ -494,7 +518,7 @@ TEST_F(ReaderTest, AReaderKnowsWhetherAMergerRuns) {
 class OpeningTest : public testing::Test {
  protected:
   [[nodiscard]] std::pair<Status, std::string> open() const {
-    return error_of([this] { const Reader reader(instance_.path(), {.attach_timeout = 0ns}); });
+    return error_of([this] { Reader reader(instance_.path(), {.attach_timeout = 0ns}); });
   }
   template <typename T>
   void overwrite(std::size_t offset, T value) {
@@ -506,7 +530,7 @@ class OpeningTest : public testing::Test {
 };
 
 TEST_F(OpeningTest, AnInstanceThatDoesNotExistIsNamedWithTheRemedy) {
-  const auto [status, text] = error_of([] { const Reader reader("/dev/shm/no/such", {.attach_timeout = 0ns}); });
+  const auto [status, text] = error_of([] { Reader reader("/dev/shm/no/such", {.attach_timeout = 0ns}); });
   EXPECT_EQ(status, Status::kNoInstance);
   EXPECT_THAT(text, HasSubstr("/dev/shm/no/such"));
   EXPECT_THAT(text, HasSubstr("shmstate-merger"));
@@ -514,7 +538,7 @@ TEST_F(OpeningTest, AnInstanceThatDoesNotExistIsNamedWithTheRemedy) {
 
 TEST_F(OpeningTest, AnImpossibleNameIsRefused) {
   for (const char* const name : {"", ".", ".."}) {
-    EXPECT_EQ(error_of([&] { const Reader reader(name, {.attach_timeout = 0ns}); }).first, Status::kInvalidArgument);
+    EXPECT_EQ(error_of([&] { Reader reader(name, {.attach_timeout = 0ns}); }).first, Status::kInvalidArgument);
   }
 }
 
@@ -589,7 +613,7 @@ TEST_F(OpeningTest, PrefaultingChangesNothingThatIsRead) {
 // ---- a damaged snapshot
 
 // Everything a reader can do. What it finds does not matter, only that it comes back.
-void read_everything(const Reader& reader, const std::vector<std::string_view>& keys) {
+void read_everything(Reader& reader, const std::vector<std::string_view>& keys) {
   std::string buffer(100, '\0');
   std::size_t bytes = 0;
   std::int64_t int64 = 0;
@@ -633,7 +657,7 @@ TEST(DamagedSnapshotTest, NoBytesInABufferMakeAReaderCrashOrHang) {
   std::vector<std::string_view> some_keys{"missing"};
   for (std::size_t i = 0; i < keys.size(); i += 100) some_keys.push_back(keys[i]);
 
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   const std::size_t bytes = static_cast<std::size_t>(header.page_count) * layout::kPageBytes;
@@ -672,7 +696,7 @@ TEST(DamagedSnapshotTest, ABufferThatChangesAtRandomWhileItIsReadMakesNoReaderCr
   }
   instance.pump();
   const std::vector<std::string_view> some_keys(keys.begin(), keys.begin() + 30);
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   const std::size_t words = static_cast<std::size_t>(header.page_count) * layout::kPageBytes / kWord;
@@ -696,7 +720,7 @@ TEST(DamagedSnapshotTest, ABufferThatChangesAtRandomWhileItIsReadMakesNoReaderCr
   });
   for (int i = 0; i < test::steps(300); ++i) {
     read_everything(reader, some_keys);
-    static_cast<void>(error_of([&] { static_cast<void>(reader.changes(reader.epoch() - 3)); }));
+    static_cast<void>(error_of([&] { static_cast<void>(reader.changes(at_epoch(reader, reader.epoch() - 3))); }));
   }
   stop.store(true, std::memory_order_relaxed);
   scribbler.join();
@@ -716,7 +740,7 @@ TEST(DamagedSnapshotTest, ASegmentThatIsNamedByTheWholeDirectoryIsDamage) {
   auto* const directory = reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
   std::fill_n(directory, std::size_t{1} << deep, static_cast<std::uint32_t>(page));
   header.directory = (header.directory & ~std::uint64_t{0xff}) | deep;
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   std::size_t seen = 0;
   const Status status = error_of([&] {
                           for (const EntryView& entry : reader.snapshot()) seen += entry.key.size();
@@ -726,7 +750,7 @@ TEST(DamagedSnapshotTest, ASegmentThatIsNamedByTheWholeDirectoryIsDamage) {
 
 TEST(DamagedSnapshotTest, AnImpossibleEpochWordIsAnErrorAndNoHang) {
   TestInstance instance;
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   Shared<std::uint64_t>& word = instance.owner().publication().epoch_word;
   const std::uint64_t good = word.load(std::memory_order_relaxed);
   for (const std::uint64_t damage : {std::uint64_t{0}, ~std::uint64_t{0}, good | 7, good + 8}) {
@@ -770,7 +794,7 @@ TEST_P(PublishingTest, EachSnapshotIsConsistentFromItsFirstToItsLastEntry) {
   TestInstance instance({.buffer_count = GetParam()});
   const EngineThread merging(instance);
   const NumberingThread numbering(instance);
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   Epoch epoch = 0;
   std::int64_t last = 0;
   for (int i = 0; i < test::steps(2'000) || last == 0; ++i) {
@@ -796,7 +820,7 @@ TEST_P(PublishingTest, GetManyNeverMixesTwoEpochs) {
   TestInstance instance({.buffer_count = GetParam()});
   const EngineThread merging(instance);
   const NumberingThread numbering(instance);
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   std::vector<std::string> names;
   for (std::size_t i = 0; i < kTogether; i += 10) names.push_back(together_key(i));
   const std::vector<std::string_view> keys(names.begin(), names.end());
@@ -814,7 +838,7 @@ TEST_P(PublishingTest, PointReadsNeverGoBack) {
   TestInstance instance({.buffer_count = GetParam()});
   const EngineThread merging(instance);
   const NumberingThread numbering(instance);
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   std::int64_t last = -1;
   for (int i = 0; i < test::steps(100'000); ++i) {
     const std::int64_t n = reader.get<std::int64_t>(together_key(static_cast<std::size_t>(i) % kTogether)).value_or(-1);
@@ -854,7 +878,7 @@ TEST_P(PublishingTest, AHugeValueThatIsOverwrittenAllTheTimeIsNeverTorn) {
   TestInstance instance({.buffer_count = GetParam()});
   const EngineThread merging(instance);
   const OverwritingThread overwriting(instance);
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   while (!reader.get<std::string>("huge")) std::this_thread::yield();
   std::string buffer(kValueBytesMax, '\0');
   for (int i = 0; i < test::steps(200); ++i) {
@@ -876,7 +900,7 @@ TEST(ExpiringTest, WhatIsReadFromABufferThatIsTakenBackIsWholeOrSaidToBeExpired)
   TestInstance instance({}, {.pin_time_max = 1ns});
   const EngineThread merging(instance);
   const OverwritingThread overwriting(instance);
-  const Reader reader = instance.reader();
+  Reader reader = instance.reader();
   while (!reader.get<std::string>("huge")) std::this_thread::yield();
   for (int i = 0; i < test::steps(500); ++i) {
     std::string value;

@@ -161,7 +161,7 @@ class SHMSTATE_API Writer {
   [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
 
   /// Where it stands now. Costs a few system calls; may go over to a new instance (`WriterOptions::reopen`).
-  [[nodiscard]] WriterStatus status() const noexcept;
+  [[nodiscard]] WriterStatus status() noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
   /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, and

@@ -139,8 +139,7 @@ typedef struct shmstate_writer_status {
 } shmstate_writer_status;
 
 /* A few system calls. */
-SHMSTATE_API int shmstate_writer_get_status(const shmstate_writer* writer,
-                                            shmstate_writer_status* status) SHMSTATE_NOEXCEPT;
+SHMSTATE_API int shmstate_writer_get_status(shmstate_writer* writer, shmstate_writer_status* status) SHMSTATE_NOEXCEPT;
 /* The directory of the instance, which lives as long as the writer. NULL for NULL. */
 SHMSTATE_API const char* shmstate_writer_get_path(const shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 /* The identity of this writer's ring: its file is `writers/rings/<16 hex digits>`. 0 for NULL. */

@@ -26,13 +26,11 @@
 
 #include "shmstate/api.h"
 #include "shmstate/key.h"
+#include "shmstate/position.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
 
 namespace shmstate {
-
-/// The number of a publish. It only grows, also across restarts of the merger.
-using Epoch = std::uint64_t;
 
 struct ReaderOptions {
   std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
@@ -88,7 +86,7 @@ enum class ChangeKind : std::uint8_t {
   kOwnerGone,  ///< it was ephemeral and its writer is gone
 };
 
-/// A key's latest state, as of `Changes::epoch`.
+/// A key's latest state, as of `Changes::position`.
 struct Change {
   std::string key;
   ChangeKind kind = ChangeKind::kSet;
@@ -99,18 +97,18 @@ struct Change {
 /// Why it cannot be told what changed.
 enum class GapReason : std::uint8_t {
   kNone,        ///< it can be told
-  kFellBehind,  ///< the feed did not reach back to the epoch asked for: ask more often, or make the feed larger
-  kOvertaken,   ///< it did, but was overwritten, or the buffer taken back, while this reader read it
-  kRecreated,   ///< the epoch asked for is one of an instance that was made anew since
+  kFellBehind,  ///< the feed did not reach back to the position asked for: ask more often, or make the feed larger
+  kOvertaken,   ///< it did, but was overwritten, or the buffer reclaimed, while this reader read it
+  kRecreated,   ///< the position is not one of this instance, which was re-created since
   kDamaged,     ///< there are bytes in the feed that are no records
 };
 
 struct Changes {
   std::vector<Change> changes;  ///< each key once, in the order of epochs
-  Epoch epoch = 0;              ///< ask with this the next time
-  /// What changed cannot be told: `changes` is empty; read the state from a snapshot and go on with `epoch`.
+  Position position{};          ///< ask with this the next time
+  /// What changed cannot be told: `changes` is empty. Read the state from a snapshot and continue from its position.
   bool gap = false;
-  Epoch oldest_epoch = 0;                   ///< the oldest epoch that could have been asked for
+  Position oldest{};                        ///< the oldest position that could have been asked for
   GapReason gap_reason = GapReason::kNone;  ///< why there is a gap
 };
 
@@ -148,8 +146,9 @@ class Watch;
 /// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin anew.
 ///
 /// In a child of fork, a reader attaches anew at its next call. Where it cannot, it says why: reads return that status,
-/// what throws throws it, `epoch` is 0, `age` endless, and each call tries again. Snapshots remain the parent's: in the
-/// child they throw kForked, what they gave out is void, and destroying them touches nothing of the parent's.
+/// what throws throws it, `epoch` is 0, `position` nowhere, `age` endless, and each call tries again. Snapshots remain
+/// the parent's: in the child they throw kForked, what they gave out is void, and destroying them touches nothing of
+/// the parent's.
 ///
 /// A reader that was moved from may only be destroyed or assigned to; so may a snapshot.
 class SHMSTATE_API Reader {
@@ -165,7 +164,7 @@ class SHMSTATE_API Reader {
   /// missing or has another type. A double is also what an int64 entry becomes: exactly up to 2^53, beyond that rounded
   /// to the nearest; ask for Float64 where that will not do. No system call, no store to shared memory.
   template <typename T>
-  [[nodiscard]] std::optional<T> get(std::string_view key) const {
+  [[nodiscard]] std::optional<T> get(std::string_view key) {
     T value{};
     return read(key, value) == Status::kOk ? std::optional<T>(std::move(value)) : std::nullopt;
   }
@@ -174,90 +173,93 @@ class SHMSTATE_API Reader {
   /// overtook eight times pins the buffer, and may then also fail with kSystem (no lock to be had) or kExpired; in a
   /// child of fork, with why it could not attach. On an
   /// error `value` is unchanged, but for a std::string or Value, which is then unspecified.
-  [[nodiscard]] Status read(std::string_view key, std::int64_t& value) const noexcept;
-  [[nodiscard]] Status read(std::string_view key, double& value) const noexcept;
-  [[nodiscard]] Status read(std::string_view key, Float64& value) const noexcept;
-  [[nodiscard]] Status read(std::string_view key, std::string& value) const;
-  [[nodiscard]] Status read(std::string_view key, Value& value) const;
+  [[nodiscard]] Status read(std::string_view key, std::int64_t& value) noexcept;
+  [[nodiscard]] Status read(std::string_view key, double& value) noexcept;
+  [[nodiscard]] Status read(std::string_view key, Float64& value) noexcept;
+  [[nodiscard]] Status read(std::string_view key, std::string& value);
+  [[nodiscard]] Status read(std::string_view key, Value& value);
 
   /// Reads bytes into the caller's buffer and sets `value_bytes` to their size; kBufferTooSmall, with `value_bytes`
   /// set, when they do not fit.
-  [[nodiscard]] Status read(std::string_view key, std::span<char> buffer, std::size_t& value_bytes) const noexcept;
+  [[nodiscard]] Status read(std::string_view key, std::span<char> buffer, std::size_t& value_bytes) noexcept;
 
   /// Point reads with a key that remembers where it was seen: neither hashing nor searching while it stays there.
   template <typename T>
-  [[nodiscard]] std::optional<T> get(Key& key) const {
+  [[nodiscard]] std::optional<T> get(Key& key) {
     T value{};
     return read(key, value) == Status::kOk ? std::optional<T>(std::move(value)) : std::nullopt;
   }
-  [[nodiscard]] Status read(Key& key, std::int64_t& value) const noexcept;
-  [[nodiscard]] Status read(Key& key, double& value) const noexcept;
-  [[nodiscard]] Status read(Key& key, Float64& value) const noexcept;
-  [[nodiscard]] Status read(Key& key, std::string& value) const;
-  [[nodiscard]] Status read(Key& key, Value& value) const;
+  [[nodiscard]] Status read(Key& key, std::int64_t& value) noexcept;
+  [[nodiscard]] Status read(Key& key, double& value) noexcept;
+  [[nodiscard]] Status read(Key& key, Float64& value) noexcept;
+  [[nodiscard]] Status read(Key& key, std::string& value);
+  [[nodiscard]] Status read(Key& key, Value& value);
 
   /// A point read that refuses a snapshot older than `age_max` with kTooOld.
   template <typename T>
-  [[nodiscard]] Status read_fresh(std::string_view key, T& value, std::chrono::nanoseconds age_max) const {
+  [[nodiscard]] Status read_fresh(std::string_view key, T& value, std::chrono::nanoseconds age_max) {
     return age() > age_max ? Status::kTooOld : read(key, value);
   }
 
   /// What is known about a key besides its value.
-  [[nodiscard]] std::optional<EntryInfo> info(std::string_view key) const noexcept;
+  [[nodiscard]] std::optional<EntryInfo> info(std::string_view key) noexcept;
   /// The same, and tells why not.
-  [[nodiscard]] Status read(std::string_view key, EntryInfo& info) const noexcept;
+  [[nodiscard]] Status read(std::string_view key, EntryInfo& info) noexcept;
 
   /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
   /// Returns the epoch. Throws `Error` (kDamaged, kSystem, kExpired); then `values` is unspecified.
-  Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values) const;
-  Epoch get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values) const;
+  Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values);
+  Epoch get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values);
   /// The same for numbers of one type, which allocates nothing; another type is as good as missing, with a double for
   /// an int64 entry as `get` has it. Throws `Error`
   /// (kInvalidArgument), too, when there are fewer values than keys.
-  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values) const;
-  Epoch get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values) const;
-  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<double> > values) const;
-  Epoch get_many(std::span<Key> keys, std::span<std::optional<double> > values) const;
+  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values);
+  Epoch get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values);
+  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<double> > values);
+  Epoch get_many(std::span<Key> keys, std::span<std::optional<double> > values);
   /// The same for values of any type, which allocates nothing either: bytes go to buffers of the caller's.
-  Epoch get_many(std::span<Lookup> lookups) const;
+  Epoch get_many(std::span<Lookup> lookups);
 
   /// Pins the current snapshot. It costs a system call, and one more when it is dropped; while it is held, the merger
   /// cannot reuse that buffer, so hold it briefly. Throws `Error` (kDamaged, kSystem).
-  [[nodiscard]] Snapshot snapshot() const;
+  [[nodiscard]] Snapshot snapshot();
 
   /// The epoch of the current snapshot.
-  [[nodiscard]] Epoch epoch() const noexcept;
-  /// Sleeps until the epoch is newer than `epoch`, for at most `timeout`; returns the epoch then current.
-  Epoch wait(Epoch epoch, std::chrono::nanoseconds timeout) const noexcept;
+  [[nodiscard]] Epoch epoch() noexcept;
+  /// The position of the current snapshot.
+  [[nodiscard]] Position position() noexcept;
+  /// Sleeps until the current snapshot is one after `position`, or of an instance re-created since, for at most
+  /// `timeout`. Returns the position then current.
+  Position wait(const Position& position, std::chrono::nanoseconds timeout) noexcept;
 
-  /// Sleeps until a key changed, or was erased, after `epoch`; kOk or kTimeout. Throws as `changes` does.
-  [[nodiscard]] Status wait_change(std::string_view key, Epoch epoch, std::chrono::nanoseconds timeout) const;
+  /// Sleeps until a key changed or was erased after `position`, or the instance was re-created since; kOk or kTimeout.
+  /// Throws as `changes` does.
+  [[nodiscard]] Status wait_change(std::string_view key, const Position& position, std::chrono::nanoseconds timeout);
   /// Sleeps until `predicate(value)` holds for the key's value, which is empty while the key is missing; kOk or
   /// kTimeout.
   template <typename Predicate>
-  [[nodiscard]] Status wait_until(std::string_view key, Predicate&& predicate, std::chrono::nanoseconds timeout) const {
+  [[nodiscard]] Status wait_until(std::string_view key, Predicate&& predicate, std::chrono::nanoseconds timeout) {
     const auto began = std::chrono::steady_clock::now();
     for (;;) {
-      const Epoch before = epoch();
+      const Position before = position();
       const std::optional<Value> value = get<Value>(key);
       if (predicate(value)) return Status::kOk;
-      if (epoch() < before) continue;  // the value is from an instance that was made anew
       const auto left = timeout - (std::chrono::steady_clock::now() - began);
       if (left <= std::chrono::nanoseconds::zero()) return Status::kTimeout;
       wait(before, left);
     }
   }
 
-  /// The keys that changed after epoch `since`, in their latest state. Costs what changed. Throws `Error`
-  /// (kDamaged, kSystem, kExpired).
-  [[nodiscard]] Changes changes(Epoch since) const;
+  /// The keys that changed after `since`, in their latest state. Costs what changed. From nowhere (`Position{}`), all
+  /// that this instance has published, if the feed reaches back that far. Throws `Error` (kDamaged, kSystem, kExpired).
+  [[nodiscard]] Changes changes(const Position& since);
 
   /// How old the current snapshot is: the time since the merger last knew that it held everything pushed. Grows while
   /// the merger is down, stopped or behind; an idle merger renews it ten times a second.
-  [[nodiscard]] std::chrono::nanoseconds age() const noexcept;
+  [[nodiscard]] std::chrono::nanoseconds age() noexcept;
   /// Whether a merger serves the instance now. Asks the kernel, one system call.
-  [[nodiscard]] bool merger_running() const noexcept;
-  [[nodiscard]] ReaderStatus status() const noexcept;
+  [[nodiscard]] bool merger_running() noexcept;
+  [[nodiscard]] ReaderStatus status() noexcept;
   /// The directory of the instance.
   [[nodiscard]] const std::string& path() const noexcept;
 
@@ -277,6 +279,8 @@ class SHMSTATE_API Snapshot {
   ~Snapshot();
 
   [[nodiscard]] Epoch epoch() const noexcept;
+  /// Where to continue from: what changed after this snapshot.
+  [[nodiscard]] Position position() const noexcept;
   /// The number of entries. Throws `Error` (kExpired).
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] bool expired() const noexcept;

@@ -20,6 +20,14 @@ typedef struct shmstate_reader shmstate_reader;
 typedef struct shmstate_snapshot shmstate_snapshot;
 typedef struct shmstate_changes shmstate_changes;
 
+/* A place in the history of one instance: after the publish `epoch`. All zeros: nowhere, before all that any instance
+ * publishes. Plain data, which may be stored and sent. It lies within other structures and has no size of its own, so
+ * it stays as it is for ever. */
+typedef struct shmstate_position {
+  uint8_t instance[16];
+  uint64_t epoch;
+} shmstate_position;
+
 /* Zero is the default of every member. */
 typedef struct shmstate_reader_options {
   size_t struct_bytes;
@@ -85,10 +93,12 @@ SHMSTATE_API int shmstate_reader_get_many(shmstate_reader* reader, shmstate_look
 
 /* The epoch of the current snapshot. 0 for NULL. */
 SHMSTATE_API uint64_t shmstate_reader_get_epoch(shmstate_reader* reader) SHMSTATE_NOEXCEPT;
-/* Sleeps until the epoch is newer than `epoch`, for at most `timeout_ns`; returns the epoch then current. 0 for NULL.
- */
-SHMSTATE_API uint64_t shmstate_reader_wait(shmstate_reader* reader, uint64_t epoch,
-                                           int64_t timeout_ns) SHMSTATE_NOEXCEPT;
+/* The position of the current snapshot. */
+SHMSTATE_API int shmstate_reader_get_position(shmstate_reader* reader, shmstate_position* position) SHMSTATE_NOEXCEPT;
+/* Sleeps until the current snapshot is one after `*position`, or of an instance re-created since, for at most
+ * `timeout_ns`: OK or TIMEOUT. */
+SHMSTATE_API int shmstate_reader_wait(shmstate_reader* reader, const shmstate_position* position,
+                                      int64_t timeout_ns) SHMSTATE_NOEXCEPT;
 /* How old the current snapshot is: the time since the merger last knew that it held everything pushed. Negative, an
  * error, for NULL. */
 SHMSTATE_API int64_t shmstate_reader_get_age(shmstate_reader* reader) SHMSTATE_NOEXCEPT;
@@ -127,6 +137,9 @@ SHMSTATE_API void shmstate_snapshot_close(shmstate_snapshot* snapshot) SHMSTATE_
 
 /* 0 for NULL. */
 SHMSTATE_API uint64_t shmstate_snapshot_get_epoch(const shmstate_snapshot* snapshot) SHMSTATE_NOEXCEPT;
+/* Where to continue from: what changed after this snapshot. */
+SHMSTATE_API int shmstate_snapshot_get_position(const shmstate_snapshot* snapshot,
+                                                shmstate_position* position) SHMSTATE_NOEXCEPT;
 /* The number of entries. */
 SHMSTATE_API int shmstate_snapshot_get_entry_count(const shmstate_snapshot* snapshot,
                                                    uint64_t* entry_count) SHMSTATE_NOEXCEPT;
@@ -161,17 +174,18 @@ typedef struct shmstate_change {
   int32_t reserved;
 } shmstate_change;
 
-/* The keys that changed after `*epoch`, each once, in the order of epochs; sets `*epoch` to what to ask with the next
- * time, and `*changes` to a handle for shmstate_changes_close. It holds no pin.
+/* The keys that changed after `*position`, each once, in the order of epochs; sets `*position` to what to ask with the
+ * next time, and `*changes` to a handle for shmstate_changes_close. It holds no pin.
  * GAP: it cannot be told what changed, for a reason that shmstate_reader_get_gap_reason says. `*changes` is NULL, and
- * `*epoch` is set: read the state from a snapshot, then go on with it. On any other error `*epoch` is unchanged. */
-SHMSTATE_API int shmstate_changes_open(shmstate_reader* reader, uint64_t* epoch,
+ * `*position` is set: read the state from a snapshot, then continue from it. On any other error `*position` is
+ * unchanged. */
+SHMSTATE_API int shmstate_changes_open(shmstate_reader* reader, shmstate_position* position,
                                        shmstate_changes** changes) SHMSTATE_NOEXCEPT;
 
 enum {
-  SHMSTATE_GAP_FELL_BEHIND = 1, /* the feed did not reach back to the epoch: ask more often, or make the feed larger */
-  SHMSTATE_GAP_OVERTAKEN = 2,   /* it did, but was overwritten, or the buffer taken back, while it was read */
-  SHMSTATE_GAP_RECREATED = 3,   /* the epoch is one of an instance that was made anew since */
+  SHMSTATE_GAP_FELL_BEHIND = 1, /* the feed did not reach back that far: ask more often, or make the feed larger */
+  SHMSTATE_GAP_OVERTAKEN = 2,   /* it did, but was overwritten, or the buffer reclaimed, while it was read */
+  SHMSTATE_GAP_RECREATED = 3,   /* the position is not one of this instance, which was re-created since */
   SHMSTATE_GAP_DAMAGED = 4      /* there are bytes in the feed that are no records */
 };
 /* Why the last shmstate_changes_open of this reader said GAP; 0 when it did not. Negative, an error, for NULL. */

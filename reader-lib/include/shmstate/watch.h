@@ -14,15 +14,17 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "shmstate/api.h"
+#include "shmstate/position.h"
 #include "shmstate/reader.h"
 
 namespace shmstate {
 
 struct WatchBatch {
   std::vector<Change> changes;  ///< each key once, in the order of epochs; empty after a timeout
-  Epoch epoch = 0;              ///< up to which everything has been delivered
+  Position position{};          ///< up to which everything has been delivered; nowhere before the first state
   /// `changes` is the complete state (all keys with the prefix that exist): at first, after falling behind the change
   /// feed, and when the instance was made anew. A key that is not in it does not exist.
   bool complete = false;

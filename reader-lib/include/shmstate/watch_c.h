@@ -31,8 +31,8 @@ SHMSTATE_API void shmstate_watch_close(shmstate_watch* watch) SHMSTATE_NOEXCEPT;
 /* What the changes of one call are. */
 typedef struct shmstate_watch_batch {
   size_t struct_bytes;
-  uint64_t epoch;        /* up to which everything has been delivered */
-  uint64_t change_count; /* each key once */
+  shmstate_position position; /* up to which everything has been delivered; nowhere before the first state */
+  uint64_t change_count;      /* each key once */
   int32_t complete;  /* 1: the complete state, all keys with the prefix that exist: at first, after falling behind the
                         change feed, and when the instance was made anew */
   int32_t conflated; /* 1: several epochs at once, so states in between may have been skipped */
