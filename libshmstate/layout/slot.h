@@ -19,7 +19,6 @@ inline constexpr Type kTombstone = static_cast<Type>(4);
 /// The first word of a slot, unpacked.
 struct SlotHead {
   enum Flag : std::uint8_t { kKeyInHeap = 1, kValueInHeap = 2, kHasExpiry = 4, kHasVersion = 8 };
-  static constexpr std::size_t kPlainKeyBytesMax = (kSlotWords - 1) * kWord;
   static constexpr std::uint64_t kFlagMask = 0x3f;
   static constexpr std::uint64_t kValueBytesMask = (1U << 22) - 1;
 
@@ -62,19 +61,6 @@ struct SlotHead {
            (type == Type::kBytes || type == kTombstone || (value_bytes == kWord && !has(kValueInHeap)));
   }
 
-  /// Of a head as it is stored: whether the slot holds a number, then a key, and nothing else. Most slots are like
-  /// that, and for them this replaces unpacking and all other checks.
-  [[nodiscard]] static constexpr bool is_plain_number(std::uint64_t word) noexcept {
-    constexpr std::uint64_t kSizeAndFlags = std::uint64_t{0x0fff'ffff} << 32;
-    return (word & kSizeAndFlags) == std::uint64_t{kWord} << 32 && key_bytes_of(word) - 1 < kPlainKeyBytesMax &&
-           (word >> 60) - 1 < static_cast<std::uint64_t>(Type::kFloat64);
-  }
-  /// The same question when type and length of the key must be these.
-  [[nodiscard]] static constexpr bool is_plain_number(std::uint64_t word, Type type, std::size_t key_bytes) noexcept {
-    constexpr std::uint64_t kOwner = std::uint64_t{0xffff} << 16;  // may be anybody
-    return (word & ~kOwner) == (static_cast<std::uint64_t>(type) << 60 | std::uint64_t{kWord} << 32 | key_bytes) &&
-           key_bytes <= kPlainKeyBytesMax;
-  }
   [[nodiscard]] static constexpr std::size_t key_bytes_of(std::uint64_t word) noexcept { return word & 0xffff; }
 
   /// Decides what goes inline: the value first, then the key; what does not fit lies in the heap.
@@ -92,6 +78,43 @@ struct SlotHead {
     }
   }
 };
+
+/// A slot that holds a number, then a key, and nothing else. Most slots are like that, and for them this replaces
+/// unpacking and all other checks. `head` is as it is stored.
+struct PlainNumber {
+  static constexpr std::size_t kKeyBytesMax = (kSlotWords - 1) * kWord;
+
+  [[nodiscard]] static constexpr bool is(std::uint64_t head) noexcept {
+    constexpr std::uint64_t kSizeAndFlags = std::uint64_t{0x0fff'ffff} << 32;
+    return (head & kSizeAndFlags) == std::uint64_t{kWord} << 32 && SlotHead::key_bytes_of(head) - 1 < kKeyBytesMax &&
+           (head >> 60) - 1 < static_cast<std::uint64_t>(Type::kFloat64);
+  }
+  /// The same question when type and length of the key must be these.
+  [[nodiscard]] static constexpr bool is(std::uint64_t head, Type type, std::size_t key_bytes) noexcept {
+    constexpr std::uint64_t kOwner = std::uint64_t{0xffff} << 16;  // may be anybody
+    return (head & ~kOwner) == (static_cast<std::uint64_t>(type) << 60 | std::uint64_t{kWord} << 32 | key_bytes) &&
+           key_bytes <= kKeyBytesMax;
+  }
+  [[nodiscard]] static constexpr const std::uint64_t* value_word(const layout::Slot& slot) noexcept {
+    return slot.words;
+  }
+  [[nodiscard]] static constexpr const std::uint64_t* key_words(const layout::Slot& slot) noexcept {
+    return slot.words + 1;
+  }
+};
+
+/// Calls `take(number)` with the std::int64_t or double that `bits()` are, or `take_bytes()`. A type that has no value
+/// gives `otherwise`.
+template <typename Bits, typename TakeNumber, typename TakeBytes, typename Result>
+[[gnu::always_inline]] inline Result visit_value(Type type, Bits&& bits, TakeNumber&& take, TakeBytes&& take_bytes,
+                                                 Result otherwise) {
+  switch (type) {
+    case Type::kInt64: return take(static_cast<std::int64_t>(bits()));
+    case Type::kFloat64: return take(std::bit_cast<double>(bits()));
+    case Type::kBytes: return take_bytes();
+    default: return otherwise;
+  }
+}
 
 static_assert(sizeof(SlotHead) == sizeof(std::uint64_t));
 static_assert(kValueBytesMax <= SlotHead::kValueBytesMask && kKeyBytesMax < (1U << 16));

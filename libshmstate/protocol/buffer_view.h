@@ -240,8 +240,8 @@ class BufferView {
     const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
     if (SlotHead::key_bytes_of(word) != key.bytes.size()) return false;
     head = SlotHead::unpack(word);
-    return SlotHead::is_plain_number(word) ? equal_words(slot.words + 1, key.bytes)
-                                           : holds_other_key(*this, slot, key, pages, head);
+    return PlainNumber::is(word) ? equal_words(PlainNumber::key_words(slot), key.bytes)
+                                 : holds_other_key(*this, slot, key, pages, head);
   }
   [[nodiscard, gnu::noinline]] static bool holds_other_key(BufferView view, const layout::Slot& slot, HashedKey key,
                                                            std::uint64_t pages, SlotHead head) noexcept {

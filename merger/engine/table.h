@@ -200,7 +200,7 @@ class Table {
 
 inline bool Table::update(layout::Slot& here, Operation operation, Type type, std::string_view key,
                           std::uint64_t number, std::uint64_t epoch) {
-  if (here.head != SlotHead(key.size(), kWord, type).pack() || key.size() > SlotHead::kPlainKeyBytesMax) return false;
+  if (here.head != SlotHead(key.size(), kWord, type).pack() || key.size() > PlainNumber::kKeyBytesMax) return false;
   if (!BufferView::equal_words(here.words + 1, key)) return false;
   if (operation != Operation::kSet) {
     const std::optional<std::uint64_t> result = combine_bits(operation, type, here.words[0], number);

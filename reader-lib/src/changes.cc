@@ -6,8 +6,8 @@
 #include <unordered_set>
 
 #include "entry.h"
+#include "feed_cursor.h"
 #include "pinned.h"
-#include "protocol/feed_view.h"
 
 namespace shmstate {
 
@@ -39,8 +39,8 @@ class Collector {
     const std::uint64_t end = view_.feed_end();
     const FeedView::Start start = feed_.start_after(since_, end);
     if (!start.position) return start.was_there ? GapReason::kOvertaken : GapReason::kFellBehind;
-    bool is_sound = end - *start.position <= feed_.record_count();  // the feed can hold no more
-    for (std::uint64_t position = *start.position; position < end && is_sound;) is_sound = take(position, end, news);
+    const bool is_sound = end - *start.position <= feed_.record_count()  // the feed can hold no more
+                          && take_all(FeedCursor(feed_, *start.position, end, end), news);
     if (feed_.begin() > *start.position) return GapReason::kOvertaken;
     if (!is_sound) return GapReason::kDamaged;
     take_erased(news);
@@ -50,20 +50,24 @@ class Collector {
   }
 
  private:
-  [[nodiscard]] bool take(std::uint64_t& position, std::uint64_t end, Changes& news) {
-    const FeedHead head = feed_.head(position);
-    const std::uint64_t body = feed_.body(position);
-    ++position;
-    if (head.kind == FeedKind::kErased) return take_key(head, body, position, end);
-    if (head.kind == FeedKind::kChanged || head.kind == FeedKind::kMoved) return take_place(body, news);
-    return false;
+  /// False when there is something that is no record.
+  [[nodiscard]] bool take_all(FeedCursor cursor, Changes& news) {
+    FeedItem item;
+    while (cursor.next(item)) {
+      if (item.names_key()) {
+        erased_[std::move(item.key)] = item.head;
+      } else if (!item.names_place() || !take_place(item, news)) {
+        return false;
+      }
+    }
+    return true;
   }
 
-  // The place may hold another entry by now, or none; then that entry's or its key's own record tells.
-  [[nodiscard]] bool take_place(std::uint64_t body, Changes& news) {
-    const Location at{.page = body >> 16, .slot = static_cast<std::uint32_t>(body & 0xffff)};
+  // The place may hold another entry by now, or none; then the record of that entry, or of its key, says more.
+  [[nodiscard]] bool take_place(const FeedItem& item, Changes& news) {
+    const Location at = item.location();
     const SlotHead head = view_.head_at(at);
-    if (head.type == Type::kNone || head.type == kTombstone || !places_.insert(body).second) return true;
+    if (head.type == Type::kNone || head.type == kTombstone || !places_.insert(item.place).second) return true;
     EntryView entry;
     if (!view_entry(view_, view_.segment(at.page).slots[at.slot], head, entry)) return false;
     if (entry.changed_epoch <= since_) return true;
@@ -77,19 +81,7 @@ class Collector {
     return true;
   }
 
-  [[nodiscard]] bool take_key(FeedHead head, std::uint64_t key_bytes, std::uint64_t& position, std::uint64_t end) {
-    if (key_bytes == 0 || key_bytes > kKeyBytesMax || words_of(key_bytes) > end - position) return false;
-    std::string key(padded(key_bytes), '\0');
-    for (std::size_t i = 0; i < words_of(key_bytes); ++i) {
-      const std::uint64_t word = feed_.body(position++);
-      std::memcpy(key.data() + i * kWord, &word, kWord);
-    }
-    key.resize(key_bytes);
-    erased_[std::move(key)] = head;
-    return true;
-  }
-
-  // A key that exists again is told by its own record.
+  // A key that exists again has a record of its own.
   void take_erased(Changes& news) const {
     for (const auto& [key, head] : erased_) {
       Location at;

@@ -5,38 +5,49 @@
 #include <bit>
 #include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "protocol/buffer_view.h"
 #include "shmstate/reader.h"
 
 namespace shmstate::internal {
 
-inline Status take_number(Type type, const layout::Slot& slot, const SlotHead& head, std::uint64_t& bits) noexcept {
-  if (head.type != type) return Status::kWrongType;
-  bits = load_word(slot.words, std::memory_order_acquire);
+[[nodiscard]] inline std::uint64_t number_bits(const layout::Slot& slot) noexcept {
+  return load_word(slot.words, std::memory_order_acquire);
+}
+
+template <typename Number>
+inline constexpr Type kTypeOf = std::is_same_v<Number, std::int64_t> ? Type::kInt64 : Type::kFloat64;
+
+/// A double is also what an integer becomes, rounded where a double has no room for all its digits.
+template <typename Number>
+Status take_number(const layout::Slot& slot, const SlotHead& head, Number& value) noexcept {
+  constexpr bool kTakesIntegers = std::is_same_v<Number, double>;
+  if (head.type != kTypeOf<Number> && !(kTakesIntegers && head.type == Type::kInt64)) return Status::kWrongType;
+  const std::uint64_t bits = number_bits(slot);
+  if constexpr (kTakesIntegers) {
+    const bool is_integer = head.type == Type::kInt64;
+    value = is_integer ? static_cast<double>(static_cast<std::int64_t>(bits)) : std::bit_cast<double>(bits);
+  } else {
+    value = std::bit_cast<Number>(bits);
+  }
   return Status::kOk;
 }
 
-/// Also of an integer, rounded where a double has no room for all its digits.
-inline Status take_double(const layout::Slot& slot, const SlotHead& head, double& value) noexcept {
-  if (head.type != Type::kFloat64 && head.type != Type::kInt64) return Status::kWrongType;
-  const std::uint64_t bits = load_word(slot.words, std::memory_order_acquire);
-  const bool is_integer = head.type == Type::kInt64;
-  value = is_integer ? static_cast<double>(static_cast<std::int64_t>(bits)) : std::bit_cast<double>(bits);
-  return Status::kOk;
+inline void copy_words(const std::uint64_t* words, std::size_t bytes, char* out) noexcept {
+  for (; bytes > 0; ++words) {
+    const std::uint64_t word = load_word(words, std::memory_order_acquire);
+    const std::size_t part = std::min(bytes, kWord);
+    std::memcpy(out, &word, part);
+    out += part;
+    bytes -= part;
+  }
 }
 
 inline Status take_bytes(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head, char* out) noexcept {
   const std::uint64_t* const words = buffer.value_words(slot, head);
   if (words == nullptr) return Status::kDamaged;
-  std::size_t left = head.value_bytes;
-  for (std::size_t i = 0; left > 0; ++i) {
-    const std::uint64_t word = load_word(words + i, std::memory_order_acquire);
-    const std::size_t bytes = std::min(left, kWord);
-    std::memcpy(out, &word, bytes);
-    out += bytes;
-    left -= bytes;
-  }
+  copy_words(words, head.value_bytes, out);
   return Status::kOk;
 }
 
@@ -48,16 +59,43 @@ inline Status take_string(const BufferView& buffer, const layout::Slot& slot, co
 }
 
 inline Status take_value(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head, Value& value) {
-  switch (head.type) {
-    case Type::kInt64: value = static_cast<std::int64_t>(load_word(slot.words, std::memory_order_acquire)); break;
-    case Type::kFloat64: value = std::bit_cast<double>(load_word(slot.words, std::memory_order_acquire)); break;
-    case Type::kBytes: {
-      std::string* const held = std::get_if<std::string>(&value);
-      return take_string(buffer, slot, head, held != nullptr ? *held : value.emplace<std::string>());
-    }
-    default: return Status::kDamaged;
-  }
-  return Status::kOk;
+  return visit_value(
+      head.type, [&] { return number_bits(slot); },
+      [&](auto number) {
+        value = number;
+        return Status::kOk;
+      },
+      [&] {
+        std::string* const held = std::get_if<std::string>(&value);
+        return take_string(buffer, slot, head, held != nullptr ? *held : value.emplace<std::string>());
+      },
+      Status::kDamaged);
+}
+
+inline Status take_into(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head, Lookup& lookup) {
+  return visit_value(
+      head.type, [&] { return number_bits(slot); },
+      [&](auto number) {
+        lookup.value = number;
+        return Status::kOk;
+      },
+      [&] {
+        lookup.value_bytes = head.value_bytes;
+        if (head.value_bytes > lookup.buffer.size()) return Status::kBufferTooSmall;
+        lookup.value = std::string_view(lookup.buffer.data(), head.value_bytes);
+        return take_bytes(buffer, slot, head, lookup.buffer.data());
+      },
+      Status::kDamaged);
+}
+
+/// Nothing when it is out of bounds.
+[[nodiscard]] inline std::optional<std::string> take_key(const BufferView& buffer, const layout::Slot& slot,
+                                                         const SlotHead& head) {
+  const std::uint64_t* const words = buffer.key_words(slot, head);
+  if (words == nullptr) return std::nullopt;
+  std::string key(head.key_bytes, '\0');
+  copy_words(words, key.size(), key.data());
+  return key;
 }
 
 [[nodiscard]] inline std::uint64_t expiry_of(const layout::Slot& slot, const SlotHead& head) noexcept {
@@ -67,10 +105,10 @@ inline Status take_value(const BufferView& buffer, const layout::Slot& slot, con
   return head.has(SlotHead::kHasVersion) ? load_word(slot.words + head.version_word(), std::memory_order_acquire) : 0;
 }
 
-/// Of a slot whose head says `SlotHead::is_plain_number`.
+/// Of a slot that is a `PlainNumber`.
 inline void view_plain_number(const layout::Slot& slot, const SlotHead& head, EntryView& entry) noexcept {
-  const std::uint64_t bits = load_word(slot.words, std::memory_order_acquire);
-  entry.key = {reinterpret_cast<const char*>(slot.words + 1), head.key_bytes};
+  const std::uint64_t bits = load_word(PlainNumber::value_word(slot), std::memory_order_acquire);
+  entry.key = {reinterpret_cast<const char*>(PlainNumber::key_words(slot)), head.key_bytes};
   entry.value = head.type == Type::kInt64 ? ValueView(static_cast<std::int64_t>(bits)) : std::bit_cast<double>(bits);
   entry.changed_epoch = BufferView::changed_epoch(slot);
   entry.version = 0;
@@ -89,11 +127,10 @@ inline void view_plain_number(const layout::Slot& slot, const SlotHead& head, En
   entry.version = version_of(slot, head);
   entry.expiry_ns = expiry_of(slot, head);
   entry.ephemeral = head.owner != 0;
-  switch (head.type) {
-    case Type::kInt64: entry.value = static_cast<std::int64_t>(load_word(value, std::memory_order_acquire)); break;
-    case Type::kFloat64: entry.value = std::bit_cast<double>(load_word(value, std::memory_order_acquire)); break;
-    default: entry.value = std::string_view(reinterpret_cast<const char*>(value), head.value_bytes); break;
-  }
+  entry.value = visit_value(
+      head.type, [&] { return load_word(value, std::memory_order_acquire); },
+      [](auto number) { return ValueView(number); },
+      [&] { return ValueView(std::string_view(reinterpret_cast<const char*>(value), head.value_bytes)); }, ValueView());
   return true;
 }
 

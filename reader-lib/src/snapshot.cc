@@ -98,7 +98,7 @@ void Snapshot::Iterator::look_up_group(const BufferView& view) {
   for (; occupied != 0; occupied &= occupied - 1) {
     const layout::Slot& slot = segment.slots[BufferView::first_slot(group, occupied)];
     const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
-    if (SlotHead::is_plain_number(word)) {  // nearly all are like that
+    if (PlainNumber::is(word)) {  // nearly all are like that
       view_plain_number(slot, SlotHead::unpack(word), entries_[entry_count_++]);
       continue;
     }

@@ -11,6 +11,10 @@
 
 #include "live/hot_keys.h"
 
+namespace shmstate::internal {
+class FeedTail;
+}  // namespace shmstate::internal
+
 namespace shmstate::ctl {
 
 class FeedSampler {
@@ -24,26 +28,21 @@ class FeedSampler {
   FeedSampler& operator=(const FeedSampler&) = delete;
 
   /// In how many publishes keys changed since the previous call, at least the hottest of them; nothing the first time,
-  /// and after the instance was made anew. Throws `Error`.
+  /// and after the instance was re-created. Throws `Error`.
   [[nodiscard]] std::vector<KeyCount> take();
 
  private:
-  struct Files;
   struct Counts {
-    std::unordered_map<std::uint64_t, std::uint64_t> places;  // by FeedRecord::body
+    std::unordered_map<std::uint64_t, std::uint64_t> places;
     std::unordered_map<std::string, std::uint64_t> erased;
     std::uint64_t seen = 0;
   };
 
-  [[nodiscard]] std::optional<std::uint64_t> feed_end() const;
   [[nodiscard]] Counts count(std::uint64_t begin, std::uint64_t end);
   void count_run(std::uint64_t begin, std::uint64_t end, std::uint64_t feed_end, Counts& counts) const;
-  [[nodiscard]] std::optional<std::string> erased_key(std::uint64_t position, std::uint64_t key_bytes,
-                                                      std::uint64_t feed_end) const;
-  [[nodiscard]] std::optional<std::string> key_at(std::uint64_t place) const;
 
   std::string instance_;
-  std::unique_ptr<Files> files_;
+  std::unique_ptr<internal::FeedTail> feed_;
   std::optional<std::uint64_t> position_;  // up to which the feed has been counted
   std::uint64_t call_count_ = 0;
 };

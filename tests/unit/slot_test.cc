@@ -154,9 +154,9 @@ TEST(SlotTest, AHeadIsPlainExactlyWhenItIsASaneNumberWithNothingElse) {
         static_cast<unsigned>(random.chance(80) ? 0 : random.below(64)), static_cast<unsigned>(random.below(3)));
     const bool is_number = head.type == Type::kInt64 || head.type == Type::kFloat64;
     const bool is_plain = is_number && head.is_sane() && head.flags == 0;
-    ASSERT_EQ(SlotHead::is_plain_number(head.pack()), is_plain) << std::hex << head.pack();
+    ASSERT_EQ(PlainNumber::is(head.pack()), is_plain) << std::hex << head.pack();
     if (is_number && head.key_bytes != 0) {  // nobody asks for an empty key
-      ASSERT_EQ(SlotHead::is_plain_number(head.pack(), head.type, head.key_bytes), is_plain) << std::hex << head.pack();
+      ASSERT_EQ(PlainNumber::is(head.pack(), head.type, head.key_bytes), is_plain) << std::hex << head.pack();
     }
     if (is_plain) ++plain_count;
   }

@@ -95,27 +95,16 @@ struct WriterStatus {
   Status ring = Status::kOk;       ///< or why pushes are not merged: as from `flush`, and kForked
 };
 
+namespace internal {
+struct Mutation;
+}  // namespace internal
 class Batch;
+class Writer;
 
-/// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
-/// writer. One that was moved from may only be destroyed or assigned to.
-///
-/// After `fork` the writer goes on belonging to the parent. In the child it does nothing and says kForked, and so do
-/// its batches; destroying it there, or assigning to it, touches nothing of the parent's. Open another one in the
-/// child.
-///
-/// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
-/// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
-class SHMSTATE_API Writer {
+/// What a `Writer` and a `Batch` do to keys. To a batch it happens when that is committed.
+template <typename Self>
+class SHMSTATE_API Verbs {
  public:
-  /// Attaches to an instance, by name or by the path of its directory, and creates a ring in it. Works while the
-  /// merger is down: what is pushed is merged when it comes back. Throws `Error`.
-  explicit Writer(std::string_view instance, WriterOptions options = {});
-  Writer(Writer&&) noexcept;
-  Writer& operator=(Writer&&) noexcept;
-  /// Leaves what was pushed to the merger, which removes the ring once it is drained.
-  ~Writer();
-
   /// Sets a key, whatever its type was.
   /// Errors: kKeyEmpty, kKeyTooLong, kValueTooBig, kOutOfRange, kInvalidArgument, kMutationTooBig, kRingFull or
   /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance, kDamaged, kForked, kSystem. On error nothing was
@@ -145,6 +134,31 @@ class SHMSTATE_API Writer {
   Status add(Key& key, ValueView delta) noexcept;
   Status max(Key& key, ValueView value) noexcept;
   Status min(Key& key, ValueView value) noexcept;
+
+ private:
+  friend Self;
+  Verbs() = default;
+  [[nodiscard]] Self& self() noexcept { return static_cast<Self&>(*this); }
+};
+
+/// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
+/// writer. One that was moved from may only be destroyed or assigned to.
+///
+/// After `fork` the writer goes on belonging to the parent. In the child it does nothing and says kForked, and so do
+/// its batches; destroying it there, or assigning to it, touches nothing of the parent's. Open another one in the
+/// child.
+///
+/// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
+/// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
+class SHMSTATE_API Writer : public Verbs<Writer> {
+ public:
+  /// Attaches to an instance, by name or by the path of its directory, and creates a ring in it. Works while the
+  /// merger is down: what is pushed is merged when it comes back. Throws `Error`.
+  explicit Writer(std::string_view instance, WriterOptions options = {});
+  Writer(Writer&&) noexcept;
+  Writer& operator=(Writer&&) noexcept;
+  /// Leaves what was pushed to the merger, which removes the ring once it is drained.
+  ~Writer();
 
   /// Starts a batch: mutations that become visible together or not at all, at most `batch_max`. It is pushed by
   /// `Batch::commit`; other mutations may be pushed meanwhile. Throws `Error` (kInvalidArgument) while another batch of
@@ -177,7 +191,10 @@ class SHMSTATE_API Writer {
 
  private:
   friend class Batch;
+  friend class Verbs<Writer>;
   struct Impl;
+  [[nodiscard]] SHMSTATE_LOCAL Status push(const internal::Mutation& mutation) noexcept;
+  [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key& key) noexcept;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -185,36 +202,27 @@ class SHMSTATE_API Writer {
 /// error sticks and is what `commit` returns: then nothing was pushed. After that it is empty, and may be used again
 /// unless another one is open (kInvalidArgument). It must not outlive its writer, which may be moved, but neither
 /// destroyed nor assigned to.
-class SHMSTATE_API Batch {
+class SHMSTATE_API Batch : public Verbs<Batch> {
  public:
   Batch(Batch&&) noexcept;
   Batch& operator=(Batch&&) = delete;
   ~Batch();
 
-  Status set(std::string_view key, ValueView value) noexcept;
-  Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
-  Status erase(std::string_view key) noexcept;
-  Status erase(std::string_view key, std::uint64_t version) noexcept;
-  Status add(std::string_view key, ValueView delta) noexcept;
-  Status max(std::string_view key, ValueView value) noexcept;
-  Status min(std::string_view key, ValueView value) noexcept;
-  /// The same with a key that remembers where it was seen.
-  Status set(Key& key, ValueView value) noexcept;
-  Status set(Key& key, ValueView value, const SetOptions& options) noexcept;
-  Status erase(Key& key) noexcept;
-  Status erase(Key& key, std::uint64_t version) noexcept;
-  Status add(Key& key, ValueView delta) noexcept;
-  Status max(Key& key, ValueView value) noexcept;
-  Status min(Key& key, ValueView value) noexcept;
   /// Pushes the batch with one release store, and empties it. Errors: as `Writer::set`.
   Status commit() noexcept;
 
  private:
   friend class Writer;
+  friend class Verbs<Batch>;
+  [[nodiscard]] SHMSTATE_LOCAL Status push(const internal::Mutation& mutation) noexcept;
+  [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key& key) noexcept;
   Batch(Writer::Impl* writer, std::uint64_t number) noexcept : writer_(writer), number_(number) {}
   Writer::Impl* writer_;
   std::uint64_t number_;
 };
+
+extern template class Verbs<Writer>;
+extern template class Verbs<Batch>;
 
 }  // namespace shmstate
 

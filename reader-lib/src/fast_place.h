@@ -7,11 +7,11 @@
 
 namespace shmstate::internal {
 
-class PlainView {
+class FastPlace {
  public:
-  explicit PlainView(const layout::Publication& publication) noexcept : publication_(&publication) {}
+  explicit FastPlace(const layout::Publication& publication) noexcept : publication_(&publication) {}
 
-  /// Reads that epoch from now on, as long as it is current.
+  /// From now on looks in that epoch, as long as it is current.
   void aim(Version version, const BufferView& buffer) noexcept {
     const std::uint64_t pages = buffer.page_count();
     const BufferView::Directory directory = buffer.directory(pages);
@@ -23,10 +23,11 @@ class PlainView {
     directory_ = directory;
   }
 
-  // False says nothing: ask again in the general way.
+  // False means nothing: ask again in the general way.
 
-  /// At the place that the hash says.
-  [[nodiscard, gnu::always_inline]] bool read(const HashedKey& key, Type type, std::uint64_t& bits) const noexcept {
+  /// Takes the number that lies where the hash says.
+  [[nodiscard, gnu::always_inline]] bool take_at_home(const HashedKey& key, Type type,
+                                                      std::uint64_t& bits) const noexcept {
     if (!is_current()) return false;
     const std::uint64_t page = directory_.page_of(key.hash);
     if (!BufferView::is_segment_page(page, pages_)) return false;
@@ -34,26 +35,26 @@ class PlainView {
     const std::uint32_t group = home_group(key.hash);
     const std::uint32_t match = TagWords(segment.groups[group]).match(tag_of(key.hash));
     if (match == 0) return false;
-    return read_slot(segment.slots[BufferView::first_slot(group, match)], key.bytes, type, bits);
+    return take_from(segment.slots[BufferView::first_slot(group, match)], key.bytes, type, bits);
   }
-  /// Where the key was seen before, in this instance.
-  [[nodiscard, gnu::always_inline]] bool read_at(const Location& at, std::string_view key, Type type,
+  /// Takes the number that lies where the key was seen before, in this instance.
+  [[nodiscard, gnu::always_inline]] bool take_at(const Location& at, std::string_view key, Type type,
                                                  std::uint64_t& bits) const noexcept {
     if (!is_current()) return false;
     if (!BufferView::is_segment_page(at.page, pages_) || at.slot >= layout::kSegmentSlots) return false;
-    return read_slot(buffer_.segment(at.page).slots[at.slot], key, type, bits);
+    return take_from(buffer_.segment(at.page).slots[at.slot], key, type, bits);
   }
 
  private:
   [[nodiscard]] bool is_current() const noexcept {
     return publication_->epoch_word.load(std::memory_order_acquire) == epoch_word_;  // pair: epoch_word
   }
-  [[nodiscard, gnu::always_inline]] bool read_slot(const layout::Slot& slot, std::string_view key, Type type,
+  [[nodiscard, gnu::always_inline]] bool take_from(const layout::Slot& slot, std::string_view key, Type type,
                                                    std::uint64_t& bits) const noexcept {
     const std::uint64_t head = load_word(&slot.head, std::memory_order_acquire);
-    if (!SlotHead::is_plain_number(head, type, key.size())) return false;
-    if (!BufferView::equal_words(slot.words + 1, key)) return false;
-    bits = load_word(slot.words, std::memory_order_acquire);
+    if (!PlainNumber::is(head, type, key.size())) return false;
+    if (!BufferView::equal_words(PlainNumber::key_words(slot), key)) return false;
+    bits = load_word(PlainNumber::value_word(slot), std::memory_order_acquire);
     return is_intact(*publication_, version_);
   }
 
