@@ -19,7 +19,7 @@
 
 #include "check.h"
 #include "configuration_file.h"
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/os.h"
 #include "files/ring_file.h"
 #include "support/log.h"

@@ -12,8 +12,8 @@
 #include <cstdio>
 #include <system_error>
 
-#include "files/instance.h"
 #include "files/os.h"
+#include "files/paths.h"
 
 namespace shmstate::internal {
 namespace {
@@ -154,7 +154,7 @@ Error refusal(const fs::path& instance, const fs::path& file, Purpose purpose) {
 std::vector<Obstacle> closed_directories() {
   std::vector<Obstacle> closed;
   for (const fs::path& root : instance_roots()) {
-    if (!distrust(root)) note_closed(root, closed);
+    if (!why_untrusted(root)) note_closed(root, closed);
   }
   std::sort(closed.begin(), closed.end(), [](const Obstacle& a, const Obstacle& b) { return a.path < b.path; });
   return closed;

@@ -14,7 +14,7 @@
 #include <thread>
 
 #include "files/access.h"
-#include "files/instance.h"
+#include "files/control.h"
 #include "protocol/crash_point.h"
 
 namespace shmstate::internal {

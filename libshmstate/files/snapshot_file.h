@@ -4,8 +4,8 @@
 #include <array>
 #include <cstdint>
 
+#include "files/control.h"
 #include "files/fork.h"
-#include "files/instance.h"
 #include "protocol/buffer_view.h"
 #include "protocol/publish.h"
 

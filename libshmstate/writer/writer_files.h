@@ -16,7 +16,7 @@
 #include <optional>
 #include <string>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "files/snapshot_file.h"
 #include "protocol/doorbell.h"

@@ -236,7 +236,7 @@ InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options)
 void InstanceOwner::make_directories(const InstanceOptions& options) {
   const fs::path root = path_.parent_path();
   if (!root.empty()) make_whole_directory(root, 0755, std::nullopt);
-  if (const std::optional<Error> why = distrust(root)) throw *why;
+  if (const std::optional<Error> why = why_untrusted(root)) throw *why;
   make_whole_directory(path_, options.directory_mode.value_or(kDirectoryMode), options.readers_group);
 }
 

@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "files/control.h"
 #include "files/fault_guard.h"
-#include "files/instance.h"
 #include "files/mapping.h"
 #include "files/os.h"
 #include "layout/layout.h"

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/snapshot_file.h"
 #include "shmstate/reader.h"
 

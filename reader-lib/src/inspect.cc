@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "layout/quarantine.h"
 #include "protocol/buffer_view.h"
 #include "protocol/publish.h"
@@ -151,7 +151,7 @@ InstanceInfo inspect(std::string_view instance, const InspectOptions& options) {
 std::vector<std::string> list_instances() {
   std::vector<std::string> instances;
   for (const fs::path& root : instance_roots()) {
-    if (distrust(root)) continue;
+    if (why_untrusted(root)) continue;
     std::error_code error;
     for (fs::directory_iterator entry(root, error), end; !error && entry != end; entry.increment(error)) {
       std::error_code ignored;

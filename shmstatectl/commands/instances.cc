@@ -9,7 +9,7 @@
 
 #include "commands/commands.h"
 #include "files/access.h"
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/os.h"
 #include "instance.h"
 #include "show/output.h"

@@ -23,7 +23,7 @@
 #include "doctor/mount.h"
 #include "doctor/pin_holders.h"
 #include "files/access.h"
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/os.h"
 #include "instance.h"
 #include "live/rates.h"

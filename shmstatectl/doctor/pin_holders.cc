@@ -9,7 +9,7 @@
 #include <sstream>
 #include <tuple>
 
-#include "files/instance.h"
+#include "files/control.h"
 
 namespace shmstate::ctl {
 using namespace internal;

@@ -23,7 +23,7 @@
 
 #include "engine/instance_owner.h"
 #include "engine/merge_engine.h"
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/mapping.h"
 #include "files/os.h"
 #include "files/ring_file.h"

@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "harness/process_support.h"
 #include "layout/layout.h"
 #include "shmstate/inspect.h"

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "harness/explored.h"
 #include "harness/process_support.h"

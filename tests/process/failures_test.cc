@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/mapping.h"
 #include "files/ring_file.h"
 #include "harness/process_support.h"

@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "harness/process_support.h"
 #include "layout/layout.h"

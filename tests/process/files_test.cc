@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "harness/positions.h"
 #include "harness/process_support.h"

@@ -13,7 +13,7 @@
 #include <csignal>
 #include <thread>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "harness/process_support.h"
 #include "shmstate/reader.h"

@@ -19,7 +19,7 @@
 #include <locale>
 #include <thread>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "harness/process_support.h"
 #include "shmstate/inspect.h"

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "harness/positions.h"
 #include "harness/process_support.h"
 #include "shmstate/inspect.h"

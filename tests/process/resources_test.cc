@@ -21,7 +21,7 @@
 #include <string>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"

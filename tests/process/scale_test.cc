@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "harness/process_support.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"

@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "harness/process_support.h"
 #include "shmstate/reader.h"
 #include "shmstate/watch.h"

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/snapshot_file.h"
 #include "harness/positions.h"
 #include "harness/test_instance.h"

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "engine/feed.h"
-#include "files/instance.h"
+#include "files/control.h"
 #include "files/ring_file.h"
 #include "harness/test_instance.h"
 #include "layout/hash.h"

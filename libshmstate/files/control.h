@@ -1,18 +1,16 @@
-// Finding, checking and mapping an instance's files, for everybody but the merger that creates them.
+// `control` of an instance: attaching to it, for everybody but the merger that creates it.
 #pragma once
 
 #include <chrono>
 #include <exception>
 #include <filesystem>
 #include <optional>
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "files/fault_guard.h"
 #include "files/fork.h"
+#include "files/geometry.h"
 #include "files/mapping.h"
-#include "files/os.h"
+#include "files/paths.h"
 #include "layout/layout.h"
 
 namespace shmstate::internal {
@@ -21,61 +19,6 @@ namespace shmstate::internal {
 inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger, shared; of a ring: its writer
 inline constexpr std::uint64_t kPinByte = 0;     // of `snapshot`: buffer b is byte kPinByte + b
 inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes now
-
-/// Whether an instance may be called so: 1 to 200 characters, of which the first is no dot. What begins with a dot is a
-/// directory on its way to become an instance, or none at all: nobody serves, finds or lists it.
-[[nodiscard]] bool is_instance_name(std::string_view name) noexcept;
-
-/// The directory of an instance. A name with a slash is a path, whose last part is a name; otherwise it is looked for
-/// in $SHMSTATE_ROOT if set, else in /run/shmstate and then in the user's own /dev/shm/shmstate-<uid>. Throws `Error`
-/// for an impossible name, for a root to distrust, and when nobody can tell what is there.
-[[nodiscard]] std::filesystem::path instance_path(std::string_view name);
-
-/// The directories in which instances may lie, in that order.
-[[nodiscard]] std::vector<std::filesystem::path> instance_roots();
-
-/// Everybody may create /dev/shm/shmstate-<uid>, and could then choose what its user reads. So this is an error when
-/// `root` is that of this user, but not made by this user.
-[[nodiscard]] std::optional<Error> distrust(const std::filesystem::path& root);
-
-/// What becomes `control` when the instance is complete. Where only this is, its creator died.
-[[nodiscard]] std::filesystem::path new_control_path(const std::filesystem::path& instance);
-/// What only writers need lies behind a directory of its own, the gate: whoever may pass it may write to the instance.
-[[nodiscard]] std::filesystem::path gate_path(const std::filesystem::path& instance);
-[[nodiscard]] std::filesystem::path rings_path(const std::filesystem::path& instance);
-[[nodiscard]] std::filesystem::path doorbell_path(const std::filesystem::path& instance);
-
-/// "instance "plant"", for messages.
-[[nodiscard]] std::string quoted(const std::filesystem::path& instance);
-
-/// Whether `path` still leads to the file that `fd` has open; nothing when that cannot be told.
-[[nodiscard]] std::optional<bool> leads_to(const std::filesystem::path& path, const os::Fd& fd) noexcept;
-
-/// The constant part of `control`, copied and checked once, so that nothing that changes later is trusted.
-struct Geometry {
-  layout::Id instance_id{};
-  std::uint64_t hash_seed = 0;
-  std::uint64_t control_bytes = 0;
-  std::uint64_t snapshot_bytes = 0;
-  std::uint64_t buffer_offset = 0;
-  std::uint64_t buffer_stride = 0;
-  std::uint32_t buffer_count = 0;
-  std::uint32_t ring_count_max = 0;
-  std::uint32_t first_page = 0;
-  std::uint32_t statistic_count = 0;
-  std::uint64_t feed_offset = 0;
-  std::uint64_t feed_record_count = 0;
-  std::uint64_t statistic_offset = 0;
-  std::uint64_t value_offset = 0;
-  std::uint64_t ring_table_offset = 0;
-
-  /// Pages that a buffer may have at most.
-  [[nodiscard]] std::uint64_t pages_max() const noexcept { return buffer_stride / layout::kPageBytes; }
-};
-
-/// Checks an identity against this build and the sizes of its files. Throws `Error` (kVersionMismatch, kDamaged).
-[[nodiscard]] Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes,
-                                      const std::filesystem::path& instance);
 
 /// Calls `attach` with what is left of `timeout`, again while it throws `Error` (kNotReady) and time is left.
 template <typename Attach>
@@ -140,8 +83,8 @@ class Control {
   Geometry geometry_;
 };
 
-/// Calls `open`, which opens more of the instance's files. When it throws because the instance was removed or made anew
-/// at this moment, throws `Error` (kNotReady) instead.
+/// Calls `open`, which opens more of the instance's files. When it throws because the instance was removed or
+/// re-created at this moment, throws `Error` (kNotReady) instead.
 template <typename Open>
 auto open_more(const Control& control, Open&& open) {
   try {
