@@ -1,4 +1,4 @@
-// What keeps a user from the files of an instance, and how to get in: for the messages of errors, and for who asks.
+// What keeps a user from the files of an instance, and how to get in: for error messages, and for `shmstatectl doctor`.
 #pragma once
 
 #include <cstdint>

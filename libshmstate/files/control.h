@@ -15,10 +15,10 @@
 
 namespace shmstate::internal {
 
-/// Bytes of files under an instance directory that are locked to tell who lives (see os::try_lock).
+/// Bytes of files under an instance directory whose locks show who is alive (see os::try_lock).
 inline constexpr std::uint64_t kLifeByte = 0;    // of `control`: the merger, shared; of a ring: its writer
 inline constexpr std::uint64_t kPinByte = 0;     // of `snapshot`: buffer b is byte kPinByte + b
-inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: who pushes now
+inline constexpr std::uint64_t kPusherByte = 1;  // of a shared ring: the writer that pushes now
 
 /// Calls `attach` with what is left of `timeout`, again while it throws `Error` (kNotReady) and time is left.
 template <typename Attach>
@@ -37,7 +37,7 @@ auto attach_within(std::chrono::nanoseconds timeout, Attach&& attach) {
   }
 }
 
-/// What happens to who has a file mapped that somebody truncates: it is killed by SIGBUS, or it finds zeros.
+/// What happens to a process that touches a truncated page of a mapping: it is killed by SIGBUS, or it finds zeros.
 enum class WhenTruncated : std::uint8_t { kDie, kReadZeros };
 
 /// `control`, mapped read-only, of an instance that is completely created.
@@ -55,7 +55,7 @@ class Control {
   [[nodiscard]] const layout::Identity& identity() const noexcept { return header().identity; }
   [[nodiscard]] const std::byte* data() const noexcept { return mapping_.data(); }
 
-  /// For mappings whose truncation makes this one useless, too; not active unless `WhenTruncated::kReadZeros`.
+  /// For mappings whose truncation makes this one useless as well; not active unless `WhenTruncated::kReadZeros`.
   [[nodiscard]] const FaultGuard& guard() const noexcept { return guard_; }
   /// Whether this file, or one that is guarded together with it, was truncated; then all of it reads as zero.
   [[nodiscard]] bool is_lost() const noexcept { return guard_.has_faulted(); }

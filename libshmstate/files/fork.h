@@ -1,4 +1,4 @@
-// What a fork means to who has an instance open, and how it is noticed at no cost.
+// What a fork means to a process that has an instance open, and how it is noticed at no cost.
 //
 // A child has the parent's memory and the parent's open files, and with them the parent's locks: an unlock in the child
 // is one in the parent, two pushers of one shared ring do not exclude each other, and a lock lasts until both are gone.
@@ -10,7 +10,7 @@
 //   a hot path compares anyway, such as how much room is left, lies in such a page: zero in the child leads it to where
 //   it asks for the process number.
 //
-// A child that shares the memory (vfork, posix_spawn) is no process of its own here; it may only exec or _exit.
+// A child that shares the memory (vfork, posix_spawn) is not a process of its own here; it may only exec or _exit.
 #pragma once
 
 #include <atomic>

@@ -1,4 +1,4 @@
-// A writer that keeps what its ring has no room for (`WhenFull::kConflate`), and pushes it later.
+// A writer that retains what its ring has no room for (`WhenFull::kConflate`), and pushes it later.
 #pragma once
 
 #include <span>
@@ -11,7 +11,7 @@ namespace shmstate::internal {
 struct Conflating : RingAccess {
   Conflating(std::string_view instance, WriterOptions wanted);
 
-  /// Writes when nothing is kept that came before.
+  /// Writes, unless earlier mutations are still retained.
   template <typename Fill>
   [[nodiscard]] Status write_in_order(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
     return conflation.empty() ? write(bytes, count, fill) : Status::kRingFull;
@@ -19,9 +19,9 @@ struct Conflating : RingAccess {
   [[nodiscard]] bool must_conflate(Status status) const noexcept {
     return status == Status::kRingFull && options.when_full == WhenFull::kConflate;
   }
-  /// Keeps mutations that belong together, and pushes what there is room for.
+  /// Retains mutations that belong together, and pushes what there is room for.
   [[nodiscard]] Status conflate(std::span<const Mutation> mutations) noexcept;
-  /// Pushes all that is kept, waiting for room.
+  /// Pushes all that is retained, waiting for room.
   [[nodiscard]] Status flush_conflated(std::chrono::nanoseconds timeout) noexcept;
 
   Conflation conflation;

@@ -19,7 +19,7 @@ bool has_overflowed(double old, double operand, double result) {
   return std::isinf(result) && std::isfinite(old) && std::isfinite(operand);
 }
 
-// False when a sum overflows, or is no number: then the merger shall say what becomes of it.
+// False when a sum overflows or is not a number: then the merger decides what becomes of it.
 bool fold_number(Value& number, const Mutation& mutation) noexcept {
   if (double* const held = std::get_if<double>(&number)) {
     const double operand = mutation.value.float64();

@@ -1,5 +1,4 @@
-// What a writer keeps for itself while its ring is full: the latest of every key, because state needs only its last
-// word.
+// What a writer retains while its ring is full: the latest of every key, because state needs only its last word.
 //
 // Mutations of one key fold: a set replaces what came before, sums add up, the higher of two maxima stays. Keys that
 // one batch changed belong together until they are pushed, as one batch; so readers never see half of it.
@@ -31,7 +30,7 @@ class Conflation {
                          std::uint64_t batch_max = std::numeric_limits<std::uint64_t>::max());
 
   /// The oldest group, which is pushed as one batch of records. Precondition: not empty. Nothing here allocates, so
-  /// what is kept can be pushed when memory has run out, too.
+  /// what is retained can be pushed even when memory has run out.
   [[nodiscard]] std::size_t front_bytes() const noexcept { return groups_.begin()->second.bytes; }
   [[nodiscard]] std::size_t front_count() const noexcept { return groups_.begin()->second.count; }
   void encode_front(std::byte* at) const noexcept;

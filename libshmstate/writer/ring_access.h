@@ -58,10 +58,11 @@ Status RingAccess::write_locked(std::uint64_t bytes, std::uint64_t count, Fill&&
     unlock();
     if (status != Status::kRingFull) return status;
     if (options.when_full != WhenFull::kBlock) return full_status();
-    status = wait_for_head(left_of(options.full_timeout, began), [&](std::uint64_t) {  // the lock decides who is next
-      producer.take_over();
-      return producer.has_room(bytes);
-    });
+    status = wait_for_head(left_of(options.full_timeout, began),
+                           [&](std::uint64_t) {  // the lock decides which writer is next
+                             producer.take_over();
+                             return producer.has_room(bytes);
+                           });
     if (status != Status::kOk) return status;
   }
 }

@@ -6,7 +6,7 @@
 //   WriterPlace    whether the instance is still there, or was re-created; waking the merger; counting across rings
 //   RingRoom       room in the ring: waiting for it, committing its memory
 //   RingAccess     writing records: alone, or behind the lock of a shared ring
-//   Conflating     what is kept while the ring is full
+//   Conflating     what is retained while the ring is full
 //   Batching       the open batch
 //   Writer::Impl   what the public interface calls
 #pragma once
@@ -38,7 +38,7 @@ struct WriterFiles {
   [[nodiscard]] const layout::Doorbell& doorbell() const noexcept {
     return *reinterpret_cast<const layout::Doorbell*>(doorbell_mapping.data());
   }
-  /// Says that there is a ring to look at.
+  /// Announces this ring to the merger.
   void announce() const noexcept;
   [[nodiscard]] std::uint64_t applied() const noexcept {
     return ring.header().applied_count.load(std::memory_order_relaxed);

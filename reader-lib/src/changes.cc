@@ -34,7 +34,7 @@ class Collector {
 
   [[nodiscard]] Epoch oldest_epoch(Epoch newest) const { return feed_.oldest_epoch(view_.feed_end(), newest); }
 
-  /// Returns why not all of it can be told, if it cannot.
+  /// Returns why not all of it is known, if so.
   [[nodiscard]] GapReason collect(Changes& news) {
     const std::uint64_t end = view_.feed_end();
     const FeedView::Start start = feed_.start_after(since_, end);
@@ -50,7 +50,7 @@ class Collector {
   }
 
  private:
-  /// False when there is something that is no record.
+  /// False when there is something that is not a record.
   [[nodiscard]] bool take_all(FeedCursor cursor, Changes& news) {
     FeedItem item;
     while (cursor.next(item)) {

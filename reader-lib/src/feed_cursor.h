@@ -1,5 +1,5 @@
-// Going over the records of the change feed, each with what belongs to it. The merger may overwrite them meanwhile: who
-// has read an item believes it only if `FeedView::begin` is not beyond its position afterwards.
+// Iterates over the records of the change feed, each with what belongs to it. The merger may overwrite them meanwhile:
+// an item counts only if `FeedView::begin` is not beyond its position after it was read.
 #pragma once
 
 #include <cstring>
@@ -17,7 +17,7 @@ struct FeedItem {
   std::uint64_t record_count = 1;
   FeedHead head{};
   std::uint64_t place = 0;  // kChanged, kMoved
-  std::string key{};        // kErased; empty: these are no records
+  std::string key{};        // kErased; empty: these are not records
 
   [[nodiscard]] bool names_place() const noexcept {
     return head.kind == FeedKind::kChanged || head.kind == FeedKind::kMoved;

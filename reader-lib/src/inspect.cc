@@ -100,8 +100,8 @@ std::vector<StatisticInfo> statistics_of(const Control& control) {
               "shmstate: " + quoted(control.path()) + ": " + reason + "; remove the directory and restart the merger");
 }
 
-// What only the snapshot file tells. Without permission to read it, the rest is still worth showing.
-void look_at_snapshot(const Control& control, Version current, InstanceInfo& info) {
+// What only the snapshot file shows. Without permission to read it, the rest is still worth showing.
+void inspect_snapshot(const Control& control, Version current, InstanceInfo& info) {
   const Geometry& g = control.geometry();
   const os::Fd fd = os::open_file(control.path() / "snapshot", O_RDONLY);
   const std::optional<os::FileInfo> file = fd.is_open() ? os::file_info(fd.get()) : std::nullopt;
@@ -141,7 +141,7 @@ InstanceInfo inspect(std::string_view instance, const InspectOptions& options) {
          .current = b == current.buffer,
          .pinned = false});
   }
-  look_at_snapshot(control, current, info);
+  inspect_snapshot(control, current, info);
   info.rings = rings_of(control);
   info.statistics = statistics_of(control);
   if (control.is_lost()) throw_damaged(control, "its files were truncated");

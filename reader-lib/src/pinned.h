@@ -26,7 +26,7 @@ class Pinned {
   [[nodiscard]] BufferView view() const noexcept { return files_->snapshot.buffer(version_.buffer); }
   /// Whether this is a child of the process that pinned it: the pin is the parent's.
   [[nodiscard]] bool is_forked() const noexcept { return !maker_.is_this_process(); }
-  /// False once the merger took the buffer back, and in a child of fork.
+  /// False once the merger reclaimed the buffer, and in a child of fork.
   [[nodiscard]] bool is_kept() const noexcept {
     return !is_forked() && internal::is_kept(files_->publication(), version_);
   }

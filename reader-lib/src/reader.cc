@@ -18,8 +18,8 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::nanoseconds;
 
 constexpr auto kSleepMax = std::chrono::milliseconds(100);  // so that waiting survives a merger that restarts
-constexpr std::uint32_t kReadsPerLook = 1024;
-constexpr std::uint64_t kLookIntervalNs = 100'000'000;
+constexpr std::uint32_t kReadsPerCheck = 1024;
+constexpr std::uint64_t kCheckIntervalNs = 100'000'000;
 constexpr std::uint64_t kSilenceNs = 1'000'000'000;  // of the merger, before its directory is looked at
 
 std::optional<nanoseconds> time_left(std::uint64_t expiry_ns) noexcept {
@@ -55,8 +55,8 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   void reattach_if_replaced() noexcept {
     const bool is_forked = !maker.is_this_process();
     const std::uint64_t now = os::now_ns();
-    if (now < next_look_ns && !(is_forked && attached == Status::kOk)) return;
-    next_look_ns = now + kLookIntervalNs;
+    if (now < next_check_ns && !(is_forked && attached == Status::kOk)) return;
+    next_check_ns = now + kCheckIntervalNs;
     if (is_forked) return reattach();
     const layout::Heartbeat& heartbeat = files()->control.heartbeat();
     const bool is_silent = now - heartbeat.beat_ns.load(std::memory_order_relaxed) > kSilenceNs;  // or nonsense
@@ -90,7 +90,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   }
   [[nodiscard, gnu::noinline, gnu::cold]] Status check_files() noexcept {
     reattach_if_replaced();
-    if (attached == Status::kOk) wiped().reads_left = kReadsPerLook;
+    if (attached == Status::kOk) wiped().reads_left = kReadsPerCheck;
     return attached;
   }
   /// The same before what is rare. Throws `Error` when a child of fork could not attach.
@@ -237,7 +237,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   std::string path;
   Maker maker;                    // of the files
   Status attached = Status::kOk;  // or why a child of fork could not attach
-  std::uint64_t next_look_ns = 0;
+  std::uint64_t next_check_ns = 0;
   std::uint64_t reattach_count = 0;
   bool is_gone = false;
   std::vector<HashedKey> many;  // that are being read
@@ -343,7 +343,7 @@ Status Reader::wait_change(std::string_view key, const Position& position, nanos
     const bool is_changed =
         std::any_of(news.changes.begin(), news.changes.end(), [&](const Change& change) { return change.key == key; });
     if (is_changed || news.gap_reason == GapReason::kRecreated) return Status::kOk;
-    if (news.gap) {  // the entry itself still tells, unless it was erased
+    if (news.gap) {  // the entry itself still shows it, unless it was erased
       const std::optional<EntryInfo> entry = info(key);
       if (!entry || entry->changed_epoch > position.epoch) return Status::kOk;
     }

@@ -67,7 +67,7 @@ class Notifier {
     ::pthread_join(thread_, nullptr);
   }
 
-  /// In a child of fork there is no such thread, and what it was about to do to its reader stays half done.
+  /// In a child of fork there is no such thread, and what it was doing to its reader stays half done.
   static void abandon(std::unique_ptr<Notifier> notifier) noexcept {
     static std::atomic<Notifier*> abandoned{nullptr};  // so that they can be found, as by a search for leaks
     notifier->next_abandoned_ = abandoned.load(std::memory_order_relaxed);
@@ -117,9 +117,8 @@ struct Watch::Impl {
     if (notifier && notifier->is_forked()) Notifier::abandon(std::move(notifier));
   }
 
-  /// The state of one epoch; nothing when it could not be had before the deadline. The merger may take a buffer back
-  /// before all of it was read: then the reading goes on in the next one, and what changed meanwhile comes from the
-  /// feed.
+  /// The state of one epoch; nothing when none was available before the deadline. The merger may reclaim a buffer
+  /// before all of it was read: then reading continues in the next one, and what changed meanwhile comes from the feed.
   [[nodiscard]] std::optional<WatchBatch> complete_state(GapReason why, Clock::time_point deadline) {
     for (;;) {
       WatchBatch batch;
@@ -147,7 +146,7 @@ struct Watch::Impl {
     return catch_up(batch, begun);
   }
 
-  /// Reads from a segment of the table on. False when the buffer was taken back; then `segment` says where to go on.
+  /// Reads from a segment of the table on. False when the buffer was reclaimed; then `segment` is where to continue.
   [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) {
     const Snapshot snapshot = reader.snapshot();
     batch.position = snapshot.position();

@@ -1,6 +1,6 @@
 // A key that is used again and again: it remembers its hash and where it was last seen, so that a hot key costs neither
-// hashing nor probing. Both are hints that are verified at every use; keys may be erased, set again, moved by growth,
-// and the instance may be made anew.
+// hashing nor probing. Both are hints, verified at every use: keys may be erased, set again, or moved by growth, and
+// the instance may be re-created.
 #pragma once
 
 #include <array>

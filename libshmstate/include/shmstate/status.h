@@ -20,15 +20,15 @@ enum class Status : std::uint8_t {
   kKeyTooLong,       ///< a key has at most 4,096 bytes
   kValueTooBig,      ///< a value has at most 1 MiB
   kMutationTooBig,   ///< the mutation or batch is larger than the ring can ever hold, or the batch than is allowed
-  kOutOfRange,       ///< an integer does not fit 64 signed bits, a sum overflows, or is no number
+  kOutOfRange,       ///< an integer does not fit 64 signed bits, or a sum overflows or is not a number
   kRingFull,         ///< the merger has not made room yet
   kTimeout,          ///< the time given has passed
   kNoMemory,         ///< the file system or the configured limit has no room
   kRejected,         ///< the merger refused at least one mutation; the writer's counters say which kind
   kLimit,            ///< the instance has its maximum number of entries
   kRingRefused,      ///< the merger does not serve this ring: too many rings, or this one is larger than allowed
-  kRingQuarantined,  ///< the merger found bytes in this ring that are no mutations and stopped reading it
-  kExpired,          ///< the merger took the pinned buffer back; data read since the last check is void
+  kRingQuarantined,  ///< the merger found bytes in this ring that are not mutations, and stopped reading it
+  kExpired,          ///< the merger reclaimed the pinned buffer; data read since the last check is void
   kTooOld,           ///< the snapshot is older than the caller accepts
   kGap,              ///< the change feed no longer reaches back that far
   kNoInstance,       ///< no such instance
@@ -40,7 +40,7 @@ enum class Status : std::uint8_t {
   kNoMerger,         ///< no merger is running
   kSystem,           ///< a system call failed; the message names it
   kInvalidArgument,  ///< an option has a value that makes no sense
-  kForked,           ///< it was opened before a fork, and this is the child; open it anew here
+  kForked,           ///< it was opened before a fork, and this is the child; open another one here
 };
 
 /// A short English phrase for a status, for messages and logs.

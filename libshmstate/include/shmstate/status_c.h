@@ -1,20 +1,20 @@
 /* What both C APIs share: status codes, values, and the conventions.
  *
  * - Functions return SHMSTATE_OK or a negative status, unless they say otherwise. Nothing is thrown.
- * - A handle is used from one thread at a time; a thread that wants its own speed opens its own. In a child of fork,
- *   readers and watches attach anew by themselves, and everything else belongs to the parent: it says SHMSTATE_FORKED,
- *   and is to be closed and opened anew. NULL in place of a
- *   handle or of a key is SHMSTATE_INVALID_ARGUMENT, and closing NULL does nothing. Other pointers must be valid,
- * except for options, where NULL means the defaults.
+ * - A handle is used from one thread at a time; threads that should not slow each other down open their own. In a child
+ *   of fork, readers and watches reattach by themselves. Everything else belongs to the parent: it returns
+ *   SHMSTATE_FORKED; close it and open another one. NULL in place of a handle or of a key is SHMSTATE_INVALID_ARGUMENT,
+ *   and closing NULL does nothing. Other pointers must be valid, except for options, where NULL means the defaults.
  * - Keys and values are bytes with a size; SHMSTATE_TEXT as the size means that they end with a NUL, which does not
  *   belong to them.
- * - Structs begin with their size, which the caller sets: `shmstate_set_options options = {.struct_bytes = sizeof
- * options}`. So a program and a library of different versions understand each other: what the caller's struct has no
- * room for is the default, or is not handed out; what the library does not know must be zero, or is made zero. A size
- * that cannot be one, such as one that is no multiple of 8, is SHMSTATE_INVALID_ARGUMENT.
+ * - Structs begin with their size, which the caller sets:
+ *   `shmstate_set_options options = {.struct_bytes = sizeof options}`. So a program and a library of different versions
+ *   understand each other: a member that the caller's struct has no room for has its default, or is not filled in; a
+ *   member that the library does not know must be zero, or is set to zero. An impossible size, such as one that is not
+ * a multiple of 8, is SHMSTATE_INVALID_ARGUMENT. Values, positions and lookups have no size and never change.
  * - Times are nanoseconds. A negative timeout is the same as 0.
  * - No call changes signal handlers (but for survive_truncation), signal masks, the locale, the umask or limits. errno
- *   means nothing behind a call, and may have changed. Calls are no points at which a thread is cancelled. */
+ *   means nothing after a call, and may have changed. Calls are not cancellation points. */
 #ifndef SHMSTATE_STATUS_C_H
 #define SHMSTATE_STATUS_C_H
 
@@ -49,8 +49,8 @@ enum {
   SHMSTATE_REJECTED = -12,         /* the merger refused at least one mutation; the counters say why */
   SHMSTATE_LIMIT = -13,            /* the instance has its maximum number of entries */
   SHMSTATE_RING_REFUSED = -14,     /* the merger does not serve this ring: too many, or larger than allowed */
-  SHMSTATE_RING_QUARANTINED = -15, /* the merger found bytes in this ring that are no mutations */
-  SHMSTATE_EXPIRED = -16,          /* the merger took the pinned buffer back: what was read is void */
+  SHMSTATE_RING_QUARANTINED = -15, /* the merger found bytes in this ring that are not mutations */
+  SHMSTATE_EXPIRED = -16,          /* the merger reclaimed the pinned buffer: what was read is void */
   SHMSTATE_TOO_OLD = -17,          /* the snapshot is older than the caller accepts */
   SHMSTATE_GAP = -18,              /* the change feed no longer reaches back that far */
   SHMSTATE_NO_INSTANCE = -19,      /* no such instance, or it was removed */
@@ -62,7 +62,7 @@ enum {
   SHMSTATE_NO_MERGER = -25,        /* no merger is running */
   SHMSTATE_SYSTEM = -26,           /* a system call failed */
   SHMSTATE_INVALID_ARGUMENT = -27, /* an argument or an option has a value that makes no sense */
-  SHMSTATE_FORKED = -28            /* it was opened before a fork, and this is the child; open it anew here */
+  SHMSTATE_FORKED = -28            /* it was opened before a fork, and this is the child; open another one here */
 };
 
 /* A short English phrase for a status, of any number. Never NULL; static, so it is never freed. Any thread. */
@@ -70,7 +70,7 @@ SHMSTATE_API const char* shmstate_strerror(int status) SHMSTATE_NOEXCEPT;
 
 enum { SHMSTATE_NONE = 0, SHMSTATE_INT64 = 1, SHMSTATE_FLOAT64 = 2, SHMSTATE_BYTES = 3 };
 
-/* A value that the handle owns which gave it out. `type` says which member counts; the others are zero. It lies within
+/* A value, owned by the handle that it came from. `type` says which member counts; the others are zero. It lies within
  * other structs and has no size of its own, so it stays as it is for ever. */
 typedef struct shmstate_value {
   int32_t type;

@@ -25,7 +25,7 @@
 
 namespace shmstate {
 
-/// A position in one writer's stream of mutations: everything up to it, and nothing after it.
+/// A place in one writer's stream of mutations: everything up to it, and nothing after it.
 using Ticket = std::uint64_t;
 
 /// What a push does when the merger has not made room yet. A shared ring also counts as full while another process is
@@ -35,8 +35,8 @@ enum class WhenFull : std::uint8_t {
   kBlock,  ///< wait for room, for at most `WriterOptions::full_timeout`, then `Status::kTimeout`
   /// Keep the latest of every key in private memory until there is room; never blocks, and never loses the final state.
   /// Sums add up, maxima and minima fold, batches stay whole. Beyond `WriterOptions::conflate_bytes_max`: kRingFull.
-  /// What is kept is pushed by later calls and by `flush`. Destroying the writer, or assigning to it, waits for room
-  /// for at most `full_timeout`; what is kept then is lost.
+  /// Retained mutations are pushed by later calls and by `flush`. Destroying the writer, or assigning to it, waits for
+  /// room for at most `full_timeout`; what is still retained then is lost.
   kConflate,
 };
 
@@ -47,31 +47,31 @@ struct WriterOptions {
   std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for kBlock; for kConflate at the end
   std::size_t conflate_bytes_max = std::size_t{64} << 20;           ///< for `WhenFull::kConflate`
   /// Push through the one ring that all writers of this user share, behind a lock that the kernel frees when its holder
-  /// dies: for short-lived processes, and for very many. Dearer: two system calls for a push or a batch. `ring_bytes`
-  /// then only counts for who creates it; counters of the merger are those of the whole ring.
+  /// dies: for short-lived processes, and for very many. It costs two more system calls for each push or batch.
+  /// `ring_bytes` matters only to the writer that creates the ring; counters of the merger are those of the whole ring.
   bool shared = false;
   std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
-  /// Survive that the ring, or the instance's `control`, is truncated while it is mapped: `flush`, and pushes that find
-  /// the ring full, then say kRingQuarantined or kDamaged. Without it, SIGBUS kills the writer. Installs a handler for
-  /// SIGBUS in the whole process, which passes on what does not concern it, so that is the program's decision.
+  /// Keep running if the ring, or the instance's `control`, is truncated while mapped: `flush`, and pushes that find
+  /// the ring full, return kRingQuarantined or kDamaged. Otherwise touching a truncated page raises SIGBUS. Installs a
+  /// handler for SIGBUS in the whole process, which passes on signals that do not concern it.
   bool survive_truncation = false;
-  /// When the instance was removed and made anew, go over to the new one: with a new ring, within about a second. What
-  /// was pushed and not merged then is lost, counted (`WriterCounters::lost`), and reported as kNoInstance by the next
-  /// `flush`; what is conflated is kept. The new instance is empty: a program that wants its keys there watches
-  /// `Writer::status`. Without this, pushes say kNoInstance.
+  /// When the instance was removed and re-created, reattach to the new one within about a second, with a new ring.
+  /// Mutations that were pushed and not merged are then lost: counted (`WriterCounters::lost`), and reported as
+  /// kNoInstance by the next `flush`. Conflated mutations are retained. The new instance is empty: a program that wants
+  /// its keys there watches `Writer::status`. Without this, pushes return kNoInstance.
   bool reopen = false;
 };
 
-/// What a set says besides the value.
+/// Options of a set.
 struct SetOptions {
-  /// The key is erased when this has passed since the merger applied the set; 1 ms to years. Zero: never; a set without
-  /// it also takes an earlier one away.
+  /// The key is erased when this has passed since the merger applied the set; 1 ms to years. Zero means no expiry, and
+  /// clears one set earlier.
   std::chrono::nanoseconds ttl{0};
-  /// The key is erased when this writer is gone, however its process ended, unless another writer has set it since.
-  /// Not through a shared ring (kInvalidArgument).
+  /// The key is erased when this writer is gone, however its process ended, unless another writer has set the key
+  /// since. Not through a shared ring (kInvalidArgument).
   bool ephemeral = false;
   /// Apply only if this is higher than the version of the entry (an entry without one has 0): the highest version wins,
-  /// in whatever order writers are merged. A set without a version takes it away.
+  /// in whatever order writers are merged. A set without a version clears it.
   std::optional<std::uint64_t> version{};
 };
 
@@ -82,17 +82,17 @@ struct WriterCounters {
   std::uint64_t applied = 0;    ///< mutations that readers can see (merger's count)
   std::uint64_t rejected = 0;   ///< mutations that the merger refused, see `Writer::rejected`
   std::uint64_t conflated = 0;  ///< mutations that went through `WhenFull::kConflate`
-  /// Mutations that were accepted and then went with an instance that was removed (`WriterOptions::reopen`). Of a
-  /// shared ring nobody knows whose they were, so they are not counted.
+  /// Mutations that were accepted and then lost with an instance that was removed (`WriterOptions::reopen`). Those of a
+  /// shared ring are not counted: nobody knows whose they were.
   std::uint64_t lost = 0;
 };
 
 /// Where a writer stands.
 struct WriterStatus {
   bool merger_running = false;     ///< asks the kernel
-  std::uint64_t reopen_count = 0;  ///< how often the instance was made anew and this writer went over to it
+  std::uint64_t reopen_count = 0;  ///< how often this writer reattached to a re-created instance
   bool instance_gone = false;      ///< the directory no longer leads to what is being written to
-  Status ring = Status::kOk;       ///< or why pushes are not merged: as from `flush`, and kForked
+  Status ring = Status::kOk;       ///< otherwise, why pushes are not merged: as from `flush`, and kForked
 };
 
 namespace internal {
@@ -144,9 +144,8 @@ class SHMSTATE_API Verbs {
 /// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
 /// writer. One that was moved from may only be destroyed or assigned to.
 ///
-/// After `fork` the writer goes on belonging to the parent. In the child it does nothing and says kForked, and so do
-/// its batches; destroying it there, or assigning to it, touches nothing of the parent's. Open another one in the
-/// child.
+/// After `fork` the writer still belongs to the parent. In the child it does nothing and returns kForked, and so do its
+/// batches; destroying it there, or assigning to it, does not disturb the parent. Open another one in the child.
 ///
 /// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
 /// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
@@ -165,7 +164,7 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   /// this writer is open: one that was neither committed nor destroyed.
   [[nodiscard]] Batch batch();
 
-  /// The ticket of the last mutation pushed; of what is still conflated it knows nothing. Cost: a load.
+  /// The ticket of the last mutation pushed; conflated mutations are not covered. Cost: a load.
   [[nodiscard]] Ticket ticket() const noexcept;
   /// Waits until readers can see everything pushed so far, or up to `ticket`.
   /// Returns kOk; kTimeout; kRejected when the merger refused a mutation since the last flush; the first error of a
@@ -174,15 +173,17 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   [[nodiscard]] Status flush(std::chrono::nanoseconds timeout) noexcept;
   [[nodiscard]] Status flush(Ticket ticket, std::chrono::nanoseconds timeout) noexcept;
 
-  /// Where it stands now. Costs a few system calls; may go over to a new instance (`WriterOptions::reopen`).
+  /// Whether pushes are merged now. Costs a few system calls; may reattach to a re-created instance
+  /// (`WriterOptions::reopen`).
   [[nodiscard]] WriterStatus status() noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
   /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, and
   /// kMutationTooBig for those of batches that are larger than it allows.
   [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
-  /// How many mutations a batch may hold, as the merger says now (`shmstate-merger --batch-max`); the largest number
-  /// when it sets no limit. It may hold 512 bytes for each of them, keys and values together, and must fit the ring.
+  /// How many mutations a batch may hold, as the merger is configured now (`shmstate-merger --batch-max`); the largest
+  /// number when it sets no limit. A batch may hold 512 bytes for each of them, keys and values together, and must fit
+  /// the ring.
   /// A larger one is kMutationTooBig. Cost: a load.
   [[nodiscard]] std::uint64_t batch_max() const noexcept;
   /// The directory of the instance, and the identity of this writer's ring (its file is `rings/<16 hex digits>`).

@@ -39,7 +39,7 @@ typedef struct shmstate_writer_options {
   char* error_text;           /* the caller's: filled with path, reason and remedy when opening fails; may be NULL */
   size_t error_bytes;         /* its size; a longer text is cut, and always ends with a NUL */
   int32_t survive_truncation; /* not 0: see WriterOptions in writer.h; installs a handler for SIGBUS */
-  int32_t reopen;             /* not 0: go over to an instance that was made anew, see WriterOptions in writer.h */
+  int32_t reopen;             /* not 0: reattach to a re-created instance, see WriterOptions in writer.h */
 } shmstate_writer_options;
 
 /* Attaches to an instance, by name or by the path of its directory, and creates a ring in it; works while the merger is
@@ -47,7 +47,7 @@ typedef struct shmstate_writer_options {
 SHMSTATE_API int shmstate_writer_open(const char* instance, const shmstate_writer_options* options,
                                       shmstate_writer** writer) SHMSTATE_NOEXCEPT;
 /* Leaves what was pushed to the merger; discards an open batch. Ephemeral keys of this writer are erased. With
- * SHMSTATE_CONFLATE, it waits for room for what is kept, for at most full_timeout_ns; what is kept then is lost. */
+ * SHMSTATE_CONFLATE, it waits for room for what is retained, for at most full_timeout_ns; what is left then is lost. */
 SHMSTATE_API void shmstate_writer_close(shmstate_writer* writer) SHMSTATE_NOEXCEPT;
 
 /* What a set says besides the value. */
@@ -131,7 +131,7 @@ SHMSTATE_API int shmstate_writer_get_counters(const shmstate_writer* writer,
 /* Where a writer stands. */
 typedef struct shmstate_writer_status {
   size_t struct_bytes;
-  uint64_t reopen_count;  /* how often the instance was made anew and this writer went over to it */
+  uint64_t reopen_count;  /* how often this writer reattached to a re-created instance */
   int32_t merger_running; /* asks the kernel */
   int32_t instance_gone;  /* the directory no longer leads to what is being written to */
   int32_t ring_status;    /* OK, or why pushes are not merged: as from shmstate_writer_flush, and FORKED */

@@ -35,9 +35,9 @@ namespace shmstate {
 struct ReaderOptions {
   std::chrono::nanoseconds attach_timeout = std::chrono::seconds(2);  ///< how long an instance may take to appear
   bool prefault = false;  ///< map the pages of the present snapshot at once, so that first reads do not fault
-  /// Survive that the instance's files are truncated while they are mapped: reads then say kDamaged. Without it, who
-  /// reads what was cut off is killed by SIGBUS. Only the merger's user and root can do that. Installs a handler for
-  /// SIGBUS in the whole process, which passes on what does not concern it, so that is the program's decision.
+  /// Keep running if the instance's files are truncated while mapped: reads return kDamaged. Otherwise touching a
+  /// truncated page raises SIGBUS. Only the merger's user and root can truncate them. Installs a handler for SIGBUS in
+  /// the whole process, which passes on signals that do not concern it.
   bool survive_truncation = false;
 };
 
@@ -54,7 +54,7 @@ struct EntryView {
   Epoch changed_epoch = 0;      ///< the epoch that published the last change of this key
   std::uint64_t version = 0;    ///< of the last versioned set; 0 without one
   std::uint64_t expiry_ns = 0;  ///< when it expires, on CLOCK_BOOTTIME; 0: never
-  bool ephemeral = false;       ///< goes when its writer goes
+  bool ephemeral = false;       ///< erased when its writer is gone
 
   /// Time left to live; nothing when it does not expire.
   [[nodiscard]] SHMSTATE_API std::optional<std::chrono::nanoseconds> time_to_live() const noexcept;
@@ -94,19 +94,19 @@ struct Change {
   std::optional<Value> value;  ///< for kSet
 };
 
-/// Why it cannot be told what changed.
+/// Why it is not known what changed.
 enum class GapReason : std::uint8_t {
-  kNone,        ///< it can be told
+  kNone,        ///< it is known
   kFellBehind,  ///< the feed did not reach back to the position asked for: ask more often, or make the feed larger
   kOvertaken,   ///< it did, but was overwritten, or the buffer reclaimed, while this reader read it
   kRecreated,   ///< the position is not one of this instance, which was re-created since
-  kDamaged,     ///< there are bytes in the feed that are no records
+  kDamaged,     ///< there are bytes in the feed that are not records
 };
 
 struct Changes {
   std::vector<Change> changes;  ///< each key once, in the order of epochs
   Position position{};          ///< ask with this the next time
-  /// What changed cannot be told: `changes` is empty. Read the state from a snapshot and continue from its position.
+  /// What changed is not known: `changes` is empty. Read the state from a snapshot and continue from its position.
   bool gap = false;
   Position oldest{};                        ///< the oldest position that could have been asked for
   GapReason gap_reason = GapReason::kNone;  ///< why there is a gap
@@ -127,7 +127,7 @@ struct Lookup {
 struct ReaderStatus {
   bool merger_running = false;       ///< asks the kernel
   std::chrono::nanoseconds age{};    ///< as `Reader::age`
-  std::uint64_t reattach_count = 0;  ///< how often the instance was made anew and this reader went over to it
+  std::uint64_t reattach_count = 0;  ///< how often this reader reattached to a re-created instance
   bool instance_gone = false;        ///< the directory no longer leads to what is being read
 };
 
@@ -141,11 +141,11 @@ class Watch;
 /// One consumer's handle: everything mapped read-only. Use a reader, and the snapshots taken from it, from one thread
 /// at a time; open one per thread. Readers never wait for the merger or for each other.
 ///
-/// A reader outlives mergers: while none runs it reads the last snapshot, and a restarted one is simply continued with.
-/// When the instance itself was removed and made anew, the reader goes over to the new one by itself (see `status`);
-/// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin anew.
+/// A reader outlives mergers: while none runs it reads the last snapshot, and it continues with a restarted one. When
+/// the instance itself was removed and re-created, the reader reattaches to the new one by itself (see `status`);
+/// snapshots taken before still show the old state, and nothing ever mixes the two. Epochs then begin at 1 again.
 ///
-/// In a child of fork, a reader attaches anew at its next call. Where it cannot, it says why: reads return that status,
+/// In a child of fork, a reader reattaches at its next call. Where it cannot, it says why: reads return that status,
 /// what throws throws it, `epoch` is 0, `position` nowhere, `age` endless, and each call tries again. Snapshots remain
 /// the parent's: in the child they throw kForked, what they gave out is void, and destroying them touches nothing of
 /// the parent's.
@@ -169,10 +169,10 @@ class SHMSTATE_API Reader {
     return read(key, value) == Status::kOk ? std::optional<T>(std::move(value)) : std::nullopt;
   }
 
-  /// Point reads that tell why: kOk, kNotFound, kWrongType, kKeyEmpty, kKeyTooLong, kDamaged. One that publishes
-  /// overtook eight times pins the buffer, and may then also fail with kSystem (no lock to be had) or kExpired; in a
-  /// child of fork, with why it could not attach. On an
-  /// error `value` is unchanged, but for a std::string or Value, which is then unspecified.
+  /// Point reads that report why: kOk, kNotFound, kWrongType, kKeyEmpty, kKeyTooLong, kDamaged. A read that is
+  /// overtaken by eight publishes pins the buffer, and can then also fail with kSystem (no lock available) or kExpired;
+  /// in a child of fork, with the reason why it could not attach. On an error `value` is unchanged, except that a
+  /// std::string or Value is unspecified.
   [[nodiscard]] Status read(std::string_view key, std::int64_t& value) noexcept;
   [[nodiscard]] Status read(std::string_view key, double& value) noexcept;
   [[nodiscard]] Status read(std::string_view key, Float64& value) noexcept;
@@ -203,7 +203,7 @@ class SHMSTATE_API Reader {
 
   /// What is known about a key besides its value.
   [[nodiscard]] std::optional<EntryInfo> info(std::string_view key) noexcept;
-  /// The same, and tells why not.
+  /// The same, and reports why there is nothing.
   [[nodiscard]] Status read(std::string_view key, EntryInfo& info) noexcept;
 
   /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
@@ -211,8 +211,7 @@ class SHMSTATE_API Reader {
   Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values);
   Epoch get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values);
   /// The same for numbers of one type, which allocates nothing; another type is as good as missing, with a double for
-  /// an int64 entry as `get` has it. Throws `Error`
-  /// (kInvalidArgument), too, when there are fewer values than keys.
+  /// an int64 entry as `get` has it. Also throws `Error` (kInvalidArgument) when there are fewer values than keys.
   Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values);
   Epoch get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values);
   Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<double> > values);
@@ -269,8 +268,8 @@ class SHMSTATE_API Reader {
   std::unique_ptr<Impl> impl_;
 };
 
-/// One consistent state, for as long as it is held. When the merger is configured to take buffers back after a
-/// maximum pin time, accesses after that throw `Error` with kExpired, and views obtained before are void: check
+/// One consistent state, for as long as it is held. When the merger is configured to reclaim buffers after a maximum
+/// pin time, accesses after that throw `Error` with kExpired, and views obtained before are void: check
 /// `expired()` after using them where that can happen. In a child of fork it is expired, and accesses throw kForked.
 class SHMSTATE_API Snapshot {
  public:
@@ -297,7 +296,7 @@ class SHMSTATE_API Snapshot {
   struct Impl;
 
  public:
-  /// Goes over all entries in no particular order; a few are looked up at once. Incrementing throws `Error` (kExpired,
+  /// Visits all entries in no particular order; a few are looked up at once. Incrementing throws `Error` (kExpired,
   /// kDamaged). Lives as long as the snapshot, also when that is moved.
   class Iterator {
    public:

@@ -46,7 +46,7 @@ SHMSTATE_API int shmstate_reader_open(const char* instance, const shmstate_reade
 SHMSTATE_API void shmstate_reader_close(shmstate_reader* reader) SHMSTATE_NOEXCEPT;
 
 /* Point reads: no system call, no store to shared memory. On error `*value` is unchanged. get_float64 takes an int64
- * entry, too: exactly up to 2^53, beyond that rounded to the nearest double; get_float64_only does not.
+ * entry as well: exactly up to 2^53, beyond that rounded to the nearest double; get_float64_only does not.
  * Errors: NOT_FOUND, WRONG_TYPE, KEY_EMPTY, KEY_TOO_LONG, DAMAGED. */
 SHMSTATE_API int shmstate_reader_get_int64(shmstate_reader* reader, const char* key, size_t key_bytes,
                                            int64_t* value) SHMSTATE_NOEXCEPT;
@@ -54,8 +54,8 @@ SHMSTATE_API int shmstate_reader_get_float64(shmstate_reader* reader, const char
                                              double* value) SHMSTATE_NOEXCEPT;
 SHMSTATE_API int shmstate_reader_get_float64_only(shmstate_reader* reader, const char* key, size_t key_bytes,
                                                   double* value) SHMSTATE_NOEXCEPT;
-/* Copies into the caller's buffer, without a NUL behind, and sets `*value_bytes`. BUFFER_TOO_SMALL: `*value_bytes` says
- * what is needed. On any error the contents of the buffer are undefined. */
+/* Copies into the caller's buffer, without a terminating NUL, and sets `*value_bytes`. BUFFER_TOO_SMALL: `*value_bytes`
+ * says what is needed. On any error the contents of the buffer are undefined. */
 SHMSTATE_API int shmstate_reader_get_bytes(shmstate_reader* reader, const char* key, size_t key_bytes, char* buffer,
                                            size_t buffer_bytes, size_t* value_bytes) SHMSTATE_NOEXCEPT;
 
@@ -63,7 +63,7 @@ SHMSTATE_API int shmstate_reader_get_bytes(shmstate_reader* reader, const char* 
 typedef struct shmstate_entry_info {
   size_t struct_bytes;
   int32_t type;
-  int32_t ephemeral; /* 1: goes when its writer goes */
+  int32_t ephemeral; /* 1: erased when its writer is gone */
   size_t value_bytes;
   uint64_t changed_epoch; /* the epoch that published the last change of this key */
   uint64_t version;       /* of the last versioned set; 0 without one */
@@ -107,7 +107,7 @@ SHMSTATE_API int64_t shmstate_reader_get_age(shmstate_reader* reader) SHMSTATE_N
 typedef struct shmstate_reader_status {
   size_t struct_bytes;
   int64_t age_ns;
-  uint64_t reattach_count; /* how often the instance was made anew and this reader went over to it */
+  uint64_t reattach_count; /* how often this reader reattached to a re-created instance */
   int32_t merger_running;  /* asks the kernel */
   int32_t instance_gone;   /* the directory no longer leads to what is being read */
 } shmstate_reader_status;
@@ -143,14 +143,14 @@ SHMSTATE_API int shmstate_snapshot_get_position(const shmstate_snapshot* snapsho
 /* The number of entries. */
 SHMSTATE_API int shmstate_snapshot_get_entry_count(const shmstate_snapshot* snapshot,
                                                    uint64_t* entry_count) SHMSTATE_NOEXCEPT;
-/* FORKED in a child of the process that opened it. EXPIRED once the merger took the buffer back, after the maximum pin
+/* FORKED in a child of the process that opened it. EXPIRED once the merger reclaimed the buffer, after the maximum pin
  * time that it is configured with: what was read through pointers since the last check is void. */
 SHMSTATE_API int shmstate_snapshot_check(const shmstate_snapshot* snapshot) SHMSTATE_NOEXCEPT;
 
 /* The entry of a key, without copying. Errors: NOT_FOUND, KEY_EMPTY, KEY_TOO_LONG, EXPIRED, DAMAGED. */
 SHMSTATE_API int shmstate_snapshot_get(const shmstate_snapshot* snapshot, const char* key, size_t key_bytes,
                                        shmstate_entry* entry) SHMSTATE_NOEXCEPT;
-/* Goes over all entries, in no particular order, one with each call: SHMSTATE_NOT_FOUND behind the last one. Errors:
+/* Visits all entries, in no particular order, one with each call: SHMSTATE_NOT_FOUND after the last one. Errors:
  * EXPIRED, DAMAGED. */
 SHMSTATE_API int shmstate_snapshot_next(shmstate_snapshot* snapshot, shmstate_entry* entry) SHMSTATE_NOEXCEPT;
 /* The next call of shmstate_snapshot_next begins again. */
@@ -176,7 +176,7 @@ typedef struct shmstate_change {
 
 /* The keys that changed after `*position`, each once, in the order of epochs; sets `*position` to what to ask with the
  * next time, and `*changes` to a handle for shmstate_changes_close. It holds no pin.
- * GAP: it cannot be told what changed, for a reason that shmstate_reader_get_gap_reason says. `*changes` is NULL, and
+ * GAP: it is not known what changed, for a reason that shmstate_reader_get_gap_reason returns. `*changes` is NULL, and
  * `*position` is set: read the state from a snapshot, then continue from it. On any other error `*position` is
  * unchanged. */
 SHMSTATE_API int shmstate_changes_open(shmstate_reader* reader, shmstate_position* position,
@@ -186,13 +186,13 @@ enum {
   SHMSTATE_GAP_FELL_BEHIND = 1, /* the feed did not reach back that far: ask more often, or make the feed larger */
   SHMSTATE_GAP_OVERTAKEN = 2,   /* it did, but was overwritten, or the buffer reclaimed, while it was read */
   SHMSTATE_GAP_RECREATED = 3,   /* the position is not one of this instance, which was re-created since */
-  SHMSTATE_GAP_DAMAGED = 4      /* there are bytes in the feed that are no records */
+  SHMSTATE_GAP_DAMAGED = 4      /* there are bytes in the feed that are not records */
 };
 /* Why the last shmstate_changes_open of this reader said GAP; 0 when it did not. Negative, an error, for NULL. */
 SHMSTATE_API int shmstate_reader_get_gap_reason(const shmstate_reader* reader) SHMSTATE_NOEXCEPT;
 
 SHMSTATE_API void shmstate_changes_close(shmstate_changes* changes) SHMSTATE_NOEXCEPT;
-/* One change with each call: SHMSTATE_NOT_FOUND behind the last one. */
+/* One change with each call: SHMSTATE_NOT_FOUND after the last one. */
 SHMSTATE_API int shmstate_changes_next(shmstate_changes* changes, shmstate_change* change) SHMSTATE_NOEXCEPT;
 
 #ifdef __cplusplus

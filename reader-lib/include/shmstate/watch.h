@@ -26,7 +26,7 @@ struct WatchBatch {
   std::vector<Change> changes;  ///< each key once, in the order of epochs; empty after a timeout
   Position position{};          ///< up to which everything has been delivered; nowhere before the first state
   /// `changes` is the complete state (all keys with the prefix that exist): at first, after falling behind the change
-  /// feed, and when the instance was made anew. A key that is not in it does not exist.
+  /// feed, and when the instance was re-created. A key that is not in it does not exist.
   bool complete = false;
   /// Several epochs are delivered at once, so states in between may have been skipped.
   bool conflated = false;
@@ -35,7 +35,7 @@ struct WatchBatch {
 };
 
 /// Delivers the latest state of every key that changes, at least once, in the order of epochs. Use it from one thread.
-/// In a child of fork it goes on by itself from where it stood; the descriptor of `fd` is closed there: ask for
+/// In a child of fork it continues by itself from where it stood; the descriptor of `fd` is closed there: ask for
 /// another.
 class SHMSTATE_API Watch {
  public:
@@ -46,8 +46,8 @@ class SHMSTATE_API Watch {
   ~Watch();
 
   /// The next changes: at once when there are some, otherwise after waiting for at most `timeout`. The first call
-  /// delivers the present state. When the merger takes buffers back from readers again and again, a complete state may
-  /// not be had within `timeout`: then the batch is empty, and the next call tries again. Throws `Error` (kDamaged,
+  /// delivers the present state. When the merger keeps reclaiming buffers from readers, no complete state may be
+  /// available within `timeout`: then the batch is empty, and the next call tries again. Throws `Error` (kDamaged,
   /// kSystem), as for a reader.
   [[nodiscard]] WatchBatch next(std::chrono::nanoseconds timeout);
 

@@ -34,7 +34,7 @@ typedef struct shmstate_watch_batch {
   shmstate_position position; /* up to which everything has been delivered; nowhere before the first state */
   uint64_t change_count;      /* each key once */
   int32_t complete;  /* 1: the complete state, all keys with the prefix that exist: at first, after falling behind the
-                        change feed, and when the instance was made anew */
+                        change feed, and when the instance was re-created */
   int32_t conflated; /* 1: several epochs at once, so states in between may have been skipped */
 } shmstate_watch_batch;
 
