@@ -48,7 +48,7 @@ template <typename T>
 
 /// Fills the members of the caller's struct that both sides know, and makes the others zero. Precondition: `has_size`.
 template <typename T>
-void give_struct(T known, T* out) noexcept {
+void fill_struct(T known, T* out) noexcept {
   static_assert(std::is_trivially_copyable_v<T> && offsetof(T, struct_bytes) == 0);
   known.struct_bytes = out->struct_bytes;
   auto* const bytes = reinterpret_cast<unsigned char*>(out);

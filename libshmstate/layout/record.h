@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "layout/layout.h"
+#include "layout/visit_value.h"
 #include "layout/words.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
@@ -144,12 +145,9 @@ struct RecordView {
                   .ttl_ns = ttl_ns,
                   .version = version,
                   .hint = hint};
-    switch (type) {
-      case Type::kInt64: made.value = static_cast<std::int64_t>(*value); break;
-      case Type::kFloat64: made.value = std::bit_cast<double>(*value); break;
-      case Type::kBytes: made.value = std::string_view(reinterpret_cast<const char*>(value), value_bytes); break;
-      case Type::kNone: break;
-    }
+    made.value = visit_value(
+        type, [this] { return *value; }, [](auto number) { return ValueView(number); },
+        [this] { return ValueView(std::string_view(reinterpret_cast<const char*>(value), value_bytes)); }, ValueView());
     return made;
   }
 };

@@ -103,19 +103,6 @@ struct PlainNumber {
   }
 };
 
-/// Calls `take(number)` with the std::int64_t or double that `bits()` are, or `take_bytes()`. A type that has no value
-/// gives `otherwise`.
-template <typename Bits, typename TakeNumber, typename TakeBytes, typename Result>
-[[gnu::always_inline]] inline Result visit_value(Type type, Bits&& bits, TakeNumber&& take, TakeBytes&& take_bytes,
-                                                 Result otherwise) {
-  switch (type) {
-    case Type::kInt64: return take(static_cast<std::int64_t>(bits()));
-    case Type::kFloat64: return take(std::bit_cast<double>(bits()));
-    case Type::kBytes: return take_bytes();
-    default: return otherwise;
-  }
-}
-
 static_assert(sizeof(SlotHead) == sizeof(std::uint64_t));
 static_assert(kValueBytesMax <= SlotHead::kValueBytesMask && kKeyBytesMax < (1U << 16));
 

@@ -63,7 +63,9 @@ void RingRoom::take_over() noexcept {
 Status RingRoom::verdict() const noexcept {
   if (ring.has_faulted()) return Status::kRingQuarantined;
   if (control.is_lost()) return Status::kDamaged;
-  if (control.heartbeat().retired.load(std::memory_order_acquire) != 0) return Status::kNoInstance;
+  if (control.heartbeat().retired.load(std::memory_order_acquire) != 0) {  // pair: heartbeat.retired
+    return Status::kNoInstance;
+  }
   switch (static_cast<layout::RingVerdict>(ring.header().verdict.load(std::memory_order_acquire))) {
     case layout::RingVerdict::kRefused: return Status::kRingRefused;
     case layout::RingVerdict::kQuarantined: return Status::kRingQuarantined;

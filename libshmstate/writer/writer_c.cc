@@ -172,7 +172,7 @@ int shmstate_writer_flush_ticket(shmstate_writer* writer, uint64_t ticket, int64
 int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_counters* counters) noexcept {
   if (writer == nullptr || !has_size(counters)) return kInvalid;
   const shmstate::WriterCounters counted = writer->writer.counters();
-  give_struct({.struct_bytes = 0,
+  fill_struct({.struct_bytes = 0,
                .pushed = counted.pushed,
                .failed = counted.failed,
                .applied = counted.applied,
@@ -190,7 +190,7 @@ int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_
 int shmstate_writer_get_status(shmstate_writer* writer, shmstate_writer_status* status) noexcept {
   if (writer == nullptr || !has_size(status)) return kInvalid;
   const shmstate::WriterStatus known = writer->writer.status();
-  give_struct({.struct_bytes = 0,
+  fill_struct({.struct_bytes = 0,
                .reopen_count = known.reopen_count,
                .merger_running = known.merger_running ? 1 : 0,
                .instance_gone = known.instance_gone ? 1 : 0,

@@ -38,7 +38,8 @@ Status WriterPlace::check_place() noexcept {
   next_check_ns = now + kCheckIntervalNs;
   const layout::Heartbeat& heartbeat = control.heartbeat();
   const bool is_silent = now - heartbeat.beat_ns.load(std::memory_order_relaxed) > kSilenceNs;  // or nonsense
-  const bool is_suspect = is_silent || heartbeat.retired.load(std::memory_order_acquire) != 0;
+  const bool is_suspect =
+      is_silent || heartbeat.retired.load(std::memory_order_acquire) != 0;  // pair: heartbeat.retired
   return is_suspect ? check_path() : set_place(Status::kOk);
 }
 
@@ -67,7 +68,7 @@ Status WriterPlace::reopen() noexcept {
 }
 
 void WriterPlace::account_for_what_is_lost() {
-  const Ticket merged = earlier.end + ring.header().head.load(std::memory_order_acquire);
+  const Ticket merged = earlier.end + ring.header().head.load(std::memory_order_acquire);  // pair: ring.head
   if (merged < ticket()) {
     earlier.lost.push_back({.begin = merged, .end = ticket()});
     if (first_failure == Status::kOk) first_failure = Status::kNoInstance;

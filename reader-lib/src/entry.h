@@ -7,6 +7,7 @@
 #include <string>
 #include <type_traits>
 
+#include "layout/visit_value.h"
 #include "protocol/buffer_view.h"
 #include "shmstate/reader.h"
 

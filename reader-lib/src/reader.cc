@@ -60,7 +60,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     if (is_forked) return reattach();
     const layout::Heartbeat& heartbeat = files()->control.heartbeat();
     const bool is_silent = now - heartbeat.beat_ns.load(std::memory_order_relaxed) > kSilenceNs;  // or nonsense
-    if (!is_silent && heartbeat.retired.load(std::memory_order_acquire) == 0) return;
+    if (!is_silent && heartbeat.retired.load(std::memory_order_acquire) == 0) return;  // pair: heartbeat.retired
     is_gone = !files()->control.is_current();
     if (is_gone) reattach();
   }
@@ -101,6 +101,10 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
 
   // ---- one key
 
+  static std::string_view bytes_in(const std::string_view& key) noexcept { return key; }
+  static std::string_view bytes_in(const Key& key) noexcept { return key.bytes(); }
+  static std::string_view bytes_in(const Lookup& lookup) noexcept { return lookup.key; }
+
   /// A point read in the general way: `take(buffer, slot, head)` copies the value out.
   template <typename Take>
   Status read_with(std::string_view bytes, Take&& take) {
@@ -124,15 +128,12 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     wiped().reads_left = left - 1;
     return true;
   }
-  static std::string_view bytes_of(std::string_view key) noexcept { return key; }
-  static std::string_view bytes_of(const Key& key) noexcept { return key.bytes(); }
-
   // Flattened: no call is made on the fast way, so that nothing need be saved for it.
   template <typename Number, typename AnyKey>
   requires std::is_same_v<Number, std::int64_t> || std::is_same_v<Number, double> || std::is_same_v<Number, Float64>
   [[gnu::flatten]] Status read(AnyKey& key, Number& value) {
     std::uint64_t bits = 0;
-    if (!may_be_fast(bytes_of(key)) || !point.take_fast(key, kTypeOf<Number>, bits)) return read_number(key, value);
+    if (!may_be_fast(bytes_in(key)) || !point.take_fast(key, kTypeOf<Number>, bits)) return read_number(key, value);
     value = std::bit_cast<Number>(bits);
     return Status::kOk;
   }
@@ -163,9 +164,6 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   static Key* bound_in(const std::string_view&) noexcept { return nullptr; }
   static Key* bound_in(Key& key) noexcept { return &key; }
   static Key* bound_in(Lookup& lookup) noexcept { return lookup.bound; }
-  static std::string_view bytes_in(const std::string_view& key) noexcept { return key; }
-  static std::string_view bytes_in(const Key& key) noexcept { return key.bytes(); }
-  static std::string_view bytes_in(const Lookup& lookup) noexcept { return lookup.key; }
 
   template <typename AnyKey>
   [[nodiscard]] HashedKey hashed_in(AnyKey& key) const noexcept {
@@ -325,7 +323,7 @@ Position Reader::wait(const Position& position, nanoseconds timeout) noexcept {
   for (;;) {
     const Shared<std::uint64_t>& word = impl_->files()->publication().epoch_word;
     const auto* const futex = reinterpret_cast<const std::uint32_t*>(word.address());  // its low half
-    const std::uint64_t packed = word.load(std::memory_order_acquire);
+    const std::uint64_t packed = word.load(std::memory_order_acquire);                 // pair: epoch_word
     Position now;
     if (impl_->attached == Status::kOk) now = impl_->files()->position_of(Version::unpack(packed));
     const auto waited = Clock::now() - began;

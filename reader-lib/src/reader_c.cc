@@ -113,7 +113,7 @@ Lookup to_lookup(const shmstate_lookup& asked) noexcept {
   return {.key = text(asked.key, asked.key_bytes), .buffer = {asked.buffer, asked.buffer_bytes}};
 }
 
-void give_found(const Lookup& found, shmstate_lookup& out) noexcept {
+void fill_found(const Lookup& found, shmstate_lookup& out) noexcept {
   out.status = is_sound(out) ? code(found.status) : kInvalid;
   out.value = found.status == Status::kOk ? value_of(found.value) : shmstate_value{};
   if (found.status == Status::kBufferTooSmall) out.value.value_bytes = found.value_bytes;
@@ -163,7 +163,7 @@ int shmstate_reader_get_info(shmstate_reader* reader, const char* key, size_t ke
   EntryInfo known;
   const Status status = reader->reader.read(text(key, key_bytes), known);
   if (status != Status::kOk) return code(status);
-  give_struct({.struct_bytes = 0,
+  fill_struct({.struct_bytes = 0,
                .type = static_cast<std::int32_t>(known.type),
                .ephemeral = known.ephemeral ? 1 : 0,
                .value_bytes = known.value_bytes,
@@ -182,7 +182,7 @@ int shmstate_reader_get_many(shmstate_reader* reader, shmstate_lookup* lookups, 
     reader->lookups.clear();
     for (const shmstate_lookup& one : asked) reader->lookups.push_back(to_lookup(one));
     const std::uint64_t found_epoch = reader->reader.get_many(std::span(reader->lookups));
-    for (std::size_t i = 0; i < lookup_count; ++i) give_found(reader->lookups[i], asked[i]);
+    for (std::size_t i = 0; i < lookup_count; ++i) fill_found(reader->lookups[i], asked[i]);
     if (epoch != nullptr) *epoch = found_epoch;
     return SHMSTATE_OK;
   });
@@ -208,7 +208,7 @@ int64_t shmstate_reader_get_age(shmstate_reader* reader) noexcept {
 int shmstate_reader_get_status(shmstate_reader* reader, shmstate_reader_status* status) noexcept {
   if (reader == nullptr || !has_size(status)) return kInvalid;
   const shmstate::ReaderStatus known = reader->reader.status();
-  give_struct({.struct_bytes = 0,
+  fill_struct({.struct_bytes = 0,
                .age_ns = known.age.count(),
                .reattach_count = known.reattach_count,
                .merger_running = known.merger_running ? 1 : 0,
@@ -264,7 +264,7 @@ int shmstate_snapshot_get(const shmstate_snapshot* snapshot, const char* key, si
   return guarded([&]() -> int {
     const std::optional<EntryView> found = snapshot->snapshot.find(bytes);
     if (!found) return SHMSTATE_NOT_FOUND;
-    give_struct(to_entry(*found), entry);
+    fill_struct(to_entry(*found), entry);
     return SHMSTATE_OK;
   });
 }
@@ -279,7 +279,7 @@ int shmstate_snapshot_next(shmstate_snapshot* snapshot, shmstate_entry* entry) n
       snapshot->place = snapshot->snapshot.begin();
     }
     if (*snapshot->place == snapshot->snapshot.end()) return SHMSTATE_NOT_FOUND;
-    give_struct(to_entry(**snapshot->place), entry);
+    fill_struct(to_entry(**snapshot->place), entry);
     return SHMSTATE_OK;
   });
   return snapshot->next_status;
@@ -313,7 +313,7 @@ void shmstate_changes_close(shmstate_changes* changes) noexcept { delete changes
 int shmstate_changes_next(shmstate_changes* changes, shmstate_change* change) noexcept {
   if (changes == nullptr || !has_size(change)) return kInvalid;
   if (changes->next == changes->changes.size()) return SHMSTATE_NOT_FOUND;
-  give_struct(to_change(changes->changes[changes->next++]), change);
+  fill_struct(to_change(changes->changes[changes->next++]), change);
   return SHMSTATE_OK;
 }
 
@@ -335,7 +335,7 @@ int shmstate_watch_next(shmstate_watch* watch, int64_t timeout_ns, shmstate_watc
     auto handle = std::make_unique<shmstate_changes>();  // first: what was taken from the watch must reach the caller
     WatchBatch news = watch->watch.next(timeout(timeout_ns));
     const bool is_news = news.complete || !news.changes.empty();
-    if (batch != nullptr) give_struct(to_batch(news), batch);
+    if (batch != nullptr) fill_struct(to_batch(news), batch);
     if (!is_news) return SHMSTATE_TIMEOUT;
     handle->changes = std::move(news.changes);
     *changes = handle.release();
