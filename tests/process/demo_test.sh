@@ -3,7 +3,7 @@
 # usage: demo_process_test.sh BUILD_DIRECTORY
 set -euo pipefail
 build_dir=$(realpath "$1")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 SHMSTATE_ROOT=$(mktemp -d /dev/shm/shmstate-demo-test-XXXXXX)
 export SHMSTATE_ROOT

@@ -5,7 +5,7 @@ set -euo pipefail
 programs=$(realpath "$1") merger=$(realpath "$2")
 SHMSTATE_AGENT=$(realpath "$3")
 export SHMSTATE_AGENT
-cd "$(dirname "${BASH_SOURCE[0]}")/../examples"
+cd "$(dirname "${BASH_SOURCE[0]}")/../../examples"
 root=$(mktemp -d /dev/shm/shmstate-examples-test-XXXXXX)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$root"' EXIT
 "$merger" --instance "$root/plant" --memory-limit 64m &
