@@ -48,6 +48,16 @@ Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
 
 struct SHMSTATE_LOCAL Writer::Impl : Batching {
   using Batching::Batching;
+  ~Impl() {
+    for (Batch* left = batches_; left != nullptr; left = left->next_) left->writer_ = nullptr;
+  }
+
+  void remember(Batch& made) noexcept { made.next_ = std::exchange(batches_, &made); }
+  void forget(const Batch& gone) noexcept {
+    Batch** link = &batches_;
+    while (*link != &gone) link = &(*link)->next_;
+    *link = gone.next_;
+  }
 
   [[nodiscard]] Status push(const Mutation& mutation) noexcept {
     Status status = check_for_ring(mutation);
@@ -68,6 +78,9 @@ struct SHMSTATE_LOCAL Writer::Impl : Batching {
   /// Waits for the position in this ring that a ticket means.
   [[nodiscard]] Status wait_for_ticket(Ticket ticket, nanoseconds timeout) noexcept;
   [[nodiscard]] Status report() noexcept;
+
+ private:
+  Batch* batches_ = nullptr;  // all that there are
 };
 
 // A bound key's place is looked up at first and then now and then.
@@ -260,9 +273,18 @@ std::uint64_t Writer::ring_id() const noexcept { return impl_->ring.id(); }
 
 // ---- Batch
 
-Batch::Batch(Batch&& other) noexcept : writer_(std::exchange(other.writer_, nullptr)), number_(other.number_) {}
+Batch::Batch(Writer::Impl* writer, std::uint64_t number) noexcept : writer_(writer), number_(number) {
+  writer_->remember(*this);
+}
+Batch::Batch(Batch&& other) noexcept : writer_(std::exchange(other.writer_, nullptr)), number_(other.number_) {
+  if (writer_ == nullptr) return;
+  writer_->forget(other);
+  writer_->remember(*this);
+}
 Batch::~Batch() {
-  if (writer_ != nullptr) writer_->discard_batch(number_);
+  if (writer_ == nullptr) return;
+  writer_->forget(*this);
+  writer_->discard_batch(number_);
 }
 
 Status Batch::commit() noexcept { return writer_->commit_batch(number_); }

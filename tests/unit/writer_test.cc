@@ -809,6 +809,22 @@ TEST_F(WriterTest, ABatchSurvivesMovingItAndItsWriter) {
   EXPECT_EQ(read_int64("other"), 2);
 }
 
+// As its members or locals end, a program may have a batch that is older than its writer. (AddressSanitizer sees it.)
+TEST_F(WriterTest, ABatchMayBeDestroyedAfterItsWriter) {
+  std::optional<Writer> writer(instance_.writer());
+  std::optional<Batch> committed = writer->batch();
+  EXPECT_EQ(committed->set("k", 1), Status::kOk);
+  EXPECT_EQ(committed->commit(), Status::kOk);
+  Batch open = writer->batch();
+  EXPECT_EQ(open.set("k", 2), Status::kOk);
+  committed.reset();
+  EXPECT_EQ(open.set("k", 3), Status::kOk);
+  writer.reset();
+  const Batch moved = std::move(open);
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 1);
+}
+
 // ---- opening
 
 TEST_F(WriterTest, AnUnknownInstanceIsNamedWithTheRemedy) {

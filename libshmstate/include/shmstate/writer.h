@@ -201,8 +201,8 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
 
 /// Mutations that become visible together or not at all. Dropping a batch without `commit` discards it. The first
 /// error sticks and is what `commit` returns: then nothing was pushed. After that it is empty, and may be used again
-/// unless another one is open (kInvalidArgument). It must not outlive its writer, which may be moved, but neither
-/// destroyed nor assigned to.
+/// unless another one is open (kInvalidArgument). Its writer may be moved; once that was destroyed or assigned to, the
+/// batch may only be destroyed.
 class SHMSTATE_API Batch : public Verbs<Batch> {
  public:
   Batch(Batch&&) noexcept;
@@ -217,9 +217,10 @@ class SHMSTATE_API Batch : public Verbs<Batch> {
   friend class Verbs<Batch>;
   [[nodiscard]] SHMSTATE_LOCAL Status push(const internal::Mutation& mutation) noexcept;
   [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key& key) noexcept;
-  Batch(Writer::Impl* writer, std::uint64_t number) noexcept : writer_(writer), number_(number) {}
-  Writer::Impl* writer_;
+  Batch(Writer::Impl* writer, std::uint64_t number) noexcept;
+  Writer::Impl* writer_;  // none once it was moved from, or its writer is gone
   std::uint64_t number_;
+  Batch* next_ = nullptr;  // of the same writer
 };
 
 extern template class Verbs<Writer>;
