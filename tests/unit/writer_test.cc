@@ -37,9 +37,7 @@ class WriterTest : public testing::Test {
  protected:
   void SetUp() override { instance_.pump(); }
   [[nodiscard]] std::optional<Value> read(std::string_view key) { return reader_.get<Value>(key); }
-  [[nodiscard]] std::optional<std::int64_t> read_int64(std::string_view key) {
-    return reader_.get<std::int64_t>(key);
-  }
+  [[nodiscard]] std::optional<std::int64_t> read_int64(std::string_view key) { return reader_.get<std::int64_t>(key); }
   /// Pushes until the ring is full; returns how many.
   static std::uint64_t fill(Writer& writer) {
     std::uint64_t count = 0;
