@@ -66,8 +66,9 @@ void warn_unless_in_memory(const std::filesystem::path& instance) {
 
 void warn_unless_told(bool is_told) {
   if (is_told) return;
-  spdlog::warn("the kernel does not tell of new rings, so they are searched for; raise fs.inotify.max_user_instances "
-               "and fs.inotify.max_user_watches");
+  spdlog::warn(
+      "the kernel does not tell of new rings, so they are searched for; raise fs.inotify.max_user_instances "
+      "and fs.inotify.max_user_watches");
 }
 
 }  // namespace
