@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CLI11 2.1.2, as in Debian 12: its reader of configuration files cuts a value at a # within quotes, and takes the closing
-# quote with it. In TOML and INI as CLI11 documents them, a # in a quoted string is a character like any other.
+# CLI11 2.1.2, as in Debian 12: its reader of configuration files cuts a value at a # within quotes, and takes the
+# closing quote with it. In TOML and INI as CLI11 documents them, a # in a quoted string is a character like any other.
 #
 # Seen with libcli11-dev 2.1.2+ds-1: name = "plant #2" is read as "plant, with the opening quote and without an error;
 # other = "plant 2" is read as it should be.

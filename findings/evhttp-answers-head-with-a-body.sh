@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# libevent 2.1.12 (Debian 12), evhttp: the answer to HEAD that a handler gives with evhttp_send_reply() carries the body. HEAD is among
-# the methods that a server allows by default, and one handler is asked for GET and HEAD alike. By HTTP/1.1 an answer to HEAD ends with
-# its header, so on a kept-alive connection the client takes those bytes for the beginning of the next answer. Expected: no body, as with
-# evhttp_send_reply_start() and evhttp_send_reply_chunk(), which do leave it out.
+# libevent 2.1.12 (Debian 12), evhttp: the answer to HEAD that a handler gives with evhttp_send_reply() carries the
+# body. HEAD is among the methods that a server allows by default, and one handler is asked for GET and HEAD alike. By
+# HTTP/1.1 an answer to HEAD ends with its header, so on a kept-alive connection the client takes those bytes for the
+# beginning of the next answer. Expected: no body, as with evhttp_send_reply_start() and evhttp_send_reply_chunk(),
+# which do leave it out.
 set -euo pipefail
 
 readonly kVersion=2.1.12-stable-8+deb12u1

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# libevent 2.1.12 (Debian 12), evhttp_set_timeout("Set the timeout for an HTTP request"): while an answer is written, the time in which
-# the client sends nothing counts, too, although it has nothing to send. An answer that takes longer than the timeout is cut, also when
-# the client takes data all the time; without an error on either side but the missing bytes. Expected: a connection on which data moves is
-# not idle. (An answer in pieces lives on, since each evhttp_send_reply_chunk() begins the time anew.)
+# libevent 2.1.12 (Debian 12), evhttp_set_timeout("Set the timeout for an HTTP request"): while an answer is written,
+# the time in which the client sends nothing counts, too, although it has nothing to send. An answer that takes longer
+# than the timeout is cut, also when the client takes data all the time; without an error on either side but the missing
+# bytes. Expected: a connection on which data moves is not idle. (An answer in pieces lives on, since each
+# evhttp_send_reply_chunk() begins the time anew.)
 #
 # Seen with a timeout of 2 s: 8 MiB taken at 2 MiB/s are cut; the same without a timeout is whole.
 set -euo pipefail

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# libevent 2.1.12 (Debian 12), evhttp: a client that has sent its request and shuts down its sending side, as `nc -N` and socat do at the
-# end of their input, gets an answer of up to 16 KiB as a whole, and only the beginning of a long one: after each write of 16 KiB, evhttp
-# takes the end of what the client sends for the end of the connection, and closes. The Content-Length announced the rest; nothing is
-# logged. Expected: who still reads gets the whole answer, or none whatever its size.
+# libevent 2.1.12 (Debian 12), evhttp: a client that has sent its request and shuts down its sending side, as `nc -N`
+# and socat do at the end of their input, gets an answer of up to 16 KiB as a whole, and only the beginning of a long
+# one: after each write of 16 KiB, evhttp takes the end of what the client sends for the end of the connection, and
+# closes. The Content-Length announced the rest; nothing is logged. Expected: who still reads gets the whole answer, or
+# none whatever its size.
 set -euo pipefail
 
 readonly kVersion=2.1.12-stable-8+deb12u1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# mawk 1.3.4-20200120, the awk of Debian 12: it reads a pipe until a buffer of some KiB is full, and hands no line on before, whatever
-# the script flushes. `producer | awk '{print; fflush()}' | consumer` gets nothing of a slow producer. Expected: fflush() is enough, as
-# with other implementations of awk. With `-W interactive` each line goes on at once.
+# mawk 1.3.4-20200120, the awk of Debian 12: it reads a pipe until a buffer of some KiB is full, and hands no line on
+# before, whatever the script flushes. `producer | awk '{print; fflush()}' | consumer` gets nothing of a slow producer.
+# Expected: fflush() is enough, as with other implementations of awk. With `-W interactive` each line goes on at once.
 set -euo pipefail
 
 dir=$(mktemp -d)

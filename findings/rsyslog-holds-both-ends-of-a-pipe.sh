@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# rsyslog 8.2302 (Debian 12), output module ompipe: it opens a named pipe for reading and writing. So it is a reader of its
-# own pipe, and nothing that a reader does reaches it:
+# rsyslog 8.2302 (Debian 12), output module ompipe: it opens a named pipe for reading and writing. So it is a reader of
+# its own pipe, and nothing that a reader does reaches it:
 #   1 what it writes while nobody reads is neither refused nor dropped: the next reader gets it;
 #   2 readers never see an end of the stream from it;
-#   3 when the pipe is removed and made anew under the same name, it goes on writing into the removed one, and says nothing.
-# Expected: an error when the last reader goes (EPIPE), and the name opened again after it. Whoever reads a pipe of rsyslog must never
-# replace it, or have rsyslog told (HUP).
+#   3 when the pipe is removed and made anew under the same name, it goes on writing into the removed one, silently.
+# Expected: an error when the last reader goes (EPIPE), and the name opened again after it. Whoever reads a pipe of
+# rsyslog must never replace it, or have rsyslog told (HUP).
 set -euo pipefail
 
 packages=(rsyslog=8.2302.0-1+deb12u2 libestr0=0.1.11-1 libfastjson4=1.2304.0-1)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# socat 1.7.4.4 (Debian 12), as the client of a service that answers a line: half a second after the end of its standard input it
-# closes the connection and exits with 0, although no answer has come. `echo request | socat - UNIX-CONNECT:path && next` goes on as
-# if the request had succeeded. Expected: it waits for the server to close, or fails. `-t SECONDS` sets how long it waits.
+# socat 1.7.4.4 (Debian 12), as the client of a service that answers a line: half a second after the end of its standard
+# input it closes the connection and exits with 0, although no answer has come. `echo request | socat -
+# UNIX-CONNECT:path && next` goes on as if the request had succeeded. Expected: it waits for the server to close, or
+# fails. `-t SECONDS` sets how long it waits.
 set -euo pipefail
 
 dir=$(mktemp -d)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests/model/crash.pml under spin: `holds` checks it in several sizes, `mutants` expects a violation of each mutant.
+# Runs tests/model/crash.pml under spin: `holds` checks it in several sizes, `mutants` expects a violation of each
+# mutant.
 set -euo pipefail
 kModel=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/crash.pml
 readonly kModel

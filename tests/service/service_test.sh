@@ -205,8 +205,8 @@ print(s.recv(100).decode().strip())'
   systemctl stop $kAgent.socket $kAgent.service
 }
 
-# A log that is rotated is followed by a unit of its own, also while the merger is down or the agent is killed; without its
-# configuration, it does not start.
+# A log that is rotated is followed by a unit of its own, also while the merger is down or the agent is killed; without
+# its configuration, it does not start.
 case_follow() {
   local log=/var/log/plant.state i
   refuses systemctl start $kFollow
@@ -297,8 +297,8 @@ case_full() {
   systemctl reload run-shmstate.mount
 }
 
-# A reload applies what can change, says what cannot, and leaves a running merger alone; a mistake changes nothing. Every
-# line has the priority that fits it.
+# A reload applies what can change, says what cannot, and leaves a running merger alone; a mistake changes nothing.
+# Every line has the priority that fits it.
 case_reload() {
   local pid
   pid=$(property $kMerger MainPID)
@@ -392,8 +392,8 @@ case_upgrade() {
   pkill -u reader
 }
 
-# Removing the package ends everything that runs, and purging it leaves nothing, also of units that are enabled, and while a
-# reader keeps the memory busy.
+# Removing the package ends everything that runs, and purging it leaves nothing, also of units that are enabled, and
+# while a reader keeps the memory busy.
 case_purge() {
   local reader
   systemctl enable -q $kMerger $kAgent.socket
