@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(Status::kInvalidArgument, "shmstate: " + what); }
 
-std::string size_text(std::uint64_t bytes) {
+std::string binary_size_text(std::uint64_t bytes) {
   return bytes >= std::uint64_t{10} << 30 ? fmt::format("{} GiB", bytes >> 30) : fmt::format("{} MiB", bytes >> 20);
 }
 
@@ -109,7 +109,8 @@ void check_memory(const ServiceOptions& options) {
   const Room room = room_for(options.instance);
   if (feed_bytes + buffer_bytes <= room.bytes) return;
   refuse(fmt::format("{} of buffers (--memory-limit) and {} of feed (--feed-bytes) do not fit the {} of {}",
-                     size_text(buffer_bytes), size_text(feed_bytes), size_text(room.bytes), room.where));
+                     binary_size_text(buffer_bytes), binary_size_text(feed_bytes), binary_size_text(room.bytes),
+                     room.where));
 }
 
 }  // namespace

@@ -8,13 +8,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <bit>
+#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -23,6 +26,7 @@
 #include "files/os.h"
 #include "files/ring_file.h"
 #include "support/log.h"
+#include "support/units.h"
 #include "unit.h"
 
 namespace shmstate::merger {
@@ -33,12 +37,9 @@ constexpr auto kForNewInstances = "For new instances; an existing one keeps what
 constexpr auto kAtStart = "For new instances, and for existing ones at the next start";
 constexpr auto kWhileRunning = "While it runs: changed in the configuration file, applied at SIGHUP";
 
-constexpr std::uint64_t kBatchMax = std::uint64_t{1} << 30;
+using std::chrono::nanoseconds;
 
-const std::map<std::string, std::uint64_t> kDurations{
-    {"ns", 1}, {"us", 1'000}, {"ms", 1'000'000}, {"s", 1'000'000'000}};
-
-/// The options as CLI11 reads them.
+/// What is given as text, and becomes something else in `apply`.
 struct RawOptions {
   std::string instance;
   std::string file;
@@ -46,67 +47,125 @@ struct RawOptions {
   std::string readers_group;
   std::string writers_group;
   bool only_check = false;
-  std::uint64_t feed_bytes = std::uint64_t{4} << 20;
-  std::uint64_t publish_interval_ns = 1'000'000;
-  std::uint64_t pin_time_max_ns = 5'000'000'000;
-  std::uint64_t spin_time_ns = 50'000;
-  std::uint64_t tombstone_time_ns = 60'000'000'000;
+  std::uint64_t feed_bytes = InstanceOptions{}.feed_record_count * sizeof(layout::FeedRecord);
 };
 
-std::string refuse_negative(const std::string& value) { return value.starts_with('-') ? "must not be negative" : ""; }
+// ---- limits: why a value is refused, or nothing
 
-// The last transformation that is added is the first one that CLI11 makes.
-const CLI::Validator kNotNegative(refuse_negative, "", "");
+std::string any_duration(nanoseconds /*duration*/) { return ""; }
 
-/// What is no number is left to CLI11 to refuse.
-std::uint64_t number_in(const std::string& text, std::uint64_t otherwise) {
-  char* end = nullptr;
-  errno = 0;
-  const std::uint64_t number = std::strtoull(text.c_str(), &end, 0);
-  return end != text.c_str() && *end == '\0' && errno == 0 ? number : otherwise;
-}
-
-std::string refuse_odd_feed(const std::string& bytes) {
-  const std::uint64_t size = std::stoull(bytes, nullptr, 0);
-  return std::has_single_bit(size) && size >= kFeedRecordsMin * sizeof(layout::FeedRecord)
+std::string odd_feed(std::uint64_t bytes) {
+  return std::has_single_bit(bytes) && bytes >= kFeedRecordsMin * sizeof(layout::FeedRecord)
              ? ""
              : "must be a power of two of at least 1k";
 }
 
-std::string refuse_little_memory(const std::string& bytes) {
-  return std::stoull(bytes, nullptr, 0) >= layout::kBuffersMin * kBufferBytesMin
-             ? ""
-             : "must be at least 2 MiB for each buffer";
+std::string little_memory(std::uint64_t bytes) {
+  return bytes >= layout::kBuffersMin * kBufferBytesMin ? "" : "must be at least 2 MiB for each buffer";
 }
 
-std::string refuse_little_rings(const std::string& bytes) {
-  return number_in(bytes, kRingBytesMin) >= kRingBytesMin ? "" : "must be at least 64k: no ring is smaller";
-}
-
-std::string refuse_no_entries(const std::string& count) {
-  return number_in(count, 1) != 0 ? "" : "0 would refuse every key; for no limit, leave the option out";
+std::string little_ring(std::uint64_t bytes) {
+  return bytes >= kRingBytesMin ? "" : "must be at least 64k: no ring is smaller";
 }
 
 // The merger beats, and looks at its writers, between turns and spells of work; readers take a second without for a
 // sign that it is gone.
-std::string refuse_long(const std::string& duration_ns) {
-  return number_in(duration_ns, 0) <= kDurations.at("s") ? "" : "must be at most 1s";
+std::string long_duration(nanoseconds duration) {
+  return duration <= std::chrono::seconds(1) ? "" : "must be at most 1s";
 }
 
-std::string refuse_short_pins(const std::string& duration_ns) {
-  const std::uint64_t duration = number_in(duration_ns, 0);
-  return duration == 0 || duration >= kDurations.at("ms") ? ""
-                                                          : "must be at least 1ms, or 0s for ever: shorter, no reader "
-                                                            "could keep a snapshot";
+std::string short_pin(nanoseconds duration) {
+  const bool is_kept = duration == nanoseconds::zero() || duration >= std::chrono::milliseconds(1);
+  return is_kept ? "" : "must be at least 1ms, or 0s for ever: shorter, no reader could keep a snapshot";
 }
 
-CLI::Option* add_duration(CLI::App& app, const std::string& name, std::uint64_t& duration_ns,
-                          const std::string& default_text, const std::string& meaning) {
-  return app.add_option(name, duration_ns, meaning)
-      ->transform(CLI::AsNumberWithUnit(kDurations, CLI::AsNumberWithUnit::UNIT_REQUIRED, "DURATION"))
-      ->transform(kNotNegative)
-      ->default_str(default_text)
-      ->group(kWhileRunning);
+std::string negative(const std::string& text) { return text.starts_with('-') ? "must not be negative" : ""; }
+
+/// What is not a number is left to CLI11 to refuse.
+std::string no_entries(const std::string& text) {
+  const bool is_zero = text.starts_with('0') && std::strtoull(text.c_str(), nullptr, 0) == 0;
+  return is_zero ? "0 would refuse every key; for no limit, leave the option out" : "";
+}
+
+// ---- fields: how the text of an option becomes a value
+
+using Field = std::function<CLI::Option*(CLI::App& app, const std::string& name)>;
+
+Field duration(nanoseconds& target, std::string (*refusal)(nanoseconds)) {
+  return [&target, refusal](CLI::App& app, const std::string& name) {
+    const auto assign = [&target, refusal, name](const std::string& text) {
+      const auto value = parse_duration(text);
+      const std::string why = value ? refusal(*value) : duration_problem(text);
+      if (!why.empty()) throw CLI::ValidationError(name, why);
+      target = *value;
+    };
+    return app.add_option_function<std::string>(name, assign)
+        ->type_name("DURATION")
+        ->default_str(duration_text(target));
+  };
+}
+
+Field size(std::uint64_t& target, std::string (*refusal)(std::uint64_t)) {
+  return [&target, refusal](CLI::App& app, const std::string& name) {
+    const auto assign = [&target, refusal, name](const std::string& text) {
+      const auto value = parse_size(text);
+      const std::string why = value ? refusal(*value) : size_problem(text);
+      if (!why.empty()) throw CLI::ValidationError(name, why);
+      target = *value;
+    };
+    return app.add_option_function<std::string>(name, assign)->type_name("SIZE")->default_str(size_text(target));
+  };
+}
+
+template <class Number>
+Field number(Number& target, const CLI::Validator& limits) {
+  return [&target, limits](CLI::App& app, const std::string& name) {
+    // The last transformation that is added is the first one that CLI11 makes.
+    return app.add_option(name, target)
+        ->check(limits)
+        ->transform(CLI::Validator(negative, "", ""))
+        ->capture_default_str();
+  };
+}
+
+Field word(std::string& target) {
+  return [&target](CLI::App& app, const std::string& name) { return app.add_option(name, target); };
+}
+
+Field one_of(std::string& target, std::vector<std::string> words) {
+  return [&target, words = std::move(words)](CLI::App& app, const std::string& name) {
+    return app.add_option(name, target)->check(CLI::IsMember(words))->capture_default_str();
+  };
+}
+
+Field flag(bool& target) {
+  return [&target](CLI::App& app, const std::string& name) { return app.add_flag(name, target); };
+}
+
+// ---- the table
+
+struct Row {
+  const char* name;
+  Field field;
+  const char* default_text;  // empty: the value that the field has
+  const char* meaning;
+};
+
+/// In the environment: SHMSTATE_ and the name, without dashes.
+std::string variable_of(std::string_view option) {
+  std::string variable = "SHMSTATE_";
+  for (const char c : option.substr(2)) {
+    variable += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return variable;
+}
+
+void add(CLI::App& app, const char* group, const std::vector<Row>& rows) {
+  for (const Row& row : rows) {
+    CLI::Option* const option = row.field(app, row.name)->description(row.meaning)->group(group);
+    if (*row.default_text != '\0') option->default_str(row.default_text);
+    if (option->get_items_expected_max() > 0) option->envname(variable_of(row.name));  // no flag
+  }
 }
 
 void add_general(CLI::App& app, RawOptions& raw, const char* default_file) {
@@ -125,92 +184,46 @@ void add_general(CLI::App& app, RawOptions& raw, const char* default_file) {
 }
 
 void add_fixed(CLI::App& app, RawOptions& raw, InstanceOptions& files) {
-  const auto size = CLI::AsSizeValue(false);
-  app.add_option("--buffers", files.buffer_count, "Replicas of the state, 2 to 8")
-      ->envname("SHMSTATE_BUFFERS")
-      ->check(CLI::Range(layout::kBuffersMin, layout::kBuffersMax))
-      ->capture_default_str()
-      ->group(kForNewInstances);
-  app.add_option("--memory-limit", files.memory_limit_bytes,
-                 "Memory of all buffers together, e.g. 512m; default: three quarters of the file system, at most 8g")
-      ->envname("SHMSTATE_MEMORY_LIMIT")
-      ->transform(size)
-      ->transform(kNotNegative)
-      ->check(refuse_little_memory, "")
-      ->group(kForNewInstances);
-  app.add_option("--max-rings", files.ring_count_max, "Rings served at once, 1 to 4096")
-      ->envname("SHMSTATE_MAX_RINGS")
-      ->check(CLI::Range(1U, layout::kRingsMax))
-      ->capture_default_str()
-      ->group(kForNewInstances);
-  app.add_option("--feed-bytes", raw.feed_bytes, "Size of the change feed, a power of two")
-      ->envname("SHMSTATE_FEED_BYTES")
-      ->transform(size)
-      ->transform(kNotNegative)
-      ->check(refuse_odd_feed, "")
-      ->capture_default_str()
-      ->group(kForNewInstances);
+  add(app, kForNewInstances,
+      {{"--buffers", number(files.buffer_count, CLI::Range(layout::kBuffersMin, layout::kBuffersMax)), "",
+        "Replicas of the state, 2 to 8"},
+       {"--memory-limit", size(files.memory_limit_bytes, little_memory),
+        "three quarters of the file system, at most 8g", "Memory of all buffers together, e.g. 512m"},
+       {"--max-rings", number(files.ring_count_max, CLI::Range(1U, layout::kRingsMax)), "",
+        "Rings served at once, 1 to 4096"},
+       {"--feed-bytes", size(raw.feed_bytes, odd_feed), "", "Size of the change feed, a power of two"}});
 }
 
 void add_permissions(CLI::App& app, RawOptions& raw) {
-  app.add_option("--mode", raw.mode, "Mode of the instance's directory: 0700 for its user only, 0750 for its groups")
-      ->envname("SHMSTATE_MODE")
-      ->check(CLI::IsMember({"0700", "0750", "0755"}))
-      ->default_str("as it is, 0750 if new")
-      ->group(kAtStart);
-  app.add_option("--readers-group", raw.readers_group, "Group that may read")
-      ->envname("SHMSTATE_READERS_GROUP")
-      ->default_str("as it is, the merger's own if new")
-      ->group(kAtStart);
-  app.add_option("--writers-group", raw.writers_group, "Group that may write; its members must be readers, too")
-      ->envname("SHMSTATE_WRITERS_GROUP")
-      ->default_str("as it is, the merger's own if new")
-      ->group(kAtStart);
+  constexpr auto kKept = "as it is, the merger's own if new";
+  add(app, kAtStart,
+      {{"--mode", one_of(raw.mode, {"0700", "0750", "0755"}), "as it is, 0750 if new",
+        "Mode of the instance's directory: 0700 for its user only, 0750 for its groups"},
+       {"--readers-group", word(raw.readers_group), kKept, "Group that may read"},
+       {"--writers-group", word(raw.writers_group), kKept, "Group that may write; its members must be readers, too"}});
 }
 
-void add_changeable(CLI::App& app, RawOptions& raw, Configuration& configuration) {
-  add_duration(app, "--publish-interval", raw.publish_interval_ns, "1ms",
-               "How long rings are drained before what was taken is published, at most 1s")
-      ->envname("SHMSTATE_PUBLISH_INTERVAL")
-      ->check(refuse_long, "");
-  add_duration(app, "--pin-time-max", raw.pin_time_max_ns, "5s",
-               "How long pins may hold up a publish before a buffer is taken back; 0s: for ever")
-      ->envname("SHMSTATE_PIN_TIME_MAX")
-      ->check(refuse_short_pins, "");
-  add_duration(app, "--spin-time", raw.spin_time_ns, "50us", "How long to look for work before sleeping, at most 1s")
-      ->envname("SHMSTATE_SPIN_TIME")
-      ->check(refuse_long, "");
-  add_duration(app, "--tombstone-time", raw.tombstone_time_ns, "60s",
-               "How long the version of an erased key is remembered")
-      ->envname("SHMSTATE_TOMBSTONE_TIME");
-  app.add_option("--max-entries", configuration.service.merge.entries_max, "Entries and tombstones of the instance")
-      ->envname("SHMSTATE_MAX_ENTRIES")
-      ->transform(kNotNegative)
-      ->check(refuse_no_entries, "")
-      ->default_str("unlimited")
-      ->group(kWhileRunning);
-  app.add_option("--max-ring-bytes", configuration.service.merge.ring_bytes_max, "Larger rings are refused")
-      ->envname("SHMSTATE_MAX_RING_BYTES")
-      ->transform(CLI::AsSizeValue(false))
-      ->transform(kNotNegative)
-      ->check(refuse_little_rings, "")
-      ->default_str("1g")
-      ->group(kWhileRunning);
-  app.add_option("--batch-max", configuration.service.merge.batch_max,
-                 "Mutations in a batch, which all other writers wait for; larger ones are refused")
-      ->envname("SHMSTATE_BATCH_MAX")
-      ->transform(kNotNegative)
-      ->check(CLI::Range(std::uint64_t{1}, kBatchMax))
-      ->capture_default_str()
-      ->group(kWhileRunning);
-  app.add_flag("--remove-at-exit", configuration.service.remove_at_exit,
-               "Remove the instance's directory when ending normally")
-      ->group(kWhileRunning);
-  app.add_option("--log-level", configuration.log_level, "trace, debug, info, warn, error or off")
-      ->envname("SHMSTATE_LOG_LEVEL")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
-      ->capture_default_str()
-      ->group(kWhileRunning);
+void add_changeable(CLI::App& app, Configuration& configuration) {
+  constexpr std::uint64_t kBatchMax = std::uint64_t{1} << 30;
+  MergeOptions& merge = configuration.service.merge;
+  add(app, kWhileRunning,
+      {{"--publish-interval", duration(merge.publish_interval, long_duration), "",
+        "How long rings are drained before what was taken is published, at most 1s"},
+       {"--pin-time-max", duration(merge.pin_time_max, short_pin), "",
+        "How long pins may hold up a publish before a buffer is taken back; 0s: for ever"},
+       {"--spin-time", duration(configuration.service.spin_time, long_duration), "",
+        "How long to look for work before sleeping, at most 1s"},
+       {"--tombstone-time", duration(merge.tombstone_time, any_duration), "",
+        "How long the version of an erased key is remembered"},
+       {"--max-entries", number(merge.entries_max, CLI::Validator(no_entries, "", "")), "unlimited",
+        "Entries and tombstones of the instance"},
+       {"--max-ring-bytes", size(merge.ring_bytes_max, little_ring), "", "Larger rings are refused"},
+       {"--batch-max", number(merge.batch_max, CLI::Range(std::uint64_t{1}, kBatchMax)), "",
+        "Mutations in a batch, which all other writers wait for; larger ones are refused"},
+       {"--remove-at-exit", flag(configuration.service.remove_at_exit), "",
+        "Remove the instance's directory when ending normally"},
+       {"--log-level", one_of(configuration.log_level, {"trace", "debug", "info", "warn", "error", "off"}), "",
+        "trace, debug, info, warn, error or off"}});
 }
 
 void apply(const RawOptions& raw, ServiceOptions& service) {
@@ -219,10 +232,6 @@ void apply(const RawOptions& raw, ServiceOptions& service) {
   if (!raw.readers_group.empty()) service.files.readers_group = os::group_id(raw.readers_group);
   if (!raw.writers_group.empty()) service.files.writers_group = os::group_id(raw.writers_group);
   service.files.feed_record_count = raw.feed_bytes / sizeof(layout::FeedRecord);
-  service.merge.publish_interval = std::chrono::nanoseconds(raw.publish_interval_ns);
-  service.merge.pin_time_max = std::chrono::nanoseconds(raw.pin_time_max_ns);
-  service.merge.tombstone_time = std::chrono::nanoseconds(raw.tombstone_time_ns);
-  service.spin_time = std::chrono::nanoseconds(raw.spin_time_ns);
 }
 
 std::map<std::string, std::string> options_at_start(const CLI::App& app) {
@@ -289,7 +298,7 @@ std::optional<int> read_options(int argc, char** argv, Configuration& configurat
   add_general(app, raw, default_file);
   add_fixed(app, raw, configuration.service.files);
   add_permissions(app, raw);
-  add_changeable(app, raw, configuration);
+  add_changeable(app, configuration);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

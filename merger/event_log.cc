@@ -46,11 +46,11 @@ std::string text_of(const MergeEvent& event) {
 void EventLog::tell(const MergeEvent& event) {
   const spdlog::level::level_enum level = level_of(event.kind);
   if (!spdlog::should_log(level) || !limiter_.allow(std::chrono::steady_clock::now())) return;
-  tell_suppressed();
+  warn_of_suppressed();
   spdlog::log(level, "{}", text_of(event));
 }
 
-void EventLog::tell_suppressed() {
+void EventLog::warn_of_suppressed() {
   if (const std::uint64_t count = limiter_.take_suppressed(); count > 0) {
     spdlog::warn("{} more events are not shown", count);
   }

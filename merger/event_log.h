@@ -13,7 +13,7 @@ class EventLog {
  public:
   void tell(const MergeEvent& event);
   /// Tells how many events were not told since the last call.
-  void tell_suppressed();
+  void warn_of_suppressed();
 
  private:
   static constexpr std::uint32_t kReportsPerSecond = 10;

@@ -74,7 +74,7 @@ std::optional<Configuration> read_again(int argc, char** argv) {
   return std::nullopt;
 }
 
-void tell_what_needs_a_restart(const Configuration& old, const Configuration& now) {
+void warn_of_what_needs_a_restart(const Configuration& old, const Configuration& now) {
   for (const auto& [name, wanted] : now.at_start) {
     const std::string& held = old.at_start.at(name);
     if (wanted != held) spdlog::warn("{} stays \"{}\"; for \"{}\", restart the merger", name, held, wanted);
@@ -89,7 +89,7 @@ void reload(int argc, char** argv, const Configuration& old, shmstate::merger::S
   }
   shmstate::set_log_level(now->log_level);
   service.reconfigure(now->service);
-  tell_what_needs_a_restart(old, *now);
+  warn_of_what_needs_a_restart(old, *now);
   spdlog::info("configuration applied");
 }
 

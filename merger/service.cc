@@ -12,6 +12,7 @@
 
 #include "files/os.h"
 #include "protocol/doorbell.h"
+#include "support/units.h"
 
 namespace shmstate::merger {
 using namespace internal;
@@ -34,26 +35,20 @@ std::string permissions_text(const Permissions& permissions) {
                      group_text(permissions.readers_group), group_text(permissions.writers_group));
 }
 
-std::string size_text(std::uint64_t bytes) {
-  if (bytes % (1 << 30) == 0) return fmt::format("{}g", bytes >> 30);
-  if (bytes % (1 << 20) == 0) return fmt::format("{}m", bytes >> 20);
-  return bytes % (1 << 10) == 0 ? fmt::format("{}k", bytes >> 10) : std::to_string(bytes);
-}
-
-void tell_if_it_stays(std::string_view option, const std::string& made, const std::string& wanted) {
+void warn_if_kept(std::string_view option, const std::string& made, const std::string& wanted) {
   if (made != wanted) spdlog::warn("{} stays \"{}\"; for \"{}\", make a new instance", option, made, wanted);
 }
 
 // What the instance was made with, where something else is wanted now.
-void tell_what_stays(const Geometry& made, const InstanceOptions& wanted) {
-  tell_if_it_stays("--buffers", std::to_string(made.buffer_count), std::to_string(wanted.buffer_count));
-  tell_if_it_stays("--max-rings", std::to_string(made.ring_count_max), std::to_string(wanted.ring_count_max));
-  tell_if_it_stays("--feed-bytes", size_text(made.feed_record_count * sizeof(layout::FeedRecord)),
-                   size_text(wanted.feed_record_count * sizeof(layout::FeedRecord)));
+void warn_of_what_is_kept(const Geometry& made, const InstanceOptions& wanted) {
+  warn_if_kept("--buffers", std::to_string(made.buffer_count), std::to_string(wanted.buffer_count));
+  warn_if_kept("--max-rings", std::to_string(made.ring_count_max), std::to_string(wanted.ring_count_max));
+  warn_if_kept("--feed-bytes", size_text(made.feed_record_count * sizeof(layout::FeedRecord)),
+               size_text(wanted.feed_record_count * sizeof(layout::FeedRecord)));
   const std::uint64_t limit = made.buffer_count * made.buffer_stride;
   const std::uint64_t step = made.buffer_count * os::kHugePageBytes;  // it was rounded down to that
   if (wanted.memory_limit_bytes != 0 && wanted.memory_limit_bytes / step != limit / step) {
-    tell_if_it_stays("--memory-limit", size_text(limit), size_text(wanted.memory_limit_bytes));
+    warn_if_kept("--memory-limit", size_text(limit), size_text(wanted.memory_limit_bytes));
   }
 }
 
@@ -83,7 +78,7 @@ Service::Service(const ServiceOptions& options)
   spdlog::info("{} {} at epoch {}: {} entries, {} rings; {}", owner_.is_resumed() ? "resumed" : "created",
                owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count(),
                permissions_text(owner_.permissions()));
-  if (owner_.is_resumed()) tell_what_stays(owner_.geometry(), options.files);
+  if (owner_.is_resumed()) warn_of_what_is_kept(owner_.geometry(), options.files);
   warn_unless_in_memory(owner_.path());
   warn_unless_told(engine_.is_told_of_rings());
   manager_.ready(status(reported_ns_));
@@ -113,21 +108,21 @@ void Service::reconfigure(const ServiceOptions& options) {
   engine_.set_options(options.merge);
   options_.spin_time = options.spin_time;
   options_.remove_at_exit = options.remove_at_exit;
-  tell_what_stays(owner_.geometry(), options.files);
+  warn_of_what_is_kept(owner_.geometry(), options.files);
   manager_.ready(status(os::now_ns()));
 }
 
 void Service::finish() {
   manager_.stopping();
   drain();
-  event_log_.tell_suppressed();
+  event_log_.warn_of_suppressed();
   spdlog::info("stopped at epoch {}: {} mutations applied", engine_.epoch(), engine_.applied_count());
   if (options_.remove_at_exit) remove_files();
 }
 
 // The watchdog is fed here and nowhere else: a loop that no longer gets around is one that hangs.
 void Service::report(std::uint64_t now_ns) {
-  event_log_.tell_suppressed();
+  event_log_.warn_of_suppressed();
   if (now_ns >= next_sign_of_life_ns_) {
     next_sign_of_life_ns_ = now_ns + manager_.interval_ns();
     manager_.alive(status(now_ns));

@@ -31,7 +31,7 @@ CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::n
   const auto assign = [&target, name](const std::string& argument) {
     const std::string text = unmarked(argument);
     const auto duration = parse_duration(text);
-    if (!duration) throw CLI::ValidationError(name, in_quotes(text) + " is no duration; write for example 250ms or 2s");
+    if (!duration) throw CLI::ValidationError(name, duration_problem(text));
     target = *duration;
   };
   return app.add_option_function<std::string>(name, assign, description)->type_name("DURATION");

@@ -1,18 +1,20 @@
 #include "options.h"
 
-#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <iostream>
-#include <map>
 #include <stdexcept>
+
+#include "support/units.h"
 
 namespace shmstate::agent {
 namespace {
 
 constexpr int kExitUsage = 2;
-constexpr double kDurationMax = 1e6;  // seconds
+constexpr std::chrono::nanoseconds kDurationMax = std::chrono::seconds(1'000'000);
+constexpr std::uint64_t kRingBytesMin = std::uint64_t{64} << 10;
+constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
 constexpr auto kSources = "Sources";
 constexpr auto kLines = "Lines";
 constexpr auto kLimits = "Limits";
@@ -34,7 +36,7 @@ constexpr auto kDescription =
     "Without any source, and without sockets from systemd, it reads standard input.\n";
 
 constexpr auto kFooter =
-    "Durations take ns, us, ms, s, min or h (seconds without a unit); sizes take KB, MB or GB, in powers of 1024.\n"
+    "Durations take ns, us, ms, s, min or h (seconds without a unit); sizes take k, m or g, in powers of 1024.\n"
     "Exit status: 0 when all input has ended or after SIGTERM; 1 on a failure, and with --strict after any loss; 2 for "
     "a\n"
     "wrong command line.";
@@ -42,27 +44,37 @@ constexpr auto kFooter =
 /// A validator that does not show in --help, where the type name says what is meant.
 CLI::Validator unseen(CLI::Validator validator) { return validator.description(""); }
 
-CLI::Validator duration_unit() {
-  return unseen(CLI::AsNumberWithUnit(
-      std::map<std::string, double>{{"ns", 1e-9}, {"us", 1e-6}, {"ms", 1e-3}, {"s", 1}, {"min", 60}, {"h", 3600}},
-      CLI::AsNumberWithUnit::CASE_SENSITIVE));
+CLI::Option* add_duration(CLI::App& app, const std::string& name, std::chrono::nanoseconds& target,
+                          const std::string& meaning) {
+  const auto assign = [&target, name](const std::string& text) {
+    const auto duration = parse_duration(text);
+    if (!duration) throw CLI::ValidationError(name, duration_problem(text));
+    if (*duration > kDurationMax) throw CLI::ValidationError(name, "must be at most " + duration_text(kDurationMax));
+    target = *duration;
+  };
+  return app.add_option_function<std::string>(name, assign, meaning)
+      ->type_name("DURATION")
+      ->default_str(duration_text(target))
+      ->group(kLimits);
 }
 
-CLI::Option* add_duration(CLI::App& app, const std::string& name, double& duration_s, const std::string& meaning) {
-  return app.add_option(name, duration_s, meaning)
-      ->transform(duration_unit())
-      ->check(unseen(CLI::Range(0.0, kDurationMax)))
-      ->type_name("DURATION")
-      ->default_str(fmt::format("{}s", duration_s))
+CLI::Option* add_ring_size(CLI::App& app, std::size_t& target) {
+  constexpr auto kName = "--ring-size";
+  const auto assign = [&target](const std::string& text) {
+    const auto bytes = parse_size(text);
+    if (!bytes) throw CLI::ValidationError(kName, size_problem(text));
+    if (*bytes < kRingBytesMin || *bytes > kRingBytesMax) throw CLI::ValidationError(kName, "must be 64k to 1g");
+    target = *bytes;
+  };
+  return app.add_option_function<std::string>(kName, assign, "Bytes of the ring, and so the largest batch: 64k to 1g")
+      ->type_name("SIZE")
+      ->default_str(size_text(target))
       ->group(kLimits);
 }
 
 /// The command line as CLI11 reads it; `apply` turns it into options.
 struct RawOptions {
-  double full_timeout_s = 1;
-  double flush_timeout_s = 5;
-  double attach_timeout_s = 2;
-  std::uint64_t ring_bytes = WriterOptions{}.ring_bytes;
+  std::chrono::nanoseconds flush_timeout = Options{}.flush_timeout;
   std::string socket_mode = "0660";
   std::string when_full = "block";
   std::vector<std::string> types;
@@ -137,19 +149,13 @@ void add_limits(CLI::App& app, Options& options, RawOptions& raw) {
       ->type_name("block|fail")
       ->capture_default_str()
       ->group(kLimits);
-  add_duration(app, "--full-timeout", raw.full_timeout_s, "How long a mutation may wait for room in the ring")
+  add_duration(app, "--full-timeout", options.writer.full_timeout, "How long a mutation may wait for room in the ring")
       ->envname("SHMSTATE_AGENT_FULL_TIMEOUT");
-  add_duration(app, "--flush-timeout", raw.flush_timeout_s, "How long flush may wait, and the agent when it stops")
+  add_duration(app, "--flush-timeout", raw.flush_timeout, "How long flush may wait, and the agent when it stops")
       ->envname("SHMSTATE_AGENT_FLUSH_TIMEOUT");
-  add_duration(app, "--attach-timeout", raw.attach_timeout_s, "How long the instance may take to appear")
+  add_duration(app, "--attach-timeout", options.writer.attach_timeout, "How long the instance may take to appear")
       ->envname("SHMSTATE_AGENT_ATTACH_TIMEOUT");
-  app.add_option("--ring-size", raw.ring_bytes, "Bytes of the ring, and so the largest batch: 64KB to 1GB")
-      ->envname("SHMSTATE_AGENT_RING_SIZE")
-      ->transform(unseen(CLI::AsSizeValue(false)))
-      ->check(unseen(CLI::Range(std::uint64_t{64} << 10, std::uint64_t{1} << 30)))
-      ->type_name("SIZE")
-      ->default_str("4MB")
-      ->group(kLimits);
+  add_ring_size(app, options.writer.ring_bytes)->envname("SHMSTATE_AGENT_RING_SIZE");
   app.add_flag("--strict", options.is_strict, "Exit with status 1 when any line, batch or mutation was lost")
       ->envname("SHMSTATE_AGENT_STRICT")
       ->group(kLimits);
@@ -171,20 +177,13 @@ void add_rest(CLI::App& app, Options& options) {
   app.set_version_flag("--version", std::string("shmstate-writer-agent ") + SHMSTATE_VERSION);
 }
 
-std::chrono::nanoseconds seconds_to_ns(double duration_s) {
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(duration_s * 1e9));
-}
-
 void apply(const RawOptions& raw, Options& options) {
   options.socket_mode = static_cast<unsigned>(std::stoul(raw.socket_mode, nullptr, 8));
   options.writer.when_full = raw.when_full == "fail" ? WhenFull::kFail : WhenFull::kBlock;
-  options.writer.ring_bytes = raw.ring_bytes;
-  options.writer.full_timeout = seconds_to_ns(raw.full_timeout_s);
-  options.writer.attach_timeout = seconds_to_ns(raw.attach_timeout_s);
   SourceNames names{options.fifos, options.socket};
   names.paths.insert(names.paths.end(), options.files.begin(), options.files.end());
   options.rules = SourceRules(names, raw.types, raw.defaults);
-  options.flush_timeout = std::chrono::ceil<std::chrono::milliseconds>(seconds_to_ns(raw.flush_timeout_s));
+  options.flush_timeout = std::chrono::ceil<std::chrono::milliseconds>(raw.flush_timeout);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "support/duration_text.h"
+#include "support/units.h"
 
 namespace shmstate::ctl {
 

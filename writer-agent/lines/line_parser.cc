@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "support/byte_order_mark.h"
-#include "support/duration_text.h"
+#include "support/units.h"
 #include "support/escape.h"
 #include "support/number_text.h"
 
