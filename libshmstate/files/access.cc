@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <system_error>
 
+#include "files/errors.h"
 #include "files/os.h"
 #include "files/paths.h"
 
@@ -145,10 +146,11 @@ std::string remedy_of(const Obstacle& obstacle, const fs::path& instance, Purpos
 }
 
 Error refusal(const fs::path& instance, const fs::path& file, Purpose purpose) {
-  const std::string what = "shmstate: " + quoted(instance) + ": permission denied for ";
   const auto obstacle = obstacle_to(file, purpose == Purpose::kRead ? R_OK : W_OK);
-  if (!obstacle) return {Status::kNoPermission, what + file.string()};  // something else than modes, or no longer
-  return {Status::kNoPermission, what + description(*obstacle) + "; " + remedy_of(*obstacle, instance, purpose)};
+  if (!obstacle) {  // something else than modes, or no longer
+    return error_of(InstanceError::kRefused, instance, {file.native()});
+  }
+  return error_of(InstanceError::kClosed, instance, {description(*obstacle), remedy_of(*obstacle, instance, purpose)});
 }
 
 std::vector<Obstacle> closed_directories() {

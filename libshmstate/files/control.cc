@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "files/access.h"
+#include "files/errors.h"
 #include "layout/words.h"
 
 namespace shmstate::internal {
@@ -30,13 +31,12 @@ Control::Control(fs::path instance, std::chrono::nanoseconds timeout, WhenTrunca
 
 void Control::must_be_current() const {
   if (is_current()) return;
-  throw Error(Status::kNotReady, "shmstate: " + quoted(path_) + ": was removed or made anew at this moment; try again");
+  throw error_of(InstanceError::kRecreated, path_);
 }
 
 bool Control::try_open(std::optional<Error>& why) {
   const auto not_ready = [&] {
-    why.emplace(Status::kNotReady,
-                "shmstate: " + quoted(path_) + ": its creation has not finished; start its merger, which begins again");
+    why.emplace(error_of(InstanceError::kUnfinished, path_));
     return false;
   };
   fd_ = OwnFd::open_file(control_path_, O_RDONLY);
@@ -54,7 +54,7 @@ bool Control::try_open(std::optional<Error>& why) {
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
   if (!info) os::throw_errno("cannot look at " + control_path_.string(), errno);
   if (info->bytes == 0) return not_ready();
-  if (info->bytes < sizeof(layout::ControlHeader)) throw_control_damaged(path_, "control is truncated");
+  if (info->bytes < sizeof(layout::ControlHeader)) throw error_of(InstanceError::kControlTruncated, path_);
   const auto bytes = static_cast<std::size_t>(info->bytes);
   if (info->committed_bytes < round_up(sizeof(layout::ControlHeader), 4096)) return not_ready();
   Mapping mapping(fd_.fd(), Access::kReadOnly, 0, bytes, control_path_.string());
@@ -63,7 +63,7 @@ bool Control::try_open(std::optional<Error>& why) {
   const auto& header = *reinterpret_cast<const layout::ControlHeader*>(mapping.data());
   const std::uint64_t magic = header.identity.magic.load(std::memory_order_acquire);  // pair: identity.magic
   if (magic == 0) return not_ready();
-  if (magic != layout::kControlMagic) throw_control_damaged(path_, "control is not a shmstate file");
+  if (magic != layout::kControlMagic) throw error_of(InstanceError::kControlForeign, path_);
   layout::Identity identity;  // a copy, so that what is checked is what is used
   const ssize_t got = ::pread(fd_.get(), &identity, sizeof identity, 0);
   if (got < 0) os::throw_errno("cannot read " + control_path_.string(), errno);

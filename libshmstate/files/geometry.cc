@@ -1,6 +1,6 @@
 #include "files/geometry.h"
 
-#include "files/paths.h"
+#include "files/errors.h"
 
 namespace shmstate::internal {
 namespace {
@@ -19,23 +19,14 @@ std::string version_text(std::uint32_t major, std::uint32_t minor) {
 
 }  // namespace
 
-void throw_control_damaged(const fs::path& instance, const std::string& reason) {
-  throw Error(Status::kDamaged, "shmstate: " + quoted(instance) + ": " + reason +
-                                    "; stop its merger, remove the directory and start the merger again");
-}
-
 Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes, const fs::path& instance) {
   if (const std::uint64_t unknown = identity.required_features & ~layout::kRequiredFeatures; unknown != 0) {
-    throw Error(Status::kVersionMismatch,
-                "shmstate: " + quoted(instance) + ": requires features that this program does not know (bits " +
-                    std::to_string(unknown) + "); install the same shmstate version for merger, writers and readers");
+    throw error_of(InstanceError::kUnknownFeatures, instance, {std::to_string(unknown)});
   }
   if (identity.layout_major != layout::kLayoutMajor) {
-    throw Error(Status::kVersionMismatch, "shmstate: " + quoted(instance) + ": has layout " +
-                                              version_text(identity.layout_major, identity.layout_minor) +
-                                              ", this program reads layout " +
-                                              version_text(layout::kLayoutMajor, layout::kLayoutMinor) +
-                                              "; install the same shmstate version for merger, writers and readers");
+    throw error_of(InstanceError::kOtherLayout, instance,
+                   {version_text(identity.layout_major, identity.layout_minor),
+                    version_text(layout::kLayoutMajor, layout::kLayoutMinor)});
   }
   const Geometry g{.instance_id = identity.instance_id,
                    .hash_seed = identity.hash_seed,
@@ -52,7 +43,7 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
                    .statistic_offset = identity.statistic_offset,
                    .value_offset = identity.value_offset,
                    .ring_table_offset = identity.ring_table_offset};
-  if (g.control_bytes > control_file_bytes) throw_control_damaged(instance, "control is truncated");
+  if (g.control_bytes > control_file_bytes) throw error_of(InstanceError::kControlTruncated, instance);
   const std::uint64_t cursor_end = layout::kCursorOffset + std::uint64_t{g.ring_count_max} * sizeof(layout::RingCursor);
   const bool sound =
       g.buffer_count >= layout::kBuffersMin && g.buffer_count <= layout::kBuffersMax && g.ring_count_max >= 1 &&
@@ -66,7 +57,7 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
       fits(g.statistic_offset, g.statistic_count, sizeof(layout::StatisticName), g.control_bytes) &&
       fits(g.value_offset, g.statistic_count, sizeof(std::uint64_t), g.control_bytes) &&
       fits(g.ring_table_offset, g.ring_count_max, sizeof(layout::RingStatus), g.control_bytes);
-  if (!sound) throw_control_damaged(instance, "control describes an impossible layout");
+  if (!sound) throw error_of(InstanceError::kControlImpossible, instance);
   return g;
 }
 

@@ -36,7 +36,4 @@ struct Geometry {
 [[nodiscard]] Geometry check_identity(const layout::Identity& identity, std::uint64_t control_file_bytes,
                                       const std::filesystem::path& instance);
 
-/// Throws `Error` (kDamaged) for a `control` that nobody can use.
-[[noreturn]] void throw_control_damaged(const std::filesystem::path& instance, const std::string& reason);
-
 }  // namespace shmstate::internal

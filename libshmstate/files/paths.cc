@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "files/access.h"
+#include "files/errors.h"
 
 namespace shmstate::internal {
 namespace {
@@ -92,18 +93,15 @@ std::optional<bool> leads_to(const fs::path& path, const os::Fd& fd) noexcept {
 
 // Where a name was given, the packaged service is what is most likely meant.
 Error absence(const fs::path& instance) {
-  const std::string what = "shmstate: " + quoted(instance) + ": does not exist";
   if (instance.parent_path() != personal_root()) {
-    return {Status::kNoInstance, what + "; start its merger: shmstate-merger --instance " + instance.string()};
+    return error_of(InstanceError::kAbsent, instance, {instance.native()});
   }
   const std::string name = instance.filename().string();
   if (const std::optional<fs::path> closed = closed_path_of(name)) {
     Error refused = refusal(*closed, *closed / "control", Purpose::kRead);
     return {Status::kNoPermission, refused.what()};
   }
-  return {Status::kNoInstance, what + ", and neither does /run/shmstate/" + name +
-                                   "; start its merger: systemctl start shmstate-merger@" + name +
-                                   ", or of your own: shmstate-merger --instance " + name};
+  return error_of(InstanceError::kAbsentEverywhere, instance, {"/run/shmstate/" + name, name, name});
 }
 
 }  // namespace shmstate::internal

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "files/access.h"
+#include "files/errors.h"
 
 namespace shmstate::internal {
 
@@ -19,8 +20,7 @@ SnapshotFile::SnapshotFile(const Control& control)
   if (!fd_.is_open()) os::throw_errno("cannot open " + path.string(), errno);
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
   if (!info || info->bytes < control.geometry().snapshot_bytes) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(control.path()) +
-                                      ": snapshot is truncated; remove the directory and restart the merger");
+    throw error_of(InstanceError::kSnapshotTruncated, control.path());
   }
   mapping_ = fd_.opened_again(O_RDONLY, [&](const os::Fd& file) {
     return Mapping(file, Access::kReadOnly, 0, static_cast<std::size_t>(control.geometry().snapshot_bytes),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "files/errors.h"
 #include "layout/record.h"
 #include "protocol/key_hints.h"
 #include "writer/batching.h"
@@ -198,11 +199,7 @@ Writer::~Writer() {
 
 Batch Writer::batch() {
   const std::uint64_t number = impl_->begin_batch();
-  if (number == 0) {
-    throw Error(Status::kInvalidArgument,
-                "shmstate: " + quoted(impl_->control.path()) +
-                    ": a batch of this writer is open; commit it, or let it go, before the next one");
-  }
+  if (number == 0) throw error_of(InstanceError::kBatchOpen, impl_->control.path());
   return {impl_.get(), number};
 }
 

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "files/errors.h"
 #include "layout/words.h"
 #include "protocol/crash_point.h"
 
@@ -248,7 +249,7 @@ void InstanceOwner::lock_instance() {
     const std::optional<bool> is_ours = leads_to(path_ / "merger.lock", lock_);
     if (!is_ours) os::throw_errno("cannot look at " + (path_ / "merger.lock").string(), errno);
     if (*is_ours) return;
-    throw Error(Status::kSystem, "shmstate: " + quoted(path_) + ": was just removed; start the merger again");
+    throw error_of(InstanceError::kJustRemoved, path_);
   }
   if (errno != EAGAIN) os::throw_errno("cannot lock " + (path_ / "merger.lock").string(), errno);
   std::string who = "another process";
@@ -257,8 +258,7 @@ void InstanceOwner::lock_instance() {
   if (control.is_open() && ::pread(control.get(), &other, sizeof other, 0) == sizeof other) {
     who = "process " + std::to_string(other.heartbeat.merger_pid.load(std::memory_order_relaxed));
   }
-  throw Error(Status::kAlreadyRunning,
-              "shmstate: " + quoted(path_) + ": its merger is already running as " + who + "; stop that one first");
+  throw error_of(InstanceError::kRunning, path_, {who});
 }
 
 // The mode and group of the instance's directory and of the gate are what counts and what is kept; everything else
@@ -270,9 +270,7 @@ void InstanceOwner::give_directories(const InstanceOptions& options) {
   const unsigned mode = options.directory_mode.value_or(found->mode);
   permissions_ = {.directory_mode = mode, .readers_group = options.readers_group.value_or(found->gid)};
   if (gives_groups(options) && !is_open_to_group(mode)) {
-    throw Error(Status::kInvalidArgument, "shmstate: " + quoted(path_) +
-                                              ": its mode lets no group in; start the merger with --mode 0750, or " +
-                                              "remove the directory");
+    throw error_of(InstanceError::kGroupsShutOut, path_);
   }
   give(directory, path_, mode, permissions_.readers_group);
 
@@ -300,10 +298,7 @@ bool InstanceOwner::can_resume() {
   const std::optional<os::FileInfo> info = os::file_info(control_.get());
   if (!info) os::throw_errno("cannot look at " + control_path_.string(), errno);
   if (info->bytes == 0) return false;  // its creator died before it had a size
-  if (info->bytes < sizeof(layout::ControlHeader)) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
-                                      ": control is truncated; remove the directory to begin with an empty state");
-  }
+  if (info->bytes < sizeof(layout::ControlHeader)) throw error_of(InstanceError::kControlCut, path_);
   // Not through a mapping: when its creator died, or found no memory, pages may be missing for which there is no room.
   layout::Identity identity;
   if (::pread(control_.get(), &identity, sizeof identity, 0) != static_cast<ssize_t>(sizeof identity)) {
@@ -315,24 +310,15 @@ bool InstanceOwner::can_resume() {
     throw Error(Status::kDamaged, "shmstate: " + control_path_.string() +
                                       " is not a shmstate file; choose another directory or remove it");
   }
-  if (identity.boot_id == layout::Id{}) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
-                                      ": control does not say of which boot it is; remove the directory to begin with "
-                                      "an empty state");
-  }
+  if (identity.boot_id == layout::Id{}) throw error_of(InstanceError::kBootUnknown, path_);
   if (identity.boot_id != boot_id_) return false;  // nothing in it survived that boot
   geometry_ = check_identity(identity, info->bytes, path_);
   control_mapping_ = Mapping(control_, Access::kReadWrite, 0, static_cast<std::size_t>(info->bytes), "control");
-  if (!is_there(path_ / "snapshot")) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) +
-                                      ": snapshot is missing; remove the directory to begin with an empty state");
-  }
+  if (!is_there(path_ / "snapshot")) throw error_of(InstanceError::kSnapshotMissing, path_);
   snapshot_ = open_or_throw(path_ / "snapshot", O_RDWR | O_NOFOLLOW, 0);
   const std::optional<os::FileInfo> snapshot_info = os::file_info(snapshot_.get());
   if (!snapshot_info) os::throw_errno("cannot look at " + (path_ / "snapshot").string(), errno);
-  if (snapshot_info->bytes < geometry_.snapshot_bytes) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(path_) + ": snapshot is truncated; remove the directory");
-  }
+  if (snapshot_info->bytes < geometry_.snapshot_bytes) throw error_of(InstanceError::kSnapshotCut, path_);
   snapshot_mapping_ =
       Mapping(snapshot_, Access::kReadWrite, 0, static_cast<std::size_t>(geometry_.snapshot_bytes), "snapshot");
   give_snapshot();
@@ -343,8 +329,7 @@ bool InstanceOwner::can_resume() {
 // A state that nobody knows the place of any more is still there, and so may be what waits in its rings.
 void InstanceOwner::refuse_if_control_is_lost() const {
   if (is_there(new_control_path(path_)) || !is_there(path_ / "snapshot")) return;
-  throw Error(Status::kDamaged,
-              "shmstate: " + quoted(path_) + ": control is missing; remove the directory to begin with an empty state");
+  throw error_of(InstanceError::kControlMissing, path_);
 }
 
 void InstanceOwner::create(const InstanceOptions& options) {
@@ -392,9 +377,7 @@ void InstanceOwner::create(const InstanceOptions& options) {
 
 // Whoever may truncate these files has destroyed the state; what is left is to say so.
 void InstanceOwner::guard_state() {
-  last_words_ =
-      "shmstate: " + quoted(path_) +
-      ": control or snapshot was truncated, its state is lost; remove the directory to begin with an empty one\n";
+  last_words_ = text_of(InstanceError::kStateLost, path_) + '\n';
   control_guard_ = FaultGuard(control_mapping_.data(), control_mapping_.size(), last_words_.c_str());
   snapshot_guard_ = FaultGuard(snapshot_mapping_.data(), snapshot_mapping_.size(), last_words_.c_str());
 }

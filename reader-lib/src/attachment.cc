@@ -2,6 +2,8 @@
 
 #include <cerrno>
 
+#include "files/errors.h"
+
 namespace shmstate::internal {
 
 Attachment::Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout, bool survive_truncation)
@@ -13,9 +15,7 @@ Attachment::Attachment(const std::filesystem::path& path, std::chrono::nanosecon
   snapshot.unpin(version.buffer);
   if (!is_foreign) return;
   control.must_be_current();
-  throw Error(Status::kDamaged, "shmstate: " + quoted(path) +
-                                    ": snapshot is not the one that control describes; remove the directory and "
-                                    "restart the merger");
+  throw error_of(InstanceError::kSnapshotForeign, path);
 }
 
 std::shared_ptr<Attachment> Attachment::open(const std::filesystem::path& path, std::chrono::nanoseconds timeout,

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "files/control.h"
+#include "files/errors.h"
 #include "layout/quarantine.h"
 #include "protocol/buffer_view.h"
 #include "protocol/publish.h"
@@ -95,11 +96,6 @@ std::vector<StatisticInfo> statistics_of(const Control& control) {
   return statistics;
 }
 
-[[noreturn]] void throw_damaged(const Control& control, const std::string& reason) {
-  throw Error(Status::kDamaged,
-              "shmstate: " + quoted(control.path()) + ": " + reason + "; remove the directory and restart the merger");
-}
-
 // What only the snapshot file shows. Without permission to read it, the rest is still worth showing.
 void inspect_snapshot(const Control& control, Version current, InstanceInfo& info) {
   const Geometry& g = control.geometry();
@@ -108,7 +104,7 @@ void inspect_snapshot(const Control& control, Version current, InstanceInfo& inf
   if (!file) return;
   info.committed_bytes = file->committed_bytes - std::min(file->committed_bytes, g.buffer_offset);
   for (std::uint32_t b = 0; b < g.buffer_count; ++b) info.buffers[b].pinned = os::is_locked(fd.get(), kPinByte + b);
-  if (file->bytes < g.snapshot_bytes) throw_damaged(control, "snapshot is truncated");
+  if (file->bytes < g.snapshot_bytes) throw error_of(InstanceError::kSnapshotTruncated, control.path());
   if (current.buffer >= g.buffer_count) return;
   const Mapping header(fd, Access::kReadOnly, g.buffer_offset + current.buffer * g.buffer_stride, layout::kPageBytes,
                        "snapshot");
@@ -144,7 +140,7 @@ InstanceInfo inspect(std::string_view instance, const InspectOptions& options) {
   inspect_snapshot(control, current, info);
   info.rings = rings_of(control);
   info.statistics = statistics_of(control);
-  if (control.is_lost()) throw_damaged(control, "its files were truncated");
+  if (control.is_lost()) throw error_of(InstanceError::kFilesTruncated, control.path());
   return info;
 }
 
