@@ -113,7 +113,7 @@ case_install() {
 case_documents() {
   local page link
   for page in /usr/share/doc/shmstate/*.md; do
-    for link in $(grep -o '](\([^)#:]*\)' "$page" | sed 's/^](//'); do
+    for link in $(sed 's/`[^`]*`//g; /^    /d' "$page" | grep -o '](\([^)#:]*\)' | sed 's/^](//'); do
       [[ -e /usr/share/doc/shmstate/$link ]] || fail "$page leads to $link, which is not there"
     done
   done
