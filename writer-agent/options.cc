@@ -1,6 +1,5 @@
 #include "options.h"
 
-
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <iostream>
