@@ -871,7 +871,7 @@ TEST_F(WriterTest, TheNameOfAWriterIsShownAndCutToItsField) {
   instance_.pass_rounds();
   std::vector<std::string> names;
   for (const RingInfo& ring : inspect(instance_.path()).rings) names.push_back(ring.name);
-  EXPECT_THAT(names, testing::UnorderedElementsAre(std::string(47, 'n'), "writer_test"));
+  EXPECT_THAT(names, testing::UnorderedElementsAre(std::string(47, 'n'), program_invocation_short_name));
 }
 
 TEST_F(WriterTest, AnInstanceIsFoundByItsNameInTheRootOfTheEnvironment) {

@@ -1,0 +1,1 @@
+// Of a target that only makes precompiled headers.
