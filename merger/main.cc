@@ -3,16 +3,16 @@
 #include <sys/resource.h>
 
 #include <atomic>
-#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <optional>
 #include <string>
 
 #include "configuration.h"
-#include "files/os.h"
 #include "service.h"
+#include "support/errors.h"
 #include "support/log.h"
+#include "support/stop_signal.h"
 
 namespace {
 
@@ -21,29 +21,6 @@ using shmstate::merger::Configuration;
 
 constexpr int kExitAlreadyRunning = 3;
 constexpr int kExitUnusableState = 4;
-constexpr unsigned kStop = 1;
-constexpr unsigned kReload = 2;
-constexpr unsigned kEndNow = 4;
-
-std::atomic<unsigned> request{0};
-
-unsigned request_of(int signal) {
-  switch (signal) {
-    case SIGHUP: return kReload;
-    case SIGXCPU: return kEndNow;
-    default: return kStop;
-  }
-}
-
-void on_signal(int number) { request.fetch_or(request_of(number), std::memory_order_relaxed); }
-
-void handle_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigemptyset(&action.sa_mask);
-  for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGXCPU}) sigaction(number, &action, nullptr);
-  shmstate::internal::os::hear_of_cpu_limit();
-}
 
 // Each ring takes a descriptor: as many as the hard limit allows, whatever a shell begins with.
 void raise_descriptor_limit() {
@@ -95,13 +72,13 @@ void reload(int argc, char** argv, const Configuration& old, shmstate::merger::S
 
 int serve(int argc, char** argv, const Configuration& configuration) {
   shmstate::merger::Service service(configuration.service);
-  while (service.serve(request)) {
-    const unsigned asked = request.exchange(0, std::memory_order_relaxed);
-    if ((asked & kEndNow) != 0) {  // as if killed: the next start goes on with what is there
-      spdlog::error("{}", shmstate::internal::os::kCpuLimitText);
+  while (service.serve(shmstate::requests())) {
+    const unsigned asked = shmstate::requests().exchange(shmstate::kNoRequest, std::memory_order_relaxed);
+    if ((asked & shmstate::kCpuLimitRequest) != 0) {  // as if killed: the next start goes on with what is there
+      spdlog::error("{}", shmstate::kCpuLimitText);
       return EXIT_FAILURE;
     }
-    if ((asked & kStop) != 0) {
+    if ((asked & shmstate::kStopRequest) != 0) {
       service.finish();
       return EXIT_SUCCESS;
     }
@@ -119,7 +96,8 @@ int main(int argc, char** argv) {
     if (const auto status = shmstate::merger::read_configuration(argc, argv, configuration))
       return shmstate::status_of_output(*status);
     shmstate::set_up_log("shmstate-merger", "[%Y-%m-%d %H:%M:%S.%e] [%n] [%^%l%$] %v", configuration.log_level);
-    handle_signals();
+    shmstate::catch_stop_signals(shmstate::Hangup::kIsCaught);
+    shmstate::hear_of_cpu_limit();
     raise_descriptor_limit();
     return serve(argc, argv, configuration);
   } catch (const shmstate::Error& error) {

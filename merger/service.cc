@@ -1,6 +1,5 @@
 #include "service.h"
 
-#include <grp.h>
 #include <linux/magic.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
@@ -12,6 +11,7 @@
 
 #include "files/os.h"
 #include "protocol/doorbell.h"
+#include "support/accounts.h"
 #include "support/units.h"
 
 namespace shmstate::merger {
@@ -25,14 +25,9 @@ constexpr auto kUnfencedSleepMax = std::chrono::milliseconds(1);  // where the k
 constexpr auto kDrainTimeMax = std::chrono::seconds(5);
 constexpr std::uint64_t kReportIntervalNs = 1'000'000'000;  // as long as the log's limit counts
 
-std::string group_text(std::uint32_t gid) {
-  const group* const found = ::getgrgid(gid);
-  return found != nullptr ? found->gr_name : std::to_string(gid);
-}
-
 std::string permissions_text(const Permissions& permissions) {
   return fmt::format("mode {:04o}, readers' group {}, writers' group {}", permissions.directory_mode,
-                     group_text(permissions.readers_group), group_text(permissions.writers_group));
+                     group_name(permissions.readers_group), group_name(permissions.writers_group));
 }
 
 void warn_if_kept(std::string_view option, const std::string& made, const std::string& wanted) {

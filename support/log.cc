@@ -9,20 +9,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <memory>
-#include <new>
-#include <system_error>
 #include <utility>
 
-#include "files/os.h"
+#include "support/errors.h"
 
 namespace shmstate {
-using namespace internal;
 namespace {
 
 constexpr std::string_view kErrorPrefix = "<3>";
@@ -96,23 +92,13 @@ void open_standard_streams() {
   }
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
-  os::end_without_memory(EXIT_FAILURE);
+  end_without_memory(EXIT_FAILURE);
 }
 
 int status_of_output(int status) {
   if (std::cout.flush() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
   print_error("shmstate: standard output cannot be written; look at where it is redirected to");
   return EXIT_FAILURE;
-}
-
-std::string text_of(const std::exception& error) {
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
-    return "shmstate: no memory is left for this process; " +
-           os::remedy_of(ENOMEM, "see what uses it: free, or memory.max of the service");
-  }
-  const auto* const of_system = dynamic_cast<const std::system_error*>(&error);
-  const std::string remedy = of_system != nullptr ? os::remedy_of(of_system->code().value()) : "";
-  return std::string("shmstate: ") + error.what() + (remedy.empty() ? "" : "; " + remedy);
 }
 
 void set_up_log(const std::string& program, const std::string& pattern, const std::string& level) {

@@ -2,7 +2,6 @@
 // journal reads it.
 #pragma once
 
-#include <exception>
 #include <string>
 #include <string_view>
 
@@ -15,9 +14,6 @@ void open_standard_streams();
 /// For what was asked for on standard output (help, a version, a verdict): `status`, or 1 with a message when it could
 /// not be written.
 [[nodiscard]] int status_of_output(int status);
-
-/// Why the program ends, when that is what is being caught and has no better text: no memory, or what it says itself.
-[[nodiscard]] std::string text_of(const std::exception& error);
 
 /// Makes spdlog's functions write to standard error. `pattern` is spdlog's, and is used where the journal does not
 /// read along; the journal knows time and program. Control characters in a message become question marks: names that

@@ -3,22 +3,17 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <sys/epoll.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <csignal>
 #include <utility>
 
 #include "inputs/followed_file.h"
 #include "inputs/stream_inputs.h"
 
 namespace shmstate::agent {
-using namespace internal;
 namespace {
 
 constexpr std::size_t kReadBytes = std::size_t{128} << 10;
@@ -29,21 +24,6 @@ constexpr std::uint64_t kTicksPerReport = 4;
 constexpr int kExitSuccess = 0;
 constexpr int kExitFailure = 1;
 
-bool is_ignored(int signal) {
-  struct sigaction action {};
-  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
-}
-
-sigset_t stop_signals() {
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  ::sigaddset(&signals, SIGTERM);
-  ::sigaddset(&signals, SIGINT);
-  if (!is_ignored(SIGHUP)) ::sigaddset(&signals, SIGHUP);
-  ::sigaddset(&signals, SIGXCPU);
-  return signals;
-}
-
 WriterOptions for_own_rings(WriterOptions options) {
   options.name += " (connection)";
   options.attach_timeout = {};
@@ -51,27 +31,6 @@ WriterOptions for_own_rings(WriterOptions options) {
 }
 
 }  // namespace
-
-StopSignal::StopSignal(EventLoop& loop) {
-  const sigset_t signals = stop_signals();
-  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-  fd_ = os::Fd(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
-  if (!fd_.is_open() || !loop.watch(fd_.get(), EPOLLIN, *this)) os::throw_errno("signalfd", errno);
-}
-
-void StopSignal::on_events(std::uint32_t /*events*/) {
-  signalfd_siginfo signal{};
-  if (::read(fd_.get(), &signal, sizeof signal) != sizeof signal) return;
-  has_come_ = true;
-  is_cpu_limit_ = signal.ssi_signo == SIGXCPU;
-  if (is_cpu_limit_) spdlog::error("{}", os::kCpuLimitText);
-  stop_catching();
-}
-
-void StopSignal::stop_catching() {
-  const sigset_t signals = stop_signals();
-  ::sigprocmask(SIG_UNBLOCK, &signals, nullptr);
-}
 
 Agent::Agent(Options options)
     : options_(std::move(options)),
@@ -100,6 +59,7 @@ int Agent::run() {
   spdlog::info("pushing into {}", writer_.path());
   while (!is_over()) round();
   ::sd_notify(0, "STOPPING=1");
+  if (stop_signal_.is_cpu_limit()) spdlog::error("{}", kCpuLimitText);
   if (stop_signal_.has_come()) drain();
   close();
   StopSignal::stop_catching();
@@ -152,7 +112,7 @@ void Agent::listen_on_sockets_of_systemd() {
     if (const std::string path = path_of_socket(fd); !path.empty()) {
       systemd_sockets_.push_back({path, identity_of(path)});
     }
-    add_listener(os::Fd(fd), fmt::format("systemd socket {}", fd));
+    add_listener(Fd(fd), fmt::format("systemd socket {}", fd));
   }
 }
 
@@ -166,14 +126,14 @@ void Agent::start_input(std::unique_ptr<Input> input) {
   inputs_.back()->start();
 }
 
-void Agent::add_listener(os::Fd fd, const std::string& path) {
+void Agent::add_listener(Fd fd, const std::string& path) {
   listeners_.push_back(std::make_unique<Listener>(
       loop_, std::move(fd), path,
-      [this, path](os::Fd connection, const std::string& name) { add_connection(std::move(connection), name, path); }));
+      [this, path](Fd connection, const std::string& name) { add_connection(std::move(connection), name, path); }));
   share_places();
 }
 
-void Agent::add_connection(os::Fd fd, const std::string& name, const std::string& path) {
+void Agent::add_connection(Fd fd, const std::string& name, const std::string& path) {
   auto connection = std::make_unique<Connection>(context_, std::move(fd), name, options_.answers_lines);
   add_input(std::move(connection), path == options_.socket ? path : kSockets);
   ++connection_count_;
@@ -240,7 +200,7 @@ void Agent::look_after_socket() {
   socket_watch_->renew();
   try {
     auto anew = std::make_unique<SocketFile>(options_.socket, options_.socket_mode, kNoWait);
-    listeners_.back()->go_over_to(anew->take_fd());
+    listeners_.back()->move_to(anew->take_fd());
     socket_file_ = std::move(anew);
     socket_problem_.clear();
     spdlog::warn("socket {}: was removed or replaced; made anew", options_.socket);

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "flusher.h"
-#include "inputs/file_identity.h"
 #include "inputs/input.h"
 #include "inputs/name_watch.h"
 #include "inputs/socket_inputs.h"
@@ -18,28 +17,13 @@
 #include "reporter.h"
 #include "shmstate/writer.h"
 #include "support/event_loop.h"
+#include "support/fd.h"
+#include "support/file_identity.h"
+#include "support/stop_signal.h"
+#include "support/unix_listener.h"
 #include "writer_sink.h"
 
 namespace shmstate::agent {
-using namespace internal;
-
-/// Becomes true with the first SIGTERM, SIGINT, SIGHUP or SIGXCPU; the second one kills the process. A SIGHUP that was
-/// ignored when the program started stays so: that is what nohup does.
-class StopSignal final : public EventHandler {
- public:
-  explicit StopSignal(EventLoop& loop);
-  void on_events(std::uint32_t events) override;
-  [[nodiscard]] bool has_come() const noexcept { return has_come_; }
-  /// Whether it was SIGXCPU: the processor time is used up.
-  [[nodiscard]] bool is_cpu_limit() const noexcept { return is_cpu_limit_; }
-  /// From now on, these signals kill.
-  static void stop_catching();
-
- private:
-  os::Fd fd_;
-  bool has_come_ = false;
-  bool is_cpu_limit_ = false;
-};
 
 class Agent {
  public:
@@ -58,8 +42,8 @@ class Agent {
   void add_input(std::unique_ptr<Input> input, const std::string& source);
   void start_input(std::unique_ptr<Input> input);
   void open_fifo(const std::string& path);
-  void add_listener(os::Fd fd, const std::string& path);
-  void add_connection(os::Fd fd, const std::string& name, const std::string& path);
+  void add_listener(Fd fd, const std::string& path);
+  void add_connection(Fd fd, const std::string& name, const std::string& path);
 
   [[nodiscard]] bool is_over() const;
   void round();

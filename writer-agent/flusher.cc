@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "inputs/input.h"
 #include "inputs/own_ring.h"
 #include "writer_sink.h"
 
@@ -23,18 +22,18 @@ Status RingWait::wait(Ticket ticket, std::chrono::milliseconds timeout) {
   return std::exchange(rejected_told_, rejected) == rejected ? Status::kOk : Status::kRejected;
 }
 
-std::optional<Status> Flusher::flush(Input& input, OwnRing* own_ring) {
-  Waiting waiting{&input, writer_->ticket(), own_ring, Clock::now() + timeout_};
+std::optional<Status> Flusher::flush(const void* who, OwnRing* own_ring, OnFlushed on_flushed) {
+  Waiting waiting{who, std::move(on_flushed), writer_->ticket(), own_ring, Clock::now() + timeout_};
   if (waiting_.empty()) {
     const Status status = look(waiting, kMoment);
     if (status != Status::kTimeout) return status;
   }
-  waiting_.push_back(waiting);
+  waiting_.push_back(std::move(waiting));
   return std::nullopt;
 }
 
-void Flusher::forget(const Input& input) noexcept {
-  std::erase_if(waiting_, [&](const Waiting& waiting) { return waiting.input == &input; });
+void Flusher::forget(const void* who) noexcept {
+  std::erase_if(waiting_, [&](const Waiting& waiting) { return waiting.who == who; });
 }
 
 void Flusher::poll() {
@@ -45,9 +44,9 @@ void Flusher::poll() {
       ++waiting;
       continue;
     }
-    Input* const input = waiting->input;
+    const OnFlushed on_flushed = std::move(waiting->on_flushed);
     waiting = waiting_.erase(waiting);
-    input->on_flushed(status);
+    on_flushed(status);
   }
 }
 

@@ -1,16 +1,16 @@
-// Inputs that said `flush` and wait until readers can see what was pushed before, without stopping the others.
+// Those who said `flush` and wait until readers can see what was pushed before, without stopping the others.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 
 #include "shmstate/writer.h"
 
 namespace shmstate::agent {
 
-class Input;
 class OwnRing;
 
 /// Waits for what one writer pushed.
@@ -29,14 +29,16 @@ class RingWait {
 
 class Flusher {
  public:
-  /// `timeout` is for each input that waits.
+  /// `timeout` is for each who waits.
   Flusher(Writer& writer, std::chrono::milliseconds timeout)
       : writer_(&writer), common_ring_(writer), timeout_(timeout) {}
 
-  /// Waits for the common ring, and for the input's own if it has one. The outcome, when it is known at once; otherwise
-  /// nothing, and `poll` will call `input.on_flushed`.
-  [[nodiscard]] std::optional<Status> flush(Input& input, OwnRing* own_ring);
-  void forget(const Input& input) noexcept;
+  using OnFlushed = std::function<void(Status)>;
+
+  /// Waits for the common ring, and for `own_ring` if there is one. The outcome, when it is known at once; otherwise
+  /// nothing, and `poll` will call `on_flushed`, unless `who` is forgotten before.
+  [[nodiscard]] std::optional<Status> flush(const void* who, OwnRing* own_ring, OnFlushed on_flushed);
+  void forget(const void* who) noexcept;
 
   [[nodiscard]] bool is_waiting() const noexcept { return !waiting_.empty(); }
   /// Looks who can go on, after waiting a moment for the first one.
@@ -50,7 +52,8 @@ class Flusher {
  private:
   using Clock = std::chrono::steady_clock;
   struct Waiting {
-    Input* input;
+    const void* who;
+    OnFlushed on_flushed;
     Ticket ticket;
     OwnRing* own_ring;  // or null
     Clock::time_point deadline;

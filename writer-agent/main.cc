@@ -6,9 +6,10 @@
 #include <utility>
 
 #include "agent.h"
-#include "files/os.h"
 #include "options.h"
+#include "support/errors.h"
 #include "support/log.h"
+#include "support/stop_signal.h"
 
 int main(int argc, char** argv) {
   try {
@@ -17,7 +18,7 @@ int main(int argc, char** argv) {
     if (const std::optional<int> status = shmstate::agent::parse_options(argc, argv, options))
       return shmstate::status_of_output(*status);
     shmstate::set_up_log("shmstate-writer-agent", "shmstate: %v", options.log_level);
-    shmstate::internal::os::hear_of_cpu_limit();
+    shmstate::hear_of_cpu_limit();
     return shmstate::agent::Agent(std::move(options)).run();
   } catch (const shmstate::Error& error) {
     shmstate::print_error(error.what());

@@ -14,13 +14,12 @@
 #include <utility>
 
 namespace shmstate::agent {
-using namespace internal;
 
-Notifier::Notifier(EventLoop& loop) : loop_(&loop), fd_(os::move_up(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC))) {
+Notifier::Notifier(EventLoop& loop) : loop_(&loop), fd_(move_up(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC))) {
   if (!fd_.is_open()) {
     report_limit(errno, "max_user_instances");
   } else if (!loop_->watch(fd_.get(), EPOLLIN, *this)) {
-    fd_ = os::Fd{};
+    fd_ = Fd{};
   }
 }
 

@@ -11,7 +11,6 @@
 #include "support/event_loop.h"
 
 namespace shmstate::agent {
-using namespace internal;
 
 struct Notification {
   int watch = -1;
@@ -55,7 +54,7 @@ class Notifier final : public EventHandler {
   void report_limit(int error_number, std::string_view limit);
 
   EventLoop* loop_;
-  os::Fd fd_;
+  Fd fd_;
   std::map<int, std::vector<Notified*>> watches_;
   bool has_reported_ = false;
 };

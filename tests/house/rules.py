@@ -76,7 +76,7 @@ MAY_INCLUDE = {
     "public headers": PUBLIC, "layout": LAYOUT, "protocol": PROTOCOL, "files": FILES, "c_api": FILES | {"c_api"},
     "writer": FILES | {"c_api", "writer"}, "reader": FILES | {"c_api", "reader"}, "engine": FILES | {"engine"},
     "merger": FILES | {"engine", "support", "merger"}, "support": PUBLIC | {"files", "support"},
-    "writer-agent": PUBLIC | {"files", "support", "writer-agent"},
+    "writer-agent": PUBLIC | {"support", "writer-agent"},
     "shmstatectl": PUBLIC | {"files", "support", "shmstatectl"},
     "demo": PUBLIC | {"support", "demo"}, "examples": PUBLIC | {"examples"},
 }

@@ -44,7 +44,7 @@ TEST(FileSuccession, AFileThatLeavesTheDirectoryIsMissed) {
 TEST(FileSuccession, AnOpenFileNeedsNoName) {
   FileSuccession succession("log");
   succession.appeared("log", kNow);
-  succession.files().front().fd = os::open_file("/dev/null", O_RDONLY);
+  succession.files().front().fd = open_file("/dev/null", O_RDONLY);
   succession.deleted("log");
   succession.start_anew("log");
   EXPECT_EQ(succession.files().size(), 1U);

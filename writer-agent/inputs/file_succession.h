@@ -9,11 +9,10 @@
 #include <string_view>
 #include <utility>
 
-#include "files/os.h"
-#include "inputs/file_identity.h"
+#include "support/fd.h"
+#include "support/file_identity.h"
 
 namespace shmstate::agent {
-using namespace internal;
 
 struct SucceedingFile {
   using Clock = std::chrono::steady_clock;
@@ -21,7 +20,7 @@ struct SucceedingFile {
   std::string name;          ///< now; empty when it is not in the directory any more, or on its way
   std::uint32_t cookie = 0;  ///< while it is between two names
   Clock::time_point since;   ///< when it was seen
-  os::Fd fd{};
+  Fd fd{};
   FileIdentity identity = kNoFile;  ///< once it was opened
   bool is_certain = false;          ///< it is this file that was opened, and not one that got its name meanwhile
   bool was_touched = false;         ///< its name has changed since that was set to false

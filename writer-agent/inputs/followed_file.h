@@ -13,7 +13,6 @@
 #include "notifier.h"
 
 namespace shmstate::agent {
-using namespace internal;
 
 class FollowedFile final : public Input, private Notified, private WatchedName::Owner {
  public:
@@ -33,7 +32,7 @@ class FollowedFile final : public Input, private Notified, private WatchedName::
 
   /// A file that is read no more: what is still appended to it is lost, and counted.
   struct LeftFile {
-    os::Fd fd;
+    Fd fd;
     FileIdentity identity;
     std::uint64_t read_bytes;
     Clock::time_point since;

@@ -10,7 +10,6 @@
 #include <utility>
 
 namespace shmstate::agent {
-using namespace internal;
 
 Input::Input(InputContext& context, std::string name)
     : context_(&context),
@@ -19,7 +18,7 @@ Input::Input(InputContext& context, std::string name)
 
 Input::~Input() {
   context_->loop.forget(*this);
-  context_->flusher.forget(*this);
+  context_->flusher.forget(this);
 }
 
 void Input::start() {
@@ -66,6 +65,10 @@ void Input::settle_own_ring(std::chrono::milliseconds timeout) {
   context_->tally.rejected_mutations += rejected;
   if (is_ring_loss(status)) ++context_->tally.lost_rings;
   own_ring_.reset();
+}
+
+void Input::send_answers() {
+  if (answers_) answers_->send(fd());
 }
 
 /// Handles what was held back, or one chunk.
@@ -124,13 +127,15 @@ bool Input::follow(const Line& line, const Verdict& verdict) {
   switch (verdict.answer) {
     case Answer::kFlushWhenReadable: wait_for(Awaited::kFlush); break;
     case Answer::kAgainWithOwnRing: postpone(line); break;
-    default: answer(verdict);
+    default:
+      if (answers_) answers_->add(verdict, session_.problem());
   }
   return !is_paused() && !postponed_ && !verdict.is_ring_full;
 }
 
 void Input::wait_for(Awaited awaited) {
-  const std::optional<Status> status = context_->flusher.flush(*this, own_ring_.get());
+  const std::optional<Status> status =
+      context_->flusher.flush(this, own_ring_.get(), [this](Status outcome) { on_flushed(outcome); });
   awaited_ = status ? Awaited::kNothing : awaited;
   if (!status) return;
   if (awaited == Awaited::kFlush) finish_flush(*status);
@@ -139,7 +144,9 @@ void Input::wait_for(Awaited awaited) {
 
 void Input::finish_flush(Status status) {
   const bool owes_rejection = std::exchange(owes_rejection_, false);
-  answer_flush(status == Status::kOk && owes_rejection ? Status::kRejected : status);
+  if (!answers_) return;
+  answers_->add_flush(status == Status::kOk && owes_rejection ? Status::kRejected : status,
+                      session_.lost_lines().take());
 }
 
 /// Until readers can see what went through the common ring: between two rings, there is no order.
@@ -191,7 +198,7 @@ void Input::end_session() {
 }
 
 void Input::end_when_done() {
-  if (has_ended_ || !is_at_end_ || is_waiting() || postponed_ || has_answers()) return;
+  if (has_ended_ || !is_at_end_ || is_waiting() || postponed_ || (answers_ && !answers_->empty())) return;
   if (own_ring_ != nullptr && !std::exchange(is_settled_, true)) wait_for(Awaited::kEnd);
   if (is_waiting()) return;
   settle_own_ring(std::chrono::milliseconds(0));
@@ -199,12 +206,13 @@ void Input::end_when_done() {
   context_->has_ended_inputs = true;
 }
 
-bool Input::is_paused() const { return is_waiting() || (has_too_many_answers() && !is_draining()); }
+bool Input::is_paused() const { return is_waiting() || (answers_ && answers_->has_too_many() && !is_draining()); }
 
 std::uint32_t Input::wanted_events() const {
   if (has_ended_) return 0;
   const bool wants_to_read = !is_at_end_ && !is_paused() && held_.empty();
-  return (wants_to_read ? std::uint32_t{EPOLLIN} : 0U) | (has_answers() ? std::uint32_t{EPOLLOUT} : 0U);
+  return (wants_to_read ? std::uint32_t{EPOLLIN} : 0U) |
+         (answers_ && !answers_->empty() ? std::uint32_t{EPOLLOUT} : 0U);
 }
 
 /// Stops watching a descriptor that nothing is wanted from: a hang-up would be reported again and again.
@@ -221,13 +229,13 @@ void Input::update_interest() {
   }
 }
 
-void Input::set_fd(os::Fd fd) {
+void Input::set_fd(Fd fd) {
   if (fd_.is_open() && interest_ != 0) context_->loop.unwatch(fd_.get());
   interest_ = 0;
   fd_ = std::move(fd);
 }
 
-os::Fd Input::take_fd() {
+Fd Input::take_fd() {
   if (fd_.is_open() && interest_ != 0) context_->loop.unwatch(fd_.get());
   interest_ = 0;
   return std::move(fd_);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "flusher.h"
+#include "inputs/answers.h"
 #include "inputs/own_ring.h"
 #include "lines/line_splitter.h"
 #include "lines/session.h"
@@ -20,7 +21,6 @@
 #include "support/event_loop.h"
 
 namespace shmstate::agent {
-using namespace internal;
 
 class FollowedFile;
 class Notifier;
@@ -52,11 +52,9 @@ class Input : public EventHandler {
   [[nodiscard]] const LineRules& rules() const noexcept { return session_.rules(); }
   void start();
   void on_events(std::uint32_t events) override;
-  /// What was waited for with `Flusher::flush` is over.
-  void on_flushed(Status status);
 
   [[nodiscard]] bool has_ended() const noexcept { return has_ended_; }
-  [[nodiscard]] virtual bool is_connection() const { return false; }
+  [[nodiscard]] bool is_connection() const noexcept { return answers_.has_value(); }
   /// Whether events say when to read; if not, the input wants a turn now and then.
   [[nodiscard]] virtual bool is_watchable() const { return true; }
 
@@ -88,8 +86,8 @@ class Input : public EventHandler {
   void start_new_stream();
   void skip_rest_of_line() { splitter_.skip_rest_of_line(); }
   [[nodiscard]] bool drop_unfinished_line() { return splitter_.drop_unfinished(); }
-  void set_fd(os::Fd fd);
-  [[nodiscard]] os::Fd take_fd();
+  void set_fd(Fd fd);
+  [[nodiscard]] Fd take_fd();
   /// Something that could not be read is lost; `--strict` sees that.
   void lose(std::uint64_t count, std::string_view what);
   void report(std::string_view problem) { context_->reporter.problem(name_, problem); }
@@ -108,15 +106,8 @@ class Input : public EventHandler {
   /// Whether to read again until nothing comes, without waiting for an event.
   [[nodiscard]] virtual bool reads_until_empty() const { return false; }
 
-  // Only connections talk back.
-  virtual void send_answers() {}
-  virtual void answer(const Verdict& /*verdict*/) {}
-  virtual void answer_flush(Status /*status*/) {}
-  [[nodiscard]] virtual bool has_answers() const { return false; }
-  [[nodiscard]] virtual bool has_too_many_answers() const { return false; }
-
-  [[nodiscard]] const std::string& problem() const noexcept { return session_.problem(); }
-  [[nodiscard]] std::string take_lost_lines() { return session_.lost_lines().take(); }
+  /// Only connections are answered.
+  void talk_back(bool answers_lines) { answers_.emplace(answers_lines); }
   /// Its keys may be ephemeral: they end with it.
   void allow_own_ring() noexcept { session_.set_own_ring(Session::OwnRing::kMayHave); }
 
@@ -130,6 +121,8 @@ class Input : public EventHandler {
     Status flushed;
   };
 
+  void on_flushed(Status status);
+  void send_answers();
   void take_turn();
   void read_chunk();
   void take(std::string_view bytes);
@@ -150,11 +143,12 @@ class Input : public EventHandler {
 
   InputContext* context_;
   std::string name_;
-  os::Fd fd_;
+  Fd fd_;
   std::uint32_t interest_ = 0;
   bool is_always_ready_ = false;  // a regular file, which epoll cannot watch
 
   Session session_;
+  std::optional<Answers> answers_;
   LineSplitter splitter_{kLineBytesMax};
   std::string held_;  // read, but not handled yet: a line before it made the input wait
   std::size_t held_used_ = 0;

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "shmstate/status.h"
+#include "support/errors.h"
 
 namespace shmstate::agent {
-using namespace internal;
 namespace {
 
 constexpr mode_t kFifoMode = 0660;
@@ -24,14 +24,14 @@ constexpr mode_t kFifoMode = 0660;
 }
 
 /// Opens nothing else by mistake: opening a device may have effects.
-os::Fd open_fifo(const std::string& path) {
+Fd open_fifo(const std::string& path) {
   if (::mkfifo(path.c_str(), kFifoMode) != 0 && errno != EEXIST) {
-    os::throw_errno(fmt::format("FIFO \"{}\" cannot be created", path), errno);
+    throw_errno(fmt::format("FIFO \"{}\" cannot be created", path), errno);
   }
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0 && !S_ISFIFO(info.st_mode)) fail_as_no_fifo(path, info.st_mode);
-  os::Fd fd = os::open_file(path, O_RDONLY | O_NONBLOCK);
-  if (!fd.is_open()) os::throw_errno(fmt::format("FIFO \"{}\" cannot be opened", path), errno);
+  Fd fd = open_file(path, O_RDONLY | O_NONBLOCK);
+  if (!fd.is_open()) throw_errno(fmt::format("FIFO \"{}\" cannot be opened", path), errno);
   if (::fstat(fd.get(), &info) != 0 || !S_ISFIFO(info.st_mode)) fail_as_no_fifo(path, info.st_mode);
   return fd;
 }
@@ -39,14 +39,14 @@ os::Fd open_fifo(const std::string& path) {
 }  // namespace
 
 StandardInput::StandardInput(InputContext& shared) : Input(shared, "stdin") {
-  os::Fd fd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-  if (!fd.is_open()) os::throw_errno("stdin cannot be opened", errno);
+  Fd fd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  if (!fd.is_open()) throw_errno("stdin cannot be opened", errno);
   set_fd(std::move(fd));
 }
 
 FifoInput::FifoInput(InputContext& shared, const std::string& path) : FifoInput(shared, path, open_fifo(path)) {}
 
-FifoInput::FifoInput(InputContext& shared, const std::string& path, os::Fd fifo)
+FifoInput::FifoInput(InputContext& shared, const std::string& path, Fd fifo)
     : Input(shared, "FIFO " + path), path_(path), watch_(shared.notifier, path, shared.has_changed_names) {
   set_fd(std::move(fifo));
 }
@@ -71,7 +71,7 @@ void FifoInput::on_end_of_stream() {
 std::unique_ptr<Input> FifoInput::look_after_name() {
   if (is_replaced_ || has_ended() || has_its_name()) return nullptr;
   watch_.renew();
-  os::Fd fifo = open_again();
+  Fd fifo = open_again();
   if (!fifo.is_open()) return nullptr;
   report("was removed or replaced; reading the FIFO that has the name now");
   if (fd() < 0) {
@@ -87,9 +87,9 @@ std::unique_ptr<Input> FifoInput::look_after_name() {
 bool FifoInput::has_its_name() const { return fd() >= 0 && identity_of(path_) == identity(); }
 
 /// The FIFO that has the name, made when there is none; not open, and reported, when that cannot be.
-os::Fd FifoInput::open_again() {
+Fd FifoInput::open_again() {
   try {
-    os::Fd fifo = open_fifo(path_);
+    Fd fifo = open_fifo(path_);
     reported_problem_.clear();
     return fifo;
   } catch (const Error& error) {

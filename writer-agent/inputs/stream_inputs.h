@@ -5,12 +5,11 @@
 #include <span>
 #include <string>
 
-#include "inputs/file_identity.h"
 #include "inputs/input.h"
 #include "inputs/name_watch.h"
+#include "support/file_identity.h"
 
 namespace shmstate::agent {
-using namespace internal;
 
 /// Ends with its stream. Its descriptor may be shared with other processes, so it stays in blocking mode and is read
 /// only when there is something to read.
@@ -33,14 +32,14 @@ class FifoInput final : public Input {
   [[nodiscard]] FileIdentity identity() const { return identity_of(fd()); }
 
  private:
-  FifoInput(InputContext& shared, const std::string& path, os::Fd fifo);
+  FifoInput(InputContext& shared, const std::string& path, Fd fifo);
 
   ssize_t read_some(std::span<char> buffer) override;
   void on_end_of_stream() override;
   [[nodiscard]] bool reads_until_empty() const override { return true; }
 
   [[nodiscard]] bool has_its_name() const;
-  [[nodiscard]] os::Fd open_again();
+  [[nodiscard]] Fd open_again();
 
   std::string path_;
   NameWatch watch_;

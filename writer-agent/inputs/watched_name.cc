@@ -15,7 +15,6 @@
 #include <utility>
 
 namespace shmstate::agent {
-using namespace internal;
 namespace {
 
 namespace fs = std::filesystem;
@@ -166,8 +165,8 @@ void WatchedName::settle_in() {
     succession_.start_anew(place.name);
     report_missed();
     place_ = std::move(place);
-    directory_ = os::open_file(place_.directory, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
-    if (!directory_.is_open()) directory_ = os::open_file(place_.directory, O_PATH | O_DIRECTORY);
+    directory_ = open_file(place_.directory, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
+    if (!directory_.is_open()) directory_ = open_file(place_.directory, O_PATH | O_DIRECTORY);
     directory_identity_ = identity_of(directory_.get());
   }
   unwatch();
@@ -223,7 +222,7 @@ bool WatchedName::open(SucceedingFile& file) {
       drop_what_is_no_file(file, info.st_mode);
       return false;
     }
-    file.fd = os::move_up(::openat(directory_.get(), file.name.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    file.fd = move_up(::openat(directory_.get(), file.name.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   }
   if (!file.is_open()) {
     const int error_number = errno;
@@ -258,7 +257,7 @@ bool WatchedName::discard_mistaken() {
     struct stat info {};
     const bool was_removed = file.name.empty();
     if (was_removed && ::fstat(file.fd.get(), &info) == 0 && info.st_nlink == 0) continue;
-    file.fd = os::Fd{};
+    file.fd = Fd{};
     has_discarded = true;
   }
   succession_.forget_removed();
@@ -273,7 +272,7 @@ void WatchedName::accept_opened() {
     if (!file.is_open()) continue;
     if (!std::exchange(file.is_certain, true)) newest_ = file.identity;
     if (std::ranges::find(known, file.identity) != known.end()) {
-      file.fd = os::Fd{};
+      file.fd = Fd{};
       file.is_certain = true;
     }
     known.push_back(file.identity);

@@ -14,7 +14,6 @@
 #include "notifier.h"
 
 namespace shmstate::agent {
-using namespace internal;
 
 class WatchedName final : public Notified {
  public:
@@ -75,7 +74,7 @@ class WatchedName final : public Notified {
   Owner* owner_;
 
   Place place_;
-  os::Fd directory_;
+  Fd directory_;
   FileIdentity directory_identity_ = kNoFile;
   int directory_watch_ = Notifier::kNone;
   int link_watch_ = Notifier::kNone;

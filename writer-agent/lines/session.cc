@@ -2,11 +2,10 @@
 
 #include <utility>
 
-#include "layout/record.h"
+#include "support/batch_limit.h"
 #include "support/escape.h"
 
 namespace shmstate::agent {
-using namespace internal;
 namespace {
 
 constexpr std::size_t kProblemBytes = 400;  // of the first line that was lost, as it is told
@@ -113,7 +112,7 @@ Verdict Session::collect(const Command& mutation) {
 
 std::string Session::why_too_big() const {
   const std::uint64_t batch_max = sink_->batch_max();
-  if (!is_batch_allowed(batch_.count(), batch_.ring_bytes(), batch_max)) {
+  if (!fits_batch(batch_.count(), batch_.ring_bytes(), batch_max)) {
     return "the batch is larger than the " + std::to_string(batch_max) +
            " mutations, of 512 bytes each, that the merger allows; make it smaller, or raise its --batch-max";
   }

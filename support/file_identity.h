@@ -8,7 +8,7 @@
 #include <string_view>
 #include <utility>
 
-namespace shmstate::agent {
+namespace shmstate {
 
 /// Device and inode. A file that is kept open shares its identity with no other one.
 using FileIdentity = std::pair<dev_t, ino_t>;
@@ -39,4 +39,4 @@ inline constexpr FileIdentity kNoFile{};
   }
 }
 
-}  // namespace shmstate::agent
+}  // namespace shmstate
