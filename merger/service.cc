@@ -142,7 +142,7 @@ void Service::sleep() {
     if (engine_.has_work() || now_ns >= deadline_ns) return;
     const nanoseconds until(deadline_ns - now_ns);
     engine_.count_sleep();
-    os::futex_wait(wakes.address(), wakes_before, fenced ? until : std::min<nanoseconds>(until, kUnfencedSleepMax));
+    os::futex_wait(wakes.futex(), wakes_before, fenced ? until : std::min<nanoseconds>(until, kUnfencedSleepMax));
   });
 }
 

@@ -25,7 +25,7 @@ struct Mutation {
   std::uint8_t flags = 0;     // RecordFlag, except kBatchContinues
   std::uint64_t ttl_ns = 0;   // with kWithTtl
   std::uint64_t version = 0;  // with kWithVersion
-  std::uint64_t hint = 0;     // with kWithHint: page << 16 | slot, where the key was last seen
+  std::uint64_t hint = 0;     // with kWithHint: a packed Place, where the key was last seen
 };
 
 enum RecordFlag : std::uint8_t {

@@ -21,6 +21,11 @@ class Shared {
   T exchange(T value, std::memory_order order) noexcept { return ref().exchange(value, order); }
   T fetch_add(T value, std::memory_order order) noexcept { return ref().fetch_add(value, order); }
   [[nodiscard]] const T* address() const noexcept { return &value_; }
+  /// The 32 bits to sleep on: of a 64-bit word its low half, which changes with every change of a counter.
+  [[nodiscard]] const std::uint32_t* futex() const noexcept {
+    static_assert(sizeof(T) == sizeof(std::uint32_t) || sizeof(T) == sizeof(std::uint64_t));
+    return reinterpret_cast<const std::uint32_t*>(&value_);  // little-endian
+  }
 
  private:
   [[nodiscard]] std::atomic_ref<T> ref() const noexcept { return std::atomic_ref<T>(value_); }

@@ -15,6 +15,7 @@
 
 #include "layout/hash.h"
 #include "layout/layout.h"
+#include "layout/place.h"
 #include "layout/slot.h"
 #include "layout/words.h"
 
@@ -63,17 +64,6 @@ class TagWords {
   std::uint64_t high_;
 };
 
-/// Where an entry lies.
-struct Location {
-  std::uint64_t page = 0;  // of its segment
-  std::uint32_t slot = 0;  // in the segment
-
-  friend constexpr bool operator==(const Location&, const Location&) noexcept = default;
-  friend constexpr bool operator<(const Location& a, const Location& b) noexcept {
-    return a.page != b.page ? a.page < b.page : a.slot < b.slot;
-  }
-};
-
 class BufferView {
  public:
   /// A buffer of at most `pages_max` mapped pages.
@@ -110,18 +100,17 @@ class BufferView {
     /// The page of a segment; not bounded.
     [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept {
       const std::uint64_t index = hash & mask;
-      return load_word(words + index / 2, std::memory_order_acquire) >> (index % 2 * 32) & 0xffff'ffff;
+      const std::uint64_t word = load_word(words + DirectoryEntry::word_of(index), std::memory_order_acquire);
+      return DirectoryEntry::page_in(word, index);
     }
   };
 
-  [[nodiscard]] unsigned directory_depth() const noexcept {
-    return static_cast<unsigned>(header_word(offsetof(layout::BufferHeader, directory)) & 0xff);
+  [[nodiscard]] DirectoryWord directory_word() const noexcept {
+    return DirectoryWord::unpack(header_word(offsetof(layout::BufferHeader, directory)));
   }
   /// The directory, if it lies within the first `pages`.
   [[nodiscard]] Directory directory(std::uint64_t pages) const noexcept {
-    const std::uint64_t word = header_word(offsetof(layout::BufferHeader, directory));
-    const auto depth = static_cast<unsigned>(word & 0xff);
-    const std::uint64_t page = word >> 8;
+    const auto [page, depth] = directory_word();
     if (depth > layout::kDirectoryLog2Max || page >= pages) return {};
     if (sizeof(std::uint32_t) << depth > (pages - page) * layout::kPageBytes) return {};
     return {.words = reinterpret_cast<const std::uint64_t*>(base_ + page * layout::kPageBytes),
@@ -142,21 +131,20 @@ class BufferView {
 
   /// Finds a key's slot. kDamaged also when the merger is just writing this buffer. The first slot of the home group
   /// that has the key's tag is looked at here: nearly always, that is the one.
-  [[nodiscard, gnu::always_inline]] Found find(const HashedKey& key, Location& location,
-                                               SlotHead& head) const noexcept {
+  [[nodiscard, gnu::always_inline]] Found find(const HashedKey& key, Place& place, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
     const Directory directory = this->directory(pages);
     if (directory.words == nullptr) return Found::kDamaged;
-    location.page = directory.page_of(key.hash);
-    if (!is_segment_page(location.page, pages)) return Found::kDamaged;
-    const layout::Segment& here = segment(location.page);
+    place.page = directory.page_of(key.hash);
+    if (!is_segment_page(place.page, pages)) return Found::kDamaged;
+    const layout::Segment& here = segment(place.page);
     const std::uint32_t group = home_group(key.hash);
     const std::uint32_t match = TagWords(here.groups[group]).match(tag_of(key.hash));
-    location.slot = first_slot(group, match);
-    if (match != 0 && holds_key(here.slots[location.slot], key, pages, head)) [[likely]]
+    place.slot = first_slot(group, match);
+    if (match != 0 && holds_key(here.slots[place.slot], key, pages, head)) [[likely]]
       return Found::kYes;
-    const Hit hit = find_in_segment(*this, key, pages, location.page);
-    location.slot = hit.slot;
+    const Hit hit = find_in_segment(*this, key, pages, place.page);
+    place.slot = hit.slot;
     head = hit.head;
     return hit.slot < layout::kSegmentSlots ? Found::kYes : Found::kNo;
   }
@@ -168,18 +156,18 @@ class BufferView {
 
   /// Whether a key is where it was seen before. The place is not trusted; but a page that was a segment's stays one,
   /// and the head of a free slot is zero, so the tag is not asked.
-  [[nodiscard]] bool is_at(const Location& location, const HashedKey& key, SlotHead& head) const noexcept {
+  [[nodiscard]] bool is_at(const Place& place, const HashedKey& key, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
-    if (!is_segment_page(location.page, pages) || location.slot >= layout::kSegmentSlots) return false;
-    return holds_key(segment(location.page).slots[location.slot], key, pages, head);
+    if (!is_segment_page(place.page, pages) || place.slot >= layout::kSegmentSlots) return false;
+    return holds_key(segment(place.page).slots[place.slot], key, pages, head);
   }
   /// The head of the entry at a place; its `type` is kNone when there is none.
-  [[nodiscard]] SlotHead head_at(const Location& location) const noexcept {
-    if (location.page >= page_count() || location.slot >= layout::kSegmentSlots) return {};
-    const layout::Segment& here = segment(location.page);
-    const TagWords tags(here.groups[location.slot / layout::kGroupSlots]);
-    const bool is_occupied = (tags.occupied() >> location.slot % layout::kGroupSlots & 1) != 0;
-    return is_occupied ? head_of(here.slots[location.slot]) : SlotHead{};
+  [[nodiscard]] SlotHead head_at(const Place& place) const noexcept {
+    if (place.page >= page_count() || place.slot >= layout::kSegmentSlots) return {};
+    const layout::Segment& here = segment(place.page);
+    const TagWords tags(here.groups[place.slot / layout::kGroupSlots]);
+    const bool is_occupied = (tags.occupied() >> place.slot % layout::kGroupSlots & 1) != 0;
+    return is_occupied ? head_of(here.slots[place.slot]) : SlotHead{};
   }
 
   /// The slot's head; its `type` is kNone when the slot is free, or not sane.

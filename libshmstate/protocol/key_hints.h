@@ -22,10 +22,8 @@ class KeyHints {
     return key.instance_id_ == instance_id;
   }
   [[nodiscard]] static std::uint64_t place(const Key& key) noexcept { return key.place_; }
-  static void set_place(Key& key, const Location& at) noexcept { key.place_ = at.page << 16 | at.slot; }
-  [[nodiscard]] static Location location(const Key& key) noexcept {
-    return {.page = key.place_ >> 16, .slot = static_cast<std::uint32_t>(key.place_ & 0xffff)};
-  }
+  static void set_place(Key& key, const Place& at) noexcept { key.place_ = at.pack(); }
+  [[nodiscard]] static Place location(const Key& key) noexcept { return Place::unpack(key.place_); }
   /// True at the first use and then now and then: time to look where the key is.
   [[nodiscard]] static bool must_look(Key& key) noexcept { return key.uses_++ % 4096 == 0; }
 };

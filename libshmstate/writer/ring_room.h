@@ -51,7 +51,7 @@ struct RingRoom : WriterPlace {
 template <typename Attempt>
 Status RingRoom::wait_for_head(std::chrono::nanoseconds timeout, Attempt attempt) noexcept {
   const auto began = Clock::now();
-  const auto* const futex = reinterpret_cast<const std::uint32_t*>(ring.header().head.address());
+  const auto* const futex = ring.header().head.futex();
   for (;;) {
     if (attempt(producer.head_before_sleep())) return Status::kOk;
     const auto waited = Clock::now() - began;

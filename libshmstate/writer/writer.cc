@@ -98,7 +98,7 @@ void Writer::Impl::find_place(Key& key, const HashedKey& hashed) noexcept {
   try {
     if (!snapshot) snapshot.emplace(control);
     const Version version = current_version(control.publication());
-    Location at;
+    Place at;
     SlotHead head;
     if (snapshot->is_possible(version) &&
         snapshot->buffer(version.buffer).find(hashed, at, head) == BufferView::Found::kYes) {

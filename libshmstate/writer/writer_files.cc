@@ -54,7 +54,7 @@ WriterFiles WriterFiles::open(const std::filesystem::path& instance, const Write
 }
 
 void WriterFiles::announce() const noexcept {
-  os::futex_add_and_wake(doorbell().registrations.address());
+  os::futex_add_and_wake(doorbell().registrations.futex());
   crash_point(CrashPoint::kRingRegistered);
 }
 

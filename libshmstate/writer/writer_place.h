@@ -28,7 +28,7 @@ struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
 
   void wake_merger() noexcept {
     const bool is_heard = waker.wake(control.sleep(), [this] {
-      os::futex_add_and_wake(doorbell().wakes.address());
+      os::futex_add_and_wake(doorbell().wakes.futex());
       check_place_after_push();
     });
     if (!is_heard && ++unheard % kUnheardPerCheck == 0) check_place_after_push();

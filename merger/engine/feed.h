@@ -13,6 +13,7 @@
 #include "engine/instance_owner.h"
 #include "layout/feed_record.h"
 #include "layout/layout.h"
+#include "layout/place.h"
 #include "layout/words.h"
 #include "protocol/crash_point.h"
 
@@ -31,12 +32,8 @@ class Feed {
   /// The number of records ever written.
   [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
 
-  void changed(std::uint64_t epoch, std::uint64_t page, std::uint32_t slot) {
-    append(epoch, FeedKind::kChanged, 0, page << 16 | slot);
-  }
-  void moved(std::uint64_t epoch, std::uint64_t page, std::uint32_t slot) {
-    append(epoch, FeedKind::kMoved, 0, page << 16 | slot);
-  }
+  void changed(std::uint64_t epoch, const Place& place) { append(epoch, FeedKind::kChanged, 0, place.pack()); }
+  void moved(std::uint64_t epoch, const Place& place) { append(epoch, FeedKind::kMoved, 0, place.pack()); }
   void erased(std::uint64_t epoch, EraseReason reason, std::string_view key) {
     append(epoch, FeedKind::kErased, static_cast<std::uint8_t>(reason), key.size());
     for_each_word(key, [&](std::size_t, std::uint64_t word) { append(epoch, FeedKind::kKey, 0, word); });

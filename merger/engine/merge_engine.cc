@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 
+#include "layout/place.h"
 #include "layout/quarantine.h"
 #include "protocol/crash_point.h"
 
@@ -54,10 +55,6 @@ Status status_of(Reject reject) noexcept {
     case Reject::kBatchTooBig: return Status::kMutationTooBig;
   }
   return Status::kRejected;
-}
-
-const std::uint32_t* low_half(const Shared<std::uint64_t>& word) {
-  return reinterpret_cast<const std::uint32_t*>(word.address());  // little-endian
 }
 
 }  // namespace
@@ -213,7 +210,7 @@ void MergeEngine::resume_ring(std::uint32_t index) {
   ServedRing& ring = add_ring(std::move(*file), index, cursor.cursor);
   ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kServed), std::memory_order_relaxed);
   mirror_counters(ring.file.header(), cursor);  // the merger before us may have died before it came to this
-  if (ring.consumer.release()) os::futex_wake_all(low_half(ring.file.header().head));
+  if (ring.consumer.release()) os::futex_wake_all(ring.file.header().head.futex());
   ++rings_seen_;
   crash_point(CrashPoint::kRingResumed);
 }
@@ -640,17 +637,15 @@ void MergeEngine::publish() {
 
 // What is published may be forgotten by the writers.
 void MergeEngine::release_heads() {
-  const auto* const cursors =
-      reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset);
   for (ServedRing* const ring : advanced_) {
     ring->published_cursor = ring->consumer.cursor();
     layout::RingHeader& header = ring->file.header();
-    const layout::RingCursor& cursor = cursors[ring->index];
+    const layout::RingCursor& cursor = published_cursor_at(ring->index);
     mirror_counters(header, cursor);
     crash_point(CrashPoint::kCountersMirrored);
     const bool is_writer_asleep = ring->consumer.release();
     crash_point(CrashPoint::kHeadMoved);
-    if (is_writer_asleep) os::futex_wake_all(low_half(header.head));
+    if (is_writer_asleep) os::futex_wake_all(header.head.futex());
   }
   advanced_.clear();
 }
@@ -667,7 +662,7 @@ void MergeEngine::mirror_counters(layout::RingHeader& header, const layout::Ring
 // Readers cannot announce that they wait, so they are woken for every publish, but not for each of a flood.
 void MergeEngine::wake_readers() {
   if (!is_wake_owed_ || now_ns_ - last_wake_ns_ < kWakeIntervalNs) return;
-  os::futex_wake_all(low_half(owner_.publication().epoch_word));
+  os::futex_wake_all(owner_.publication().epoch_word.futex());
   crash_point(CrashPoint::kReadersWoken);
   last_wake_ns_ = now_ns_;
   is_wake_owed_ = false;
@@ -676,11 +671,11 @@ void MergeEngine::wake_readers() {
 // ---- rings
 
 const layout::RingCursor& MergeEngine::published_cursor_at(std::uint32_t index) const noexcept {
-  return reinterpret_cast<const layout::RingCursor*>(owner_.buffer(current_.buffer) + layout::kCursorOffset)[index];
+  return ring_cursors(owner_.buffer(current_.buffer))[index];
 }
 
 layout::RingCursor& MergeEngine::cursor_of(const ServedRing& ring) noexcept {
-  return replicas_.at<layout::RingCursor>(layout::kCursorOffset)[ring.index];
+  return ring_cursors(replicas_.back())[ring.index];
 }
 
 std::size_t MergeEngine::at_most(std::size_t count) const noexcept {
@@ -800,7 +795,7 @@ void MergeEngine::quarantine(ServedRing& ring, QuarantineReason reason) {
   close_goal(ring);
   ring.file.header().verdict.store(static_cast<std::uint32_t>(layout::RingVerdict::kQuarantined),
                                    std::memory_order_release);
-  os::futex_wake_all(low_half(ring.file.header().head));
+  os::futex_wake_all(ring.file.header().head.futex());
   crash_point(CrashPoint::kRingQuarantined);
   ++rings_quarantined_;
   report(MergeEvent::Kind::kRingQuarantined, ring.file.id(), describe(reason, ring.consumer.cursor()));
@@ -860,7 +855,7 @@ void MergeEngine::drop_orphans() {
 }
 
 void MergeEngine::drop_cursor(std::uint32_t index) {
-  replicas_.store(replicas_.at<layout::RingCursor>(layout::kCursorOffset)[index].ring_id, std::uint64_t{0});
+  replicas_.store(ring_cursors(replicas_.back())[index].ring_id, std::uint64_t{0});
   is_dirty_ = true;
   crash_point(CrashPoint::kCursorDropped);
   is_index_used_[index] = false;

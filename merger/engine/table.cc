@@ -37,10 +37,6 @@ std::uint64_t version_of(const layout::Slot& slot, const SlotHead& head) {
   return head.has(SlotHead::kHasVersion) ? slot.words[head.version_word()] : 0;
 }
 
-TimingWheel::Id timer_of(const Location& location) {
-  return static_cast<TimingWheel::Id>(location.page << TimingWheel::kSlotBits | location.slot);
-}
-
 }  // namespace
 
 Table::Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometry& geometry)
@@ -58,7 +54,7 @@ Table::Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometr
 
 std::optional<Reject> Table::set(const HashedKey& key, const NewValue& value, const Attributes& attributes,
                                  std::uint64_t epoch) {
-  Location at;
+  Place at;
   SlotHead head;
   if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, value, attributes, epoch);
   if (attributes.version && *attributes.version <= version_of(slot(at), head)) {
@@ -71,7 +67,7 @@ std::optional<Reject> Table::set(const HashedKey& key, const NewValue& value, co
 std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, const NewValue& operand,
                                      std::uint64_t epoch) {
   if (!is_operand(operand.type, operand.number)) return Reject::kOutOfRange;  // writers never push one
-  Location at;
+  Place at;
   SlotHead head;
   if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, operand, {}, epoch);
   if (head.type == kTombstone) return replace(at, head, key, operand, {}, epoch);
@@ -87,7 +83,7 @@ std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, 
 
 std::optional<Reject> Table::erase(const HashedKey& key, std::optional<std::uint64_t> version,
                                    std::uint64_t tombstone_expiry_ns, std::uint64_t epoch) {
-  Location at;
+  Place at;
   SlotHead head;
   const bool found = view().find(key, at, head) == BufferView::Found::kYes;
   if (!version) {
@@ -110,7 +106,7 @@ std::optional<Reject> Table::erase(const HashedKey& key, std::optional<std::uint
 bool Table::expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch) {
   const std::uint64_t before = entry_count_ + tombstone_count_;
   timers_.advance(now_ns, budget, [&](TimingWheel::Id id) {
-    const Location at{.page = id >> TimingWheel::kSlotBits, .slot = id & ((1U << TimingWheel::kSlotBits) - 1)};
+    const Place at = TimingWheel::place_of(id);
     if (!is_occupied(at)) return;
     const SlotHead head = SlotHead::unpack(slot(at).head);
     if (!head.has(SlotHead::kHasExpiry)) return;
@@ -125,9 +121,9 @@ bool Table::expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch
 }
 
 bool Table::erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch) {
-  std::vector<Location>& places = owned_[ring_index].places;
+  std::vector<Place>& places = owned_[ring_index].places;
   for (; budget > 0 && !places.empty(); --budget) {
-    const Location at = places.back();
+    const Place at = places.back();
     places.pop_back();
     if (!is_occupied(at)) continue;
     const SlotHead head = SlotHead::unpack(slot(at).head);
@@ -149,7 +145,7 @@ std::optional<Reject> Table::insert(const HashedKey& key, const NewValue& value,
   }
   Blocks blocks;
   if (!allocate_blocks(nullptr, {}, head, blocks)) return Reject::kNoMemory;
-  const Location at{.page = page, .slot = claim_slot(page, key.hash)};
+  const Place at{.page = page, .slot = claim_slot(page, key.hash)};
   crash_point(CrashPoint::kSlotClaimed);
   layout::Slot& here = slot(at);
   replicas_.store(here.head, head.pack());
@@ -164,9 +160,9 @@ std::optional<Reject> Table::insert(const HashedKey& key, const NewValue& value,
   return std::nullopt;
 }
 
-std::optional<Reject> Table::replace(const Location& location, const SlotHead& old, const HashedKey& key,
+std::optional<Reject> Table::replace(const Place& place, const SlotHead& old, const HashedKey& key,
                                      const NewValue& value, const Attributes& attributes, std::uint64_t epoch) {
-  layout::Slot& here = slot(location);
+  layout::Slot& here = slot(place);
   const SlotHead head = new_head(key, value, attributes);
   Blocks blocks;
   if (!allocate_blocks(&here, old, head, blocks)) return Reject::kNoMemory;
@@ -179,34 +175,34 @@ std::optional<Reject> Table::replace(const Location& location, const SlotHead& o
   }
   write_value(here, head, value, blocks);
   write_attributes(here, head, attributes);
-  track(location, old, head, attributes.expiry_ns);
-  if (head.type != kTombstone) changed(location, epoch);
+  track(place, old, head, attributes.expiry_ns);
+  if (head.type != kTombstone) changed(place, epoch);
   return std::nullopt;
 }
 
-void Table::remove(const Location& location, const SlotHead& head, std::uint64_t hash) {
-  release_blocks(slot(location), head, {});
-  track(location, head, {}, 0);
-  free_slot(location, hash);
+void Table::remove(const Place& place, const SlotHead& head, std::uint64_t hash) {
+  release_blocks(slot(place), head, {});
+  track(place, head, {}, 0);
+  free_slot(place, hash);
 }
 
-void Table::erase_at(const Location& location, const SlotHead& head, EraseReason reason, std::uint64_t epoch) {
-  const layout::Slot& here = slot(location);
+void Table::erase_at(const Place& place, const SlotHead& head, EraseReason reason, std::uint64_t epoch) {
+  const layout::Slot& here = slot(place);
   const auto* const key = reinterpret_cast<const char*>(view().key_words(here, head));
   feed_.erased(epoch, reason, {key, head.key_bytes});
   crash_point(CrashPoint::kEntryErased);
-  remove(location, head, hash_of(here, head));
+  remove(place, head, hash_of(here, head));
 }
 
-void Table::changed(const Location& location, std::uint64_t epoch) {
-  layout::Slot& here = slot(location);
+void Table::changed(const Place& place, std::uint64_t epoch) {
+  layout::Slot& here = slot(place);
   if (here.changed_epoch == epoch) return;  // the feed has it
   replicas_.store(here.changed_epoch, epoch);
-  feed_.changed(epoch, location.page, location.slot);
+  feed_.changed(epoch, place);
 }
 
 // Keeps counts, timers and owners true when a slot's entry changes from one head to another; no type: no entry.
-void Table::track(const Location& location, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns) {
+void Table::track(const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns) {
   const auto count = [this](Type type, std::uint64_t change) {
     if (type != Type::kNone) (type == kTombstone ? tombstone_count_ : entry_count_) += change;
   };
@@ -214,19 +210,19 @@ void Table::track(const Location& location, const SlotHead& old, const SlotHead&
   count(now.type, 1);
   if (old.owner != now.owner) {
     if (old.owner != 0) disown(old.owner);
-    if (now.owner != 0) own(now.owner, location);
+    if (now.owner != 0) own(now.owner, place);
   }
-  if (now.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(location), expiry_ns);
+  if (now.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), expiry_ns);
 }
 
 // Places that an entry left stay listed until they outnumber those that count.
-void Table::own(std::uint16_t owner, const Location& location) {
+void Table::own(std::uint16_t owner, const Place& place) {
   Owned& owned = owned_[owner - 1U];
-  owned.places.push_back(location);
+  owned.places.push_back(place);
   if (owned.places.size() <= 2 * ++owned.live_count + 64) return;
   std::sort(owned.places.begin(), owned.places.end());
   owned.places.erase(std::unique(owned.places.begin(), owned.places.end()), owned.places.end());
-  std::erase_if(owned.places, [&](const Location& place) {
+  std::erase_if(owned.places, [&](const Place& place) {
     return !is_occupied(place) || SlotHead::unpack(slot(place).head).owner != owner;
   });
 }
@@ -323,16 +319,16 @@ std::uint32_t Table::claim_slot(std::uint64_t page, std::uint64_t hash) {
   }
 }
 
-void Table::free_slot(const Location& location, std::uint64_t hash) {
-  const auto last = static_cast<std::uint32_t>(location.slot / kGroupSlots);
+void Table::free_slot(const Place& place, std::uint64_t hash) {
+  const auto last = static_cast<std::uint32_t>(place.slot / kGroupSlots);
   for (std::uint32_t group = home_group(hash); group != last; group = next_group(group)) {
-    const std::uint8_t count = segment(location.page).groups[group].overflow_count;
-    if (count != kOverflowSticks) set_tag(location.page, group, kOverflowIndex, static_cast<std::uint8_t>(count - 1));
+    const std::uint8_t count = segment(place.page).groups[group].overflow_count;
+    if (count != kOverflowSticks) set_tag(place.page, group, kOverflowIndex, static_cast<std::uint8_t>(count - 1));
   }
-  set_tag(location.page, last, location.slot % kGroupSlots, 0);
-  layout::Slot& freed = slot(location);
+  set_tag(place.page, last, place.slot % kGroupSlots, 0);
+  layout::Slot& freed = slot(place);
   replicas_.store(freed.head, std::uint64_t{0});
-  --entries_of_page_[location.page];
+  --entries_of_page_[place.page];
 }
 
 // ---- directory and segments
@@ -342,7 +338,7 @@ bool Table::create() {
   const std::optional<std::uint64_t> first = directory ? pages_.allocate(1) : std::nullopt;
   if (!first) return false;
   clear_segment(*first, 0);
-  replicas_.store(replicas_.header().directory, *directory << 8);
+  replicas_.store(replicas_.header().directory, DirectoryWord{.page = *directory, .depth = 0}.pack());
   set_directory_entry(0, *first);
   segment_count_ = 1;
   return true;
@@ -360,15 +356,14 @@ void Table::clear_segment(std::uint64_t page, unsigned depth) {
 }
 
 void Table::set_directory_entry(std::uint32_t index, std::uint64_t page) {
-  const std::uint64_t directory = replicas_.header().directory >> 8;
-  auto& word = replicas_.at<std::uint64_t>(directory * kPageBytes)[index / 2];
-  const unsigned shift = index % 2 * 32;
-  replicas_.store(word, (word & ~(std::uint64_t{0xffff'ffff} << shift)) | page << shift);
+  auto* const words = replicas_.at<std::uint64_t>(directory_word().page * kPageBytes);
+  std::uint64_t& word = words[DirectoryEntry::word_of(index)];
+  replicas_.store(word, DirectoryEntry::with_page(word, index, page));
 }
 
 bool Table::split(std::uint64_t page, std::uint64_t hash) {
   const auto depth = static_cast<unsigned>(segment(page).depth);
-  if (depth == view().directory_depth() && !double_directory()) return false;
+  if (depth == directory_word().depth && !double_directory()) return false;
   const std::optional<std::uint64_t> added = pages_.allocate(1);
   if (!added) return false;
   clear_segment(*added, depth + 1);
@@ -377,7 +372,7 @@ bool Table::split(std::uint64_t page, std::uint64_t hash) {
   move_half(page, *added, depth);
   const std::uint32_t step = 1U << (depth + 1);
   const std::uint32_t first = directory_index(hash, depth) | 1U << depth;
-  const std::uint32_t length = 1U << view().directory_depth();
+  const std::uint32_t length = 1U << directory_word().depth;
   for (std::uint32_t i = first; i < length; i += step) set_directory_entry(i, *added);
   crash_point(CrashPoint::kSegmentSplit);
   ++segment_count_;
@@ -390,7 +385,7 @@ void Table::for_each_hash(std::uint64_t page, Visit&& visit) {
   for (std::uint32_t group = 0; group < kSegmentGroups; ++group) {
     std::uint32_t occupied = TagWords(segment(page).groups[group]).occupied();
     for (; occupied != 0; occupied &= occupied - 1) {
-      const Location at{.page = page, .slot = BufferView::first_slot(group, occupied)};
+      const Place at{.page = page, .slot = BufferView::first_slot(group, occupied)};
       visit(at, hash_of(slot(at), SlotHead::unpack(slot(at).head)));
     }
   }
@@ -398,38 +393,37 @@ void Table::for_each_hash(std::uint64_t page, Visit&& visit) {
 
 // What stays had to make way for what goes: it comes closer to where its search begins.
 void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
-  for_each_hash(from, [&](const Location& at, std::uint64_t hash) {
+  for_each_hash(from, [&](const Place& at, std::uint64_t hash) {
     if ((hash >> bit & 1) != 0) move(at, hash, to);
   });
-  for_each_hash(from, [&](const Location& at, std::uint64_t hash) {
+  for_each_hash(from, [&](const Place& at, std::uint64_t hash) {
     const std::uint32_t home = home_group(hash);
     if (at.slot / kGroupSlots != home && TagWords(segment(from).groups[home]).match(0) != 0) move(at, hash, from);
   });
 }
 
-void Table::move(const Location& old, std::uint64_t hash, std::uint64_t to) {
+void Table::move(const Place& old, std::uint64_t hash, std::uint64_t to) {
   const layout::Slot& source = slot(old);
-  const Location moved{.page = to, .slot = claim_slot(to, hash)};
+  const Place moved{.page = to, .slot = claim_slot(to, hash)};
   layout::Slot& target = slot(moved);
   replicas_.store(target.head, source.head);
   replicas_.store(target.changed_epoch, source.changed_epoch);
   for (std::size_t i = 0; i < kSlotWords; ++i) replicas_.store(target.words[i], source.words[i]);
-  feed_.moved(replicas_.header().epoch, moved.page, moved.slot);
+  feed_.moved(replicas_.header().epoch, moved);
   const SlotHead head = SlotHead::unpack(target.head);
   if (head.owner != 0) {
     disown(head.owner);
     own(head.owner, moved);
   }
-  if (head.has(SlotHead::kHasExpiry)) timers_.ensure(timer_of(moved), target.words[head.expiry_word()]);
+  if (head.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(moved), target.words[head.expiry_word()]);
   crash_point(CrashPoint::kEntryMoved);
   free_slot(old, hash);
 }
 
 // Entries are indexed by low bits of the hash, so the second half of the doubled directory repeats the first.
 bool Table::double_directory() {
-  const unsigned depth = view().directory_depth();
+  const auto [old_page, depth] = directory_word();
   if (depth == layout::kDirectoryLog2Max) return false;
-  const std::uint64_t old_page = replicas_.header().directory >> 8;
   std::uint64_t page = old_page;
   if (directory_pages(depth + 1) != directory_pages(depth)) {
     const std::optional<std::uint64_t> larger = pages_.allocate(directory_pages(depth + 1));
@@ -439,7 +433,7 @@ bool Table::double_directory() {
   const auto* const from = replicas_.at<std::uint64_t>(old_page * kPageBytes);
   auto* const to = replicas_.at<std::uint64_t>(page * kPageBytes);
   if (depth == 0) {
-    replicas_.store(to[0], from[0] | from[0] << 32);
+    replicas_.store(to[0], DirectoryEntry::both(DirectoryEntry::page_in(from[0], 0)));
   } else {
     const std::size_t words = std::size_t{1} << (depth - 1);
     for (std::size_t i = 0; i < words; ++i) {
@@ -448,7 +442,7 @@ bool Table::double_directory() {
     }
   }
   crash_point(CrashPoint::kDirectoryCopied);
-  replicas_.store(replicas_.header().directory, page << 8 | (depth + 1));
+  replicas_.store(replicas_.header().directory, DirectoryWord{.page = page, .depth = depth + 1}.pack());
   crash_point(CrashPoint::kDirectoryDoubled);
   if (page != old_page) pages_.release(old_page, directory_pages(depth));
   return true;
@@ -461,8 +455,7 @@ bool Table::resume(const std::byte* buffer) {
   const BufferView::Directory directory = old.directory(pages_.committed());
   if (directory.words == nullptr) return false;
   const unsigned depth = directory.depth();
-  const std::uint64_t directory_page = old.header_word(offsetof(layout::BufferHeader, directory)) >> 8;
-  if (!pages_.adopt(directory_page, directory_pages(depth))) return false;
+  if (!pages_.adopt(old.directory_word().page, directory_pages(depth))) return false;
   for (std::uint32_t i = 0; i <= directory.mask; ++i) {
     const std::uint64_t page = directory.page_of(i);
     if (!BufferView::is_segment_page(page, pages_.committed())) return false;

@@ -18,6 +18,7 @@
 #include "engine/timing_wheel.h"
 #include "layout/combine.h"
 #include "layout/layout.h"
+#include "layout/place.h"
 #include "layout/record.h"
 #include "layout/slot.h"
 #include "protocol/buffer_view.h"
@@ -94,7 +95,7 @@ class Table {
   }
   /// The slot that a writer's hint names, or null.
   [[nodiscard]] layout::Slot* prefetch_hint(std::uint64_t hint) const noexcept {
-    const Location at{.page = hint >> 16, .slot = static_cast<std::uint32_t>(hint & 0xffff)};
+    const Place at = Place::unpack(hint);
     if (at.page >= pages_.committed() || entries_of_page_[at.page] == 0 || at.slot >= layout::kSegmentSlots) {
       return nullptr;
     }
@@ -120,7 +121,7 @@ class Table {
   };
   /// The entries of one ring: every place where one was, and how many still are.
   struct Owned {
-    std::vector<Location> places;
+    std::vector<Place> places;
     std::size_t live_count = 0;
   };
 
@@ -128,12 +129,10 @@ class Table {
   [[nodiscard]] layout::Segment& segment(std::uint64_t page) const noexcept {
     return *replicas_.at<layout::Segment>(page * layout::kPageBytes);
   }
-  [[nodiscard]] layout::Slot& slot(const Location& location) const noexcept {
-    return segment(location.page).slots[location.slot];
-  }
-  [[nodiscard]] bool is_occupied(const Location& location) const noexcept { return slot(location).head != 0; }
+  [[nodiscard]] layout::Slot& slot(const Place& place) const noexcept { return segment(place.page).slots[place.slot]; }
+  [[nodiscard]] bool is_occupied(const Place& place) const noexcept { return slot(place).head != 0; }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
-  [[nodiscard]] Location location_of(const layout::Slot& slot) const noexcept {
+  [[nodiscard]] Place place_of(const layout::Slot& slot) const noexcept {
     const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(&slot) - replicas_.back());
     return {.page = offset / layout::kPageBytes,
             .slot = static_cast<std::uint32_t>((offset % layout::kPageBytes - offsetof(layout::Segment, slots)) /
@@ -143,14 +142,14 @@ class Table {
   // Entries
   [[nodiscard]] std::optional<layout::Reject> insert(const HashedKey& key, const NewValue& value,
                                                      const Attributes& attributes, std::uint64_t epoch);
-  [[nodiscard]] std::optional<layout::Reject> replace(const Location& location, const SlotHead& old,
-                                                      const HashedKey& key, const NewValue& value,
-                                                      const Attributes& attributes, std::uint64_t epoch);
-  void remove(const Location& location, const SlotHead& head, std::uint64_t hash);
-  void erase_at(const Location& location, const SlotHead& head, EraseReason reason, std::uint64_t epoch);
-  void changed(const Location& location, std::uint64_t epoch);
-  void track(const Location& location, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
-  void own(std::uint16_t owner, const Location& location);
+  [[nodiscard]] std::optional<layout::Reject> replace(const Place& place, const SlotHead& old, const HashedKey& key,
+                                                      const NewValue& value, const Attributes& attributes,
+                                                      std::uint64_t epoch);
+  void remove(const Place& place, const SlotHead& head, std::uint64_t hash);
+  void erase_at(const Place& place, const SlotHead& head, EraseReason reason, std::uint64_t epoch);
+  void changed(const Place& place, std::uint64_t epoch);
+  void track(const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
+  void own(std::uint16_t owner, const Place& place);
   void disown(std::uint16_t owner);
 
   [[nodiscard]] bool allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted,
@@ -163,12 +162,15 @@ class Table {
   // Slots, segments, directory
   void set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag);
   [[nodiscard]] std::uint32_t claim_slot(std::uint64_t page, std::uint64_t hash);
-  void free_slot(const Location& location, std::uint64_t hash);
+  void free_slot(const Place& place, std::uint64_t hash);
+  [[nodiscard]] DirectoryWord directory_word() const noexcept {
+    return DirectoryWord::unpack(replicas_.header().directory);
+  }
   [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept {
-    const std::uint64_t directory = replicas_.header().directory;
-    const std::uint32_t index = directory_index(hash, static_cast<unsigned>(directory & 0xff));
-    return replicas_.at<std::uint64_t>((directory >> 8) * layout::kPageBytes)[index / 2] >> (index % 2 * 32) &
-           0xffff'ffff;
+    const DirectoryWord directory = directory_word();
+    const std::uint32_t index = directory_index(hash, directory.depth);
+    const auto* const words = replicas_.at<std::uint64_t>(directory.page * layout::kPageBytes);
+    return DirectoryEntry::page_in(words[DirectoryEntry::word_of(index)], index);
   }
   void clear_segment(std::uint64_t page, unsigned depth);
   void set_directory_entry(std::uint32_t index, std::uint64_t page);
@@ -176,7 +178,7 @@ class Table {
   template <typename Visit>
   void for_each_hash(std::uint64_t page, Visit&& visit);
   void move_half(std::uint64_t from, std::uint64_t to, unsigned bit);
-  void move(const Location& old, std::uint64_t hash, std::uint64_t to);
+  void move(const Place& old, std::uint64_t hash, std::uint64_t to);
   [[nodiscard]] bool double_directory();
   [[nodiscard]] bool adopt_segment(const BufferView& buffer, std::uint64_t page, std::uint32_t index, unsigned depth);
 
@@ -210,8 +212,7 @@ inline bool Table::update(layout::Slot& here, Operation operation, Type type, st
   }
   if (here.changed_epoch != epoch) {
     replicas_.store(here.changed_epoch, epoch);
-    const Location at = location_of(here);
-    feed_.changed(epoch, at.page, at.slot);
+    feed_.changed(epoch, place_of(here));
   }
   replicas_.store_again(here.words[0], number);  // in the line of changed_epoch
   return true;

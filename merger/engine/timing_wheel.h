@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "layout/layout.h"
+#include "layout/place.h"
 
 namespace shmstate::internal {
 
@@ -19,8 +20,12 @@ class TimingWheel {
  public:
   /// Names a slot: its page times 1024 plus its number in the segment.
   using Id = std::uint32_t;
-  static constexpr unsigned kSlotBits = 10;
-  static_assert(layout::kSegmentSlots < 1U << kSlotBits);
+  [[nodiscard]] static constexpr Id id_of(const Place& place) noexcept {
+    return static_cast<Id>(place.page << kSlotBits | place.slot);
+  }
+  [[nodiscard]] static constexpr Place place_of(Id id) noexcept {
+    return {.page = id >> kSlotBits, .slot = id & ((1U << kSlotBits) - 1)};
+  }
 
   explicit TimingWheel(std::uint64_t pages_max) : pages_(pages_max) { heads_.fill(kNone); }
 
@@ -55,6 +60,8 @@ class TimingWheel {
   [[nodiscard]] std::uint64_t next_due_ns() const noexcept;
 
  private:
+  static constexpr unsigned kSlotBits = 10;
+  static_assert(layout::kSegmentSlots < 1U << kSlotBits);
   static constexpr unsigned kTickBits = 20;  // 1.05 ms
   static constexpr unsigned kLevelBits = 8;
   static constexpr std::uint32_t kBuckets = 1U << kLevelBits;

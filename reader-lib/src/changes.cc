@@ -65,7 +65,7 @@ class Collector {
 
   // The place may hold another entry by now, or none; then the record of that entry, or of its key, says more.
   [[nodiscard]] bool take_place(const FeedItem& item, Changes& news) {
-    const Location at = item.location();
+    const Place at = item.location();
     const SlotHead head = view_.head_at(at);
     if (head.type == Type::kNone || head.type == kTombstone || !places_.insert(item.place).second) return true;
     EntryView entry;
@@ -84,7 +84,7 @@ class Collector {
   // A key that exists again has a record of its own.
   void take_erased(Changes& news) const {
     for (const auto& [key, head] : erased_) {
-      Location at;
+      Place at;
       SlotHead found;
       const HashedKey hashed{.bytes = key, .hash = hash_key(key, hash_seed_)};
       if (view_.find(hashed, at, found) == BufferView::Found::kYes && found.type != kTombstone) continue;

@@ -38,7 +38,7 @@ class FastPlace {
     return take_from(segment.slots[BufferView::first_slot(group, match)], key.bytes, type, bits);
   }
   /// Takes the number that lies where the key was seen before, in this instance.
-  [[nodiscard, gnu::always_inline]] bool take_at(const Location& at, std::string_view key, Type type,
+  [[nodiscard, gnu::always_inline]] bool take_at(const Place& at, std::string_view key, Type type,
                                                  std::uint64_t& bits) const noexcept {
     if (!is_current()) return false;
     if (!BufferView::is_segment_page(at.page, pages_) || at.slot >= layout::kSegmentSlots) return false;

@@ -23,9 +23,7 @@ struct FeedItem {
     return head.kind == FeedKind::kChanged || head.kind == FeedKind::kMoved;
   }
   [[nodiscard]] bool names_key() const noexcept { return head.kind == FeedKind::kErased && !key.empty(); }
-  [[nodiscard]] Location location() const noexcept {
-    return {.page = place >> 16, .slot = static_cast<std::uint32_t>(place & 0xffff)};
-  }
+  [[nodiscard]] Place location() const noexcept { return Place::unpack(place); }
 };
 
 class FeedCursor {

@@ -53,7 +53,7 @@ void FeedTail::visit(std::uint64_t begin, std::uint64_t end, std::uint64_t feed_
 
 // The place may hold another entry by now, when a segment was split meanwhile.
 std::optional<std::string> FeedTail::key_at(std::uint64_t place) const {
-  const Location at = FeedItem{.place = place}.location();
+  const Place at = FeedItem{.place = place}.location();
   std::optional<std::string> key;
   Version version;
   const Status looked = files_->attachment.look_unpinned(kTriesMax, version, [&](const BufferView& buffer) {

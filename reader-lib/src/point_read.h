@@ -68,7 +68,7 @@ class PointRead {
   static Status look_up_hinted(const BufferView& view, const HashedKey& key, Take&& take, Key* bound) {
     if (bound != nullptr) {
       SlotHead head;
-      const Location at = KeyHints::location(*bound);
+      const Place at = KeyHints::location(*bound);
       if (view.is_at(at, key, head)) return take_entry(view, at, head, take);
     }
     return look_up(view, key, take, bound);
@@ -76,7 +76,7 @@ class PointRead {
   template <typename Take>
   [[gnu::always_inline]] static Status look_up(const BufferView& view, const HashedKey& key, Take&& take,
                                                Key* bound = nullptr) {
-    Location at;
+    Place at;
     SlotHead head;
     switch (view.find(key, at, head)) {
       case BufferView::Found::kNo: return Status::kNotFound;
@@ -102,7 +102,7 @@ class PointRead {
     return kept ? status : Status::kExpired;
   }
   template <typename Take>
-  static Status take_entry(const BufferView& view, const Location& at, const SlotHead& head, Take&& take) {
+  static Status take_entry(const BufferView& view, const Place& at, const SlotHead& head, Take&& take) {
     if (head.type == kTombstone) return Status::kNotFound;
     return take(view, view.segment(at.page).slots[at.slot], head);
   }

@@ -322,13 +322,13 @@ Position Reader::wait(const Position& position, nanoseconds timeout) noexcept {
   impl_->reattach_if_replaced();
   for (;;) {
     const Shared<std::uint64_t>& word = impl_->files()->publication().epoch_word;
-    const auto* const futex = reinterpret_cast<const std::uint32_t*>(word.address());  // its low half
-    const std::uint64_t packed = word.load(std::memory_order_acquire);                 // pair: epoch_word
+    const std::uint64_t packed = word.load(std::memory_order_acquire);  // pair: epoch_word
     Position now;
     if (impl_->attached == Status::kOk) now = impl_->files()->position_of(Version::unpack(packed));
     const auto waited = Clock::now() - began;
     if (!(now <= position) || waited >= timeout) return now;
-    os::futex_wait(futex, static_cast<std::uint32_t>(packed), std::min<nanoseconds>(kSleepMax, timeout - waited));
+    os::futex_wait(word.futex(), static_cast<std::uint32_t>(packed),
+                   std::min<nanoseconds>(kSleepMax, timeout - waited));
     impl_->reattach_if_replaced();
   }
 }

@@ -44,7 +44,7 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
   if (key.empty() || key.size() > kKeyBytesMax) return std::nullopt;
   const BufferView view = impl_->view();
   const HashedKey hashed{.bytes = key, .hash = hash_key(key, impl_->files().control.geometry().hash_seed)};
-  Location at;
+  Place at;
   SlotHead head;
   const BufferView::Found found = view.find(hashed, at, head);
   if (found == BufferView::Found::kDamaged) impl_->fail_damaged();

@@ -242,7 +242,7 @@ class World {
   };
   [[nodiscard]] std::map<std::uint64_t, Place> rings() {
     std::map<std::uint64_t, Place> rings;
-    const auto* const cursors = reinterpret_cast<const layout::RingCursor*>(buffer() + layout::kCursorOffset);
+    const auto* const cursors = ring_cursors(buffer());
     for (std::size_t i = 0; i < 16; ++i) {
       if (cursors[i].ring_id != 0) rings[cursors[i].ring_id] = {.index = i, .cursor = cursors[i].cursor};
     }
@@ -943,7 +943,8 @@ TEST(Semantics, AWatchThatCouldNotReadTheInstanceMadeAnewTriesAgainWithoutHoles)
     instance.step();
   }
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
-  const std::uint64_t directory = reinterpret_cast<layout::BufferHeader*>(buffer)->directory >> 8;
+  const std::uint64_t directory =
+      DirectoryWord::unpack(reinterpret_cast<layout::BufferHeader*>(buffer)->directory).page;
   const std::uint64_t page = *reinterpret_cast<std::uint32_t*>(buffer + directory * layout::kPageBytes);
   std::uint64_t& depth = reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth;
   const std::uint64_t good = std::exchange(depth, layout::kDirectoryLog2Max + 1);

@@ -505,8 +505,7 @@ void Simulation::bury_merger() {
 
 // The merger has taken something from a ring.
 void Simulation::set_back_cursors() {
-  const auto* const cursors =
-      reinterpret_cast<const layout::RingCursor*>(owner_->buffer(engine_->back_buffer()) + layout::kCursorOffset);
+  const auto* const cursors = ring_cursors(owner_->buffer(engine_->back_buffer()));
   for (std::size_t i = 0; i < kRingsMax; ++i) {
     const std::uint64_t id = cursors[i].ring_id;
     const auto log = logs_.find(id);
@@ -522,7 +521,7 @@ void Simulation::check_publish() {
   expect(version.epoch == history_.back().epoch + 1, "epochs do not grow by one");
   const std::byte* const buffer = owner_->buffer(version.buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
-  const auto* const cursors = reinterpret_cast<const layout::RingCursor*>(buffer + layout::kCursorOffset);
+  const auto* const cursors = ring_cursors(buffer);
   expect(header.epoch == version.epoch, "a buffer with another epoch than its stamp");
   check_rings(cursors);
   const BufferView view(buffer, owner_->geometry().pages_max());
@@ -579,7 +578,7 @@ bool Simulation::must_be_erased(const Known& known) const {
 
 void Simulation::check_entry(std::size_t key, const BufferView& view, const layout::RingCursor* cursors) {
   Known& expected = back_.keys[key];
-  Location at;
+  Place at;
   SlotHead head;
   const BufferView::Found found = view.find({.bytes = keys()[key], .hash = hashes_[key]}, at, head);
   expect(found != BufferView::Found::kDamaged, "a damaged entry", key);

@@ -52,8 +52,7 @@ std::string numbered(std::string_view prefix, std::size_t number) {
 std::vector<layout::RingCursor> published_cursors(TestInstance& instance) {
   InstanceOwner& owner = instance.owner();
   const Version version = current_version(owner.publication());
-  const auto* const cursors =
-      reinterpret_cast<const layout::RingCursor*>(owner.buffer(version.buffer) + layout::kCursorOffset);
+  const auto* const cursors = ring_cursors(owner.buffer(version.buffer));
   std::vector<layout::RingCursor> used;
   for (std::uint32_t i = 0; i < owner.geometry().ring_count_max; ++i) {
     if (cursors[i].ring_id != 0) used.push_back(cursors[i]);
@@ -315,8 +314,7 @@ TEST(EngineTest, AHeadIsNeverAheadOfWhatIsPublished) {
   const auto published_cursor = [&](std::uint64_t ring_id) {
     for (;;) {
       const Version version = current_version(*publication);
-      const auto* const cursors =
-          reinterpret_cast<const layout::RingCursor*>(instance.owner().buffer(version.buffer) + layout::kCursorOffset);
+      const auto* const cursors = ring_cursors(instance.owner().buffer(version.buffer));
       std::uint64_t cursor = 0;
       for (std::size_t i = 0; i < rings.size(); ++i) {
         if (load_word(&cursors[i].ring_id, std::memory_order_acquire) == ring_id) {

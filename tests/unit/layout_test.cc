@@ -14,6 +14,7 @@
 #include "harness/test_instance.h"
 #include "layout/hash.h"
 #include "layout/layout.h"
+#include "layout/place.h"
 #include "layout/record.h"
 #include "layout/slot.h"
 #include "layout/statistics.h"
@@ -285,6 +286,36 @@ TEST(LayoutTest, TheEpochWordHoldsTheBufferInItsLowBits) {
   EXPECT_EQ(Version::unpack(43).buffer, 3U) << kRemedy;
 }
 
+TEST(LayoutTest, APlaceHoldsTheSlotInItsLowBits) {
+  constexpr Place kPlace{.page = 0x1234, .slot = 1004};
+  EXPECT_EQ(kPlace.pack(), 0x1234'03ecU);
+  EXPECT_EQ(Place::unpack(kPlace.pack()), kPlace);
+}
+
+TEST(LayoutTest, TheDirectoryWordHoldsTheDepthInItsLowBits) {
+  constexpr DirectoryWord kDirectory{.page = 0x1234, .depth = layout::kDirectoryLog2Max};
+  EXPECT_EQ(kDirectory.pack(), 0x12'3418U);
+  EXPECT_EQ(DirectoryWord::unpack(kDirectory.pack()).page, kDirectory.page);
+  EXPECT_EQ(DirectoryWord::unpack(kDirectory.pack()).depth, kDirectory.depth);
+}
+
+TEST(LayoutTest, AWordOfTheDirectoryHoldsTwoPagesTheEvenOneLow) {
+  EXPECT_EQ(DirectoryEntry::word_of(6), 3U);
+  EXPECT_EQ(DirectoryEntry::word_of(7), 3U);
+  std::uint64_t word = DirectoryEntry::both(5);
+  EXPECT_EQ(word, 0x5'0000'0005U);
+  word = DirectoryEntry::with_page(word, 6, 8);
+  word = DirectoryEntry::with_page(word, 7, 9);
+  EXPECT_EQ(word, 0x9'0000'0008U);
+  EXPECT_EQ(DirectoryEntry::page_in(word, 6), 8U);
+  EXPECT_EQ(DirectoryEntry::page_in(word, 7), 9U);
+}
+
+TEST(LayoutTest, SleepersWaitOnTheLowHalfOfALongWord) {
+  alignas(8) std::uint64_t memory = 0x1111'1111'2222'2222;
+  EXPECT_EQ(*reinterpret_cast<const Shared<std::uint64_t>*>(&memory)->futex(), 0x2222'2222U);
+}
+
 TEST(LayoutTest, TheHeadOfASlotHasItsFieldsAtTheirBits) {
   const SlotHead head(0x1234, 0x2'9abc, Type::kBytes, SlotHead::kValueInHeap | SlotHead::kHasVersion, 0x5678);
   EXPECT_EQ(head.pack(), 0x3282'9abc'5678'1234U) << kRemedy;
@@ -349,7 +380,7 @@ class LayoutOfAnInstance : public testing::Test {
   }
   [[nodiscard]] std::string slot_hex(std::string_view key) {
     const BufferView view(current(), instance_.owner().geometry().pages_max());
-    Location at;
+    Place at;
     SlotHead head;
     const HashedKey wanted{.bytes = key, .hash = hash_key(key, instance_.owner().geometry().hash_seed)};
     if (view.find(wanted, at, head) != BufferView::Found::kYes) return "not found";
@@ -423,7 +454,7 @@ TEST_F(LayoutOfAnInstance, ARingFileDescribesItself) {
 TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {
   const BufferView view(current(), instance_.owner().geometry().pages_max());
   const HashedKey key{.bytes = "empty", .hash = hash_key("empty", instance_.owner().geometry().hash_seed)};
-  Location at;
+  Place at;
   SlotHead head;
   ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
   const layout::TagGroup& group = view.segment(at.page).groups[at.slot / layout::kGroupSlots];

@@ -661,7 +661,7 @@ TEST(DamagedSnapshotTest, NoBytesInABufferMakeAReaderCrashOrHang) {
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   const std::size_t bytes = static_cast<std::size_t>(header.page_count) * layout::kPageBytes;
-  const std::size_t directory = static_cast<std::size_t>(header.directory >> 8) * layout::kPageBytes;
+  const std::size_t directory = DirectoryWord::unpack(header.directory).page * layout::kPageBytes;
   const std::vector<std::byte> good(buffer, buffer + bytes);
   Random random(70);
   for (int i = 0; i < test::steps(300); ++i) {
@@ -700,7 +700,7 @@ TEST(DamagedSnapshotTest, ABufferThatChangesAtRandomWhileItIsReadMakesNoReaderCr
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   const std::size_t words = static_cast<std::size_t>(header.page_count) * layout::kPageBytes / kWord;
-  const std::size_t directory = static_cast<std::size_t>(header.directory >> 8) * layout::kPageBytes / kWord;
+  const std::size_t directory = DirectoryWord::unpack(header.directory).page * layout::kPageBytes / kWord;
   auto* const first = reinterpret_cast<std::uint64_t*>(buffer);
   auto* const feed = reinterpret_cast<std::uint64_t*>(instance.owner().feed());
   const std::vector<std::uint64_t> good(first, first + words);
@@ -734,10 +734,12 @@ TEST(DamagedSnapshotTest, ASegmentThatIsNamedByTheWholeDirectoryIsDamage) {
   instance.pump();
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   auto& header = *reinterpret_cast<layout::BufferHeader*>(buffer);
-  const std::uint64_t page = *reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
+  const std::uint64_t page =
+      *reinterpret_cast<std::uint32_t*>(buffer + DirectoryWord::unpack(header.directory).page * layout::kPageBytes);
   const std::uint64_t deep = 14;  // 64 KiB of entries
   reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth = deep;
-  auto* const directory = reinterpret_cast<std::uint32_t*>(buffer + (header.directory >> 8) * layout::kPageBytes);
+  auto* const directory =
+      reinterpret_cast<std::uint32_t*>(buffer + DirectoryWord::unpack(header.directory).page * layout::kPageBytes);
   std::fill_n(directory, std::size_t{1} << deep, static_cast<std::uint32_t>(page));
   header.directory = (header.directory & ~std::uint64_t{0xff}) | deep;
   Reader reader = instance.reader();
