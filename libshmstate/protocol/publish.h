@@ -89,6 +89,12 @@ template <typename P, typename Locks>
   return true;
 }
 
+/// Whether a buffer has been claimed, and not been published since.
+template <typename P>
+[[nodiscard]] bool is_being_written(const P& publication, std::uint32_t buffer) noexcept {
+  return publication.stamps[buffer].load(std::memory_order_relaxed) == layout::kWriting;
+}
+
 /// Steps 5 and 6.
 template <typename P>
 void publish_version(P& publication, Version version) noexcept {

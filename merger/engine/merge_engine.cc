@@ -1,12 +1,12 @@
 #include "engine/merge_engine.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 
 #include "layout/place.h"
 #include "layout/quarantine.h"
 #include "protocol/crash_point.h"
+#include "protocol/invariant.h"
 
 namespace shmstate::internal {
 namespace {
@@ -322,6 +322,7 @@ bool MergeEngine::claim_newest(Pins pins) {
     tried |= bit;
     const bool is_known = (expired_pins_ & bit) != 0;
     if (pins == Pins::kOverrideExpired && !is_known) continue;
+    SHMSTATE_INVARIANT(*buffer != current_.buffer);
     if (!try_claim(owner_.publication(), locks, *buffer, pins != Pins::kRespect)) continue;
     if (pins == Pins::kOverride) {
       expired_pins_ |= bit;
@@ -413,6 +414,7 @@ void MergeEngine::drain(ServedRing& ring) {
   std::uint64_t applied = 0;
   bool is_malformed = false;
   std::uint64_t whole_until = begin;  // batches that begin before are known to be whole
+  bool ends_in_batch = false;         // what was applied last
   while (position < tail && !is_malformed && !ring.is_refusing) {
     std::uint64_t end = position;
     std::size_t count = stage(ring, position, tail, std::min(quota_end, position + kBytesPerLook), end, is_malformed);
@@ -437,6 +439,7 @@ void MergeEngine::drain(ServedRing& ring) {
     if (ring.file.has_faulted()) break;
     crash_point(CrashPoint::kGroupStaged);
     for (std::size_t i = 0; i < count; ++i) applied += apply(ring, staged_[i]) ? 1 : 0;
+    if (count > 0) ends_in_batch = (staged_[count - 1].record.flags & kBatchContinues) != 0;
     position = end;
     if (batch_is_open) continue;
     if (position >= quota_end) break;
@@ -444,6 +447,9 @@ void MergeEngine::drain(ServedRing& ring) {
     if (is_time_over()) break;
     looked_at = position;
   }
+  // Only a writer that changes what it has pushed, or cuts its ring, can break its own batch, and it is not served on.
+  SHMSTATE_INVARIANT(!ends_in_batch || is_malformed || ring.is_refusing || ring.file.has_faulted());
+  SHMSTATE_INVARIANT(position <= tail);
   ring.refused_until = position;
   move_cursor(ring, position);
   layout::RingCursor& cursor = cursor_of(ring);
@@ -454,6 +460,7 @@ void MergeEngine::drain(ServedRing& ring) {
 }
 
 void MergeEngine::move_cursor(ServedRing& ring, std::uint64_t position) {
+  SHMSTATE_INVARIANT(position >= ring.consumer.cursor());
   ring.consumer.advance(position - ring.consumer.cursor());
   replicas_.store(cursor_of(ring).cursor, position);
   crash_point(CrashPoint::kCursorStored);
@@ -626,8 +633,12 @@ void MergeEngine::publish() {
   replicas_.store(header.feed_end, feed_.end());
   replicas_.store(header.heap_bytes, table_.heap().used_bytes());
   crash_point(CrashPoint::kBufferHeaderWritten);
-  current_ = {.epoch = current_.epoch + 1, .buffer = replicas_.back_index()};
-  publish_version(owner_.publication(), current_);
+  SHMSTATE_INVARIANT(table_.is_counted());
+  const Version next{.epoch = current_.epoch + 1, .buffer = replicas_.back_index()};
+  SHMSTATE_INVARIANT(is_being_written(owner_.publication(), next.buffer) || current_.epoch == 0);
+  SHMSTATE_INVARIANT(header.epoch == next.epoch && header.page_count == pages_.committed());
+  publish_version(owner_.publication(), next);
+  current_ = next;
   replicas_.published();
   is_back_claimed_ = false;
   is_dirty_ = false;
@@ -638,9 +649,11 @@ void MergeEngine::publish() {
 // What is published may be forgotten by the writers.
 void MergeEngine::release_heads() {
   for (ServedRing* const ring : advanced_) {
-    ring->published_cursor = ring->consumer.cursor();
-    layout::RingHeader& header = ring->file.header();
     const layout::RingCursor& cursor = published_cursor_at(ring->index);
+    SHMSTATE_INVARIANT(cursor.ring_id == ring->file.id() && cursor.cursor == ring->consumer.cursor());
+    SHMSTATE_INVARIANT(ring->published_cursor <= cursor.cursor);
+    ring->published_cursor = cursor.cursor;
+    layout::RingHeader& header = ring->file.header();
     mirror_counters(header, cursor);
     crash_point(CrashPoint::kCountersMirrored);
     const bool is_writer_asleep = ring->consumer.release();
@@ -855,6 +868,7 @@ void MergeEngine::drop_orphans() {
 }
 
 void MergeEngine::drop_cursor(std::uint32_t index) {
+  SHMSTATE_INVARIANT(is_index_used_[index]);
   replicas_.store(ring_cursors(replicas_.back())[index].ring_id, std::uint64_t{0});
   is_dirty_ = true;
   crash_point(CrashPoint::kCursorDropped);

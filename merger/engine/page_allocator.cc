@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <cassert>
 #include <iterator>
 #include <utility>
 
 #include "layout/slot.h"
+#include "protocol/invariant.h"
 
 namespace shmstate::internal {
 
@@ -33,16 +33,17 @@ std::optional<std::uint64_t> PageAllocator::allocate(std::uint64_t count) {
 }
 
 void PageAllocator::release(std::uint64_t page, std::uint64_t count) {
+  SHMSTATE_INVARIANT(page >= first_page_ && page + count <= committed_);
   free_count_ += count;
   auto next = free_runs_.lower_bound(page);
-  assert(next == free_runs_.end() || next->first >= page + count);
+  SHMSTATE_INVARIANT(next == free_runs_.end() || next->first >= page + count);
   if (next != free_runs_.end() && next->first == page + count) {
     count += next->second;
     next = free_runs_.erase(next);
   }
   if (next != free_runs_.begin()) {
     const auto before = std::prev(next);
-    assert(before->first + before->second <= page);
+    SHMSTATE_INVARIANT(before->first + before->second <= page);
     if (before->first + before->second == page) {
       before->second += count;
       return;
@@ -124,13 +125,14 @@ std::optional<std::uint64_t> Heap::allocate(std::size_t bytes) {
 
 void Heap::release(std::uint64_t offset, std::size_t bytes) {
   const std::size_t block_bytes = heap_block_bytes(bytes);
+  SHMSTATE_INVARIANT(used_bytes_ >= block_bytes);
   used_bytes_ -= block_bytes;
   if (has_pages_of_its_own(block_bytes)) return pages_.release(offset / kPageBytes, pages_of(block_bytes));
   const auto found = spans_.find(offset / kPageBytes);
-  assert(found != spans_.end() && found->second->block_bytes == block_bytes);
+  SHMSTATE_INVARIANT(found != spans_.end() && found->second->block_bytes == block_bytes);
   Span& span = *found->second;
   const std::size_t index = offset % kPageBytes / block_bytes;
-  assert((span.used[index / 64] >> index % 64 & 1) == 1);
+  SHMSTATE_INVARIANT((span.used[index / 64] >> index % 64 & 1) == 1);
   if (span.is_full()) list(span);
   span.used[index / 64] &= ~(std::uint64_t{1} << index % 64);
   if (--span.used_count > 0) return;

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cassert>
 
 #include "layout/hash.h"
 #include "protocol/crash_point.h"
+#include "protocol/invariant.h"
 
 namespace shmstate::internal {
 namespace {
@@ -203,11 +203,12 @@ void Table::changed(const Place& place, std::uint64_t epoch) {
 
 // Keeps counts, timers and owners true when a slot's entry changes from one head to another; no type: no entry.
 void Table::track(const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns) {
-  const auto count = [this](Type type, std::uint64_t change) {
-    if (type != Type::kNone) (type == kTombstone ? tombstone_count_ : entry_count_) += change;
-  };
-  count(old.type, ~std::uint64_t{0});  // -1
-  count(now.type, 1);
+  if (old.type != Type::kNone) {
+    std::uint64_t& count = count_of(old.type);
+    SHMSTATE_INVARIANT(count > 0);
+    --count;
+  }
+  if (now.type != Type::kNone) ++count_of(now.type);
   if (old.owner != now.owner) {
     if (old.owner != 0) disown(old.owner);
     if (now.owner != 0) own(now.owner, place);
@@ -227,7 +228,11 @@ void Table::own(std::uint16_t owner, const Place& place) {
   });
 }
 
-void Table::disown(std::uint16_t owner) { --owned_[owner - 1U].live_count; }
+void Table::disown(std::uint16_t owner) {
+  Owned& owned = owned_[owner - 1U];
+  SHMSTATE_INVARIANT(owned.live_count > 0);
+  --owned.live_count;
+}
 
 bool Table::allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks) {
   if (wanted.has(SlotHead::kValueInHeap)) {
@@ -311,6 +316,7 @@ std::uint32_t Table::claim_slot(std::uint64_t page, std::uint64_t hash) {
       const int index = std::countr_zero(free);
       set_tag(page, group, static_cast<std::size_t>(index), tag_of(hash));
       ++entries_of_page_[page];
+      ++occupied_count_;
       return static_cast<std::uint32_t>(group * kGroupSlots) + static_cast<std::uint32_t>(index);
     }
     if (tags.overflow_count() != kOverflowSticks) {
@@ -328,7 +334,9 @@ void Table::free_slot(const Place& place, std::uint64_t hash) {
   set_tag(place.page, last, place.slot % kGroupSlots, 0);
   layout::Slot& freed = slot(place);
   replicas_.store(freed.head, std::uint64_t{0});
+  SHMSTATE_INVARIANT(entries_of_page_[place.page] > 0 && occupied_count_ > 0);
   --entries_of_page_[place.page];
+  --occupied_count_;
 }
 
 // ---- directory and segments
@@ -369,7 +377,9 @@ bool Table::split(std::uint64_t page, std::uint64_t hash) {
   clear_segment(*added, depth + 1);
   crash_point(CrashPoint::kSegmentCleared);
   replicas_.store(segment(page).depth, std::uint64_t{depth} + 1);
+  const unsigned before = entries_of_page_[page];
   move_half(page, *added, depth);
+  SHMSTATE_INVARIANT(entries_of_page_[page] + entries_of_page_[*added] == before);
   const std::uint32_t step = 1U << (depth + 1);
   const std::uint32_t first = directory_index(hash, depth) | 1U << depth;
   const std::uint32_t length = 1U << directory_word().depth;
@@ -483,6 +493,7 @@ bool Table::adopt_segment(const BufferView& buffer, std::uint64_t page, std::uin
     if (head.has(SlotHead::kKeyInHeap) && !heap_.adopt(entry.words[head.key_word()], head.key_bytes)) return false;
     if (head.owner > owned_.size()) return false;
     ++entries_of_page_[page];
+    ++occupied_count_;
     const std::uint64_t expiry_ns = head.has(SlotHead::kHasExpiry) ? entry.words[head.expiry_word()] : 0;
     track({.page = page, .slot = s}, {}, head, expiry_ns);
   }

@@ -105,6 +105,8 @@ class Table {
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
   [[nodiscard]] std::uint64_t tombstone_count() const noexcept { return tombstone_count_; }
+  /// Whether the counts agree with each other.
+  [[nodiscard]] bool is_counted() const noexcept { return entry_count_ + tombstone_count_ == occupied_count_; }
   [[nodiscard]] std::uint64_t segment_count() const noexcept { return segment_count_; }
   [[nodiscard]] std::uint64_t split_count() const noexcept { return split_count_; }
   [[nodiscard]] std::uint64_t superseded_count() const noexcept { return superseded_count_; }
@@ -149,6 +151,9 @@ class Table {
   void erase_at(const Place& place, const SlotHead& head, EraseReason reason, std::uint64_t epoch);
   void changed(const Place& place, std::uint64_t epoch);
   void track(const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
+  [[nodiscard]] std::uint64_t& count_of(Type type) noexcept {
+    return type == kTombstone ? tombstone_count_ : entry_count_;
+  }
   void own(std::uint16_t owner, const Place& place);
   void disown(std::uint16_t owner);
 
@@ -197,6 +202,7 @@ class Table {
   std::uint64_t split_count_ = 0;
   std::uint64_t superseded_count_ = 0;
   std::uint64_t expired_count_ = 0;
+  std::uint64_t occupied_count_ = 0;            // slots in use, counted where slots are claimed and freed
   std::vector<std::uint16_t> entries_of_page_;  // entries of the segment in a page
 };
 

@@ -8,6 +8,7 @@
 
 #include "harness/test_instance.h"
 #include "layout/slot.h"
+#include "protocol/invariant.h"
 
 namespace shmstate {
 using namespace internal;
@@ -364,6 +365,32 @@ TEST_F(HeapTest, BlocksThatCannotBeAreNotAdopted) {
   EXPECT_FALSE(rebuilt.adopt(page + 19 * kPageBytes, 70'000)) << "over the end";
   EXPECT_FALSE(rebuilt.adopt(~std::uint64_t{0} - 63, 100));
   EXPECT_EQ(rebuilt.used_bytes(), heap_block_bytes(100)) << "a refusal counts nothing";
+}
+
+// What this program alone decides is checked in every build, also in those with NDEBUG.
+TEST(InvariantDeathTest, AViolationNamesItsPlaceAndConditionAndStops) {
+  const int two = 2;
+  SHMSTATE_INVARIANT(two + two == 4);
+  EXPECT_DEATH(SHMSTATE_INVARIANT(two + two == 5),
+               "page_allocator_test.cc:[0-9]+: invariant violated: two \\+ two == 5");
+}
+
+TEST(InvariantDeathTest, APageThatIsReleasedTwiceStops) {
+  PageAllocator pages(kFirstPage, kPagesMax, [](std::uint64_t, std::uint64_t) { return true; });
+  const std::optional<std::uint64_t> page = pages.allocate(1);
+  ASSERT_TRUE(page);
+  pages.release(*page, 1);
+  EXPECT_DEATH(pages.release(*page, 1), "page_allocator.cc:[0-9]+: invariant violated");
+}
+
+TEST(InvariantDeathTest, ABlockThatIsReleasedTwiceStops) {
+  PageAllocator pages(kFirstPage, kPagesMax, [](std::uint64_t, std::uint64_t) { return true; });
+  Heap heap(pages);
+  const std::optional<std::uint64_t> kept = heap.allocate(100);
+  const std::optional<std::uint64_t> block = heap.allocate(100);
+  ASSERT_TRUE(kept && block);
+  heap.release(*block, 100);
+  EXPECT_DEATH(heap.release(*block, 100), "page_allocator.cc:[0-9]+: invariant violated");
 }
 
 TEST(HeapOfLittleMemory, ARefusalChangesNothing) {
