@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "engine/back_buffer.h"
 #include "engine/instance_owner.h"
 #include "layout/feed_record.h"
 #include "layout/layout.h"
@@ -32,11 +33,13 @@ class Feed {
   /// The number of records ever written.
   [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
 
-  void changed(std::uint64_t epoch, const Place& place) { append(epoch, FeedKind::kChanged, 0, place.pack()); }
-  void moved(std::uint64_t epoch, const Place& place) { append(epoch, FeedKind::kMoved, 0, place.pack()); }
-  void erased(std::uint64_t epoch, EraseReason reason, std::string_view key) {
-    append(epoch, FeedKind::kErased, static_cast<std::uint8_t>(reason), key.size());
-    for_each_word(key, [&](std::size_t, std::uint64_t word) { append(epoch, FeedKind::kKey, 0, word); });
+  void changed(const BackBuffer& back, const Place& place) {
+    append(back.epoch(), FeedKind::kChanged, 0, place.pack());
+  }
+  void moved(const BackBuffer& back, const Place& place) { append(back.epoch(), FeedKind::kMoved, 0, place.pack()); }
+  void erased(const BackBuffer& back, EraseReason reason, std::string_view key) {
+    append(back.epoch(), FeedKind::kErased, static_cast<std::uint8_t>(reason), key.size());
+    for_each_word(key, [&](std::size_t, std::uint64_t word) { append(back.epoch(), FeedKind::kKey, 0, word); });
   }
 
  private:

@@ -14,15 +14,14 @@ using layout::kPageBytes;
 
 // ---- PageAllocator
 
-PageAllocator::PageAllocator(std::uint64_t first_page, std::uint64_t pages_max,
-                             std::function<bool(std::uint64_t, std::uint64_t)> commit)
+PageAllocator::PageAllocator(std::uint64_t first_page, std::uint64_t pages_max, Commit commit)
     : first_page_(first_page), pages_max_(pages_max), committed_(first_page), commit_(std::move(commit)) {}
 
-std::optional<std::uint64_t> PageAllocator::allocate(std::uint64_t count) {
+std::optional<std::uint64_t> PageAllocator::allocate(BackBuffer& back, std::uint64_t count) {
   const auto fits = [count](const auto& run) { return run.second >= count; };
   auto run = std::find_if(free_runs_.begin(), free_runs_.end(), fits);
   if (run == free_runs_.end()) {
-    if (!grow(count)) return std::nullopt;
+    if (!grow(back, count)) return std::nullopt;
     run = std::find_if(free_runs_.begin(), free_runs_.end(), fits);
   }
   const auto [page, length] = *run;
@@ -53,7 +52,7 @@ void PageAllocator::release(std::uint64_t page, std::uint64_t count) {
 }
 
 // Commits a little more than is needed, in proportion, so that growing is neither many small steps nor one big pause.
-bool PageAllocator::grow(std::uint64_t count) {
+bool PageAllocator::grow(BackBuffer& back, std::uint64_t count) {
   const std::uint64_t ahead = std::clamp<std::uint64_t>(committed_ / 16, 1, 16);
   if (!free_runs_.empty()) {  // what is free at the end counts
     const auto [page, length] = *free_runs_.rbegin();
@@ -61,7 +60,7 @@ bool PageAllocator::grow(std::uint64_t count) {
   }
   for (const std::uint64_t wanted : {std::max(count, ahead), count}) {
     const std::uint64_t end = committed_ + wanted;
-    if (end > pages_max_ || !commit_(committed_, end)) continue;
+    if (end > pages_max_ || !commit_(back, committed_, end)) continue;
     release(std::exchange(committed_, end), wanted);
     return true;
   }
@@ -103,17 +102,17 @@ std::uint64_t pages_of(std::size_t block_bytes) { return (block_bytes + kPageByt
 
 }  // namespace
 
-std::optional<std::uint64_t> Heap::allocate(std::size_t bytes) {
+std::optional<std::uint64_t> Heap::allocate(BackBuffer& back, std::size_t bytes) {
   const std::size_t block_bytes = heap_block_bytes(bytes);
   if (has_pages_of_its_own(block_bytes)) {
-    const std::optional<std::uint64_t> page = pages_.allocate(pages_of(block_bytes));
+    const std::optional<std::uint64_t> page = pages_.allocate(back, pages_of(block_bytes));
     if (!page) return std::nullopt;
     used_bytes_ += block_bytes;
     return *page * kPageBytes;
   }
   SpanList& open = open_[block_bytes];
   if (open.empty()) {
-    const std::optional<std::uint64_t> page = pages_.allocate(1);
+    const std::optional<std::uint64_t> page = pages_.allocate(back, 1);
     if (!page) return std::nullopt;
     add_span(*page, block_bytes);
   }

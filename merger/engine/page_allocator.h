@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/back_buffer.h"
 #include "layout/layout.h"
 
 namespace shmstate::internal {
@@ -21,15 +22,16 @@ namespace shmstate::internal {
 /// Runs of 64 KiB pages: first fit from the front, neighbours joined on release.
 class PageAllocator {
  public:
-  /// `commit(first, end)` makes pages usable in every buffer, and returns false when there is no room.
-  PageAllocator(std::uint64_t first_page, std::uint64_t pages_max,
-                std::function<bool(std::uint64_t, std::uint64_t)> commit);
+  /// Makes pages [first, end) usable in every buffer, and says so in the back buffer; false when there is no room.
+  using Commit = std::function<bool(BackBuffer& back, std::uint64_t first, std::uint64_t end)>;
+
+  PageAllocator(std::uint64_t first_page, std::uint64_t pages_max, Commit commit);
 
   /// Pages below this are committed.
   [[nodiscard]] std::uint64_t committed() const noexcept { return committed_; }
   [[nodiscard]] std::uint64_t free_count() const noexcept { return free_count_; }
 
-  [[nodiscard]] std::optional<std::uint64_t> allocate(std::uint64_t count);
+  [[nodiscard]] std::optional<std::uint64_t> allocate(BackBuffer& back, std::uint64_t count);
   void release(std::uint64_t page, std::uint64_t count);
 
   /// At start: pages up to `committed` exist, all free until adopted.
@@ -38,14 +40,14 @@ class PageAllocator {
   [[nodiscard]] bool adopt(std::uint64_t page, std::uint64_t count);
 
  private:
-  [[nodiscard]] bool grow(std::uint64_t count);
+  [[nodiscard]] bool grow(BackBuffer& back, std::uint64_t count);
 
   std::uint64_t first_page_;
   std::uint64_t pages_max_;
   std::uint64_t committed_;
   std::uint64_t free_count_ = 0;
   std::map<std::uint64_t, std::uint64_t> free_runs_;  // first page -> count
-  std::function<bool(std::uint64_t, std::uint64_t)> commit_;
+  Commit commit_;
 };
 
 /// Blocks for long keys and values: sizes as `heap_block_bytes` rounds them; up to half a page they share pages of one
@@ -55,7 +57,7 @@ class Heap {
   explicit Heap(PageAllocator& pages) : pages_(pages) {}
 
   /// The offset of a block for so many bytes, or nothing when there is no memory.
-  [[nodiscard]] std::optional<std::uint64_t> allocate(std::size_t bytes);
+  [[nodiscard]] std::optional<std::uint64_t> allocate(BackBuffer& back, std::size_t bytes);
   void release(std::uint64_t offset, std::size_t bytes);
   [[nodiscard]] std::uint64_t used_bytes() const noexcept { return used_bytes_; }
 

@@ -39,9 +39,8 @@ std::uint64_t version_of(const layout::Slot& slot, const SlotHead& head) {
 
 }  // namespace
 
-Table::Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometry& geometry)
-    : replicas_(replicas),
-      pages_(pages),
+Table::Table(PageAllocator& pages, Feed& feed, const Geometry& geometry)
+    : pages_(pages),
       heap_(pages),
       feed_(feed),
       timers_(geometry.pages_max()),
@@ -52,179 +51,184 @@ Table::Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometr
 
 // ---- mutations
 
-std::optional<Reject> Table::set(const HashedKey& key, const NewValue& value, const Attributes& attributes,
-                                 std::uint64_t epoch) {
+std::optional<Reject> Table::set(BackBuffer& back, const HashedKey& key, const NewValue& value,
+                                 const Attributes& attributes) {
   Place at;
   SlotHead head;
-  if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, value, attributes, epoch);
-  if (attributes.version && *attributes.version <= version_of(slot(at), head)) {
+  if (view(back).find(key, at, head) != BufferView::Found::kYes) return insert(back, key, value, attributes);
+  if (attributes.version && *attributes.version <= version_of(slot(back, at), head)) {
     ++superseded_count_;
     return std::nullopt;
   }
-  return replace(at, head, key, value, attributes, epoch);
+  return replace(back, at, head, key, value, attributes);
 }
 
-std::optional<Reject> Table::combine(Operation operation, const HashedKey& key, const NewValue& operand,
-                                     std::uint64_t epoch) {
+std::optional<Reject> Table::combine(BackBuffer& back, Operation operation, const HashedKey& key,
+                                     const NewValue& operand) {
   if (!is_operand(operand.type, operand.number)) return Reject::kOutOfRange;  // writers never push one
   Place at;
   SlotHead head;
-  if (view().find(key, at, head) != BufferView::Found::kYes) return insert(key, operand, {}, epoch);
-  if (head.type == kTombstone) return replace(at, head, key, operand, {}, epoch);
+  if (view(back).find(key, at, head) != BufferView::Found::kYes) return insert(back, key, operand, {});
+  if (head.type == kTombstone) return replace(back, at, head, key, operand, {});
   if (head.type != operand.type) return Reject::kWrongType;
-  std::uint64_t& word = slot(at).words[0];
+  std::uint64_t& word = slot(back, at).words[0];
   const std::optional<std::uint64_t> result = combine_bits(operation, operand.type, word, operand.number);
   if (!result) return Reject::kOutOfRange;
   if (*result == word) return std::nullopt;
-  replicas_.store(word, *result);
-  changed(at, epoch);
+  back.store(word, *result);
+  changed(back, at);
   return std::nullopt;
 }
 
-std::optional<Reject> Table::erase(const HashedKey& key, std::optional<std::uint64_t> version,
-                                   std::uint64_t tombstone_expiry_ns, std::uint64_t epoch) {
+std::optional<Reject> Table::erase(BackBuffer& back, const HashedKey& key, std::optional<std::uint64_t> version,
+                                   std::uint64_t tombstone_expiry_ns) {
   Place at;
   SlotHead head;
-  const bool found = view().find(key, at, head) == BufferView::Found::kYes;
+  const bool found = view(back).find(key, at, head) == BufferView::Found::kYes;
   if (!version) {
-    if (found && head.type == kTombstone) remove(at, head, key.hash);
-    if (found && head.type != kTombstone) erase_at(at, head, EraseReason::kErase, epoch);
+    if (found && head.type == kTombstone) remove(back, at, head, key.hash);
+    if (found && head.type != kTombstone) erase_at(back, at, head, EraseReason::kErase);
     return std::nullopt;
   }
   const NewValue nothing{.type = kTombstone, .number = 0, .bytes = {}};
   const Attributes remembered{.owner = 0, .expiry_ns = tombstone_expiry_ns, .version = version};
-  if (!found) return insert(key, nothing, remembered, epoch);
-  if (*version <= version_of(slot(at), head)) {
+  if (!found) return insert(back, key, nothing, remembered);
+  if (*version <= version_of(slot(back, at), head)) {
     ++superseded_count_;
     return std::nullopt;
   }
-  const std::optional<Reject> reject = replace(at, head, key, nothing, remembered, epoch);
-  if (!reject && head.type != kTombstone) feed_.erased(epoch, EraseReason::kErase, key.bytes);
+  const std::optional<Reject> reject = replace(back, at, head, key, nothing, remembered);
+  if (!reject && head.type != kTombstone) feed_.erased(back, EraseReason::kErase, key.bytes);
   return reject;
 }
 
-bool Table::expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch) {
+bool Table::expire(BackBuffer& back, std::uint64_t now_ns, std::size_t budget) {
   const std::uint64_t before = entry_count_ + tombstone_count_;
   timers_.advance(now_ns, budget, [&](TimingWheel::Id id) {
     const Place at = TimingWheel::place_of(id);
-    if (!is_occupied(at)) return;
-    const SlotHead head = SlotHead::unpack(slot(at).head);
+    if (!is_occupied(back, at)) return;
+    const SlotHead head = SlotHead::unpack(slot(back, at).head);
     if (!head.has(SlotHead::kHasExpiry)) return;
-    const std::uint64_t expiry_ns = slot(at).words[head.expiry_word()];
+    const std::uint64_t expiry_ns = slot(back, at).words[head.expiry_word()];
     if (expiry_ns > now_ns) return timers_.ensure(id, expiry_ns);  // refreshed meanwhile
-    if (head.type == kTombstone) return remove(at, head, hash_of(slot(at), head));
+    if (head.type == kTombstone) return remove(back, at, head, hash_of(slot(back, at), head));
     crash_point(CrashPoint::kEntryExpired);
     ++expired_count_;
-    erase_at(at, head, EraseReason::kExpiry, epoch);
+    erase_at(back, at, head, EraseReason::kExpiry);
   });
   return entry_count_ + tombstone_count_ != before;
 }
 
-bool Table::erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch) {
+bool Table::erase_owned(BackBuffer& back, std::uint32_t ring_index, std::size_t budget) {
   std::vector<Place>& places = owned_[ring_index].places;
   for (; budget > 0 && !places.empty(); --budget) {
     const Place at = places.back();
     places.pop_back();
-    if (!is_occupied(at)) continue;
-    const SlotHead head = SlotHead::unpack(slot(at).head);
-    if (head.owner == ring_index + 1) erase_at(at, head, EraseReason::kOwnerGone, epoch);
+    if (!is_occupied(back, at)) continue;
+    const SlotHead head = SlotHead::unpack(slot(back, at).head);
+    if (head.owner == ring_index + 1) erase_at(back, at, head, EraseReason::kOwnerGone);
   }
   return places.empty();
 }
 
 // ---- entries
 
-std::optional<Reject> Table::insert(const HashedKey& key, const NewValue& value, const Attributes& attributes,
-                                    std::uint64_t epoch) {
+std::optional<Reject> Table::insert(BackBuffer& back, const HashedKey& key, const NewValue& value,
+                                    const Attributes& attributes) {
   if (entry_count_ + tombstone_count_ >= entries_max_) return Reject::kLimit;
   const SlotHead head = new_head(key, value, attributes);
-  std::uint64_t page = page_of(key.hash);
+  std::uint64_t page = page_of(back, key.hash);
   while (entries_of_page_[page] >= kSegmentEntriesMax) {
-    if (!split(page, key.hash)) return Reject::kNoMemory;
-    page = page_of(key.hash);
+    if (!split(back, page, key.hash)) return Reject::kNoMemory;
+    page = page_of(back, key.hash);
   }
   Blocks blocks;
-  if (!allocate_blocks(nullptr, {}, head, blocks)) return Reject::kNoMemory;
-  const Place at{.page = page, .slot = claim_slot(page, key.hash)};
+  if (!allocate_blocks(back, nullptr, {}, head, blocks)) return Reject::kNoMemory;
+  const Place at{.page = page, .slot = claim_slot(back, page, key.hash)};
   crash_point(CrashPoint::kSlotClaimed);
-  layout::Slot& here = slot(at);
-  replicas_.store(here.head, head.pack());
-  write_key(here, head, key, blocks);
+  layout::Slot& here = slot(back, at);
+  back.store(here.head, head.pack());
+  write_key(back, here, head, key, blocks);
   crash_point(CrashPoint::kKeyWritten);
-  write_value(here, head, value, blocks);
+  write_value(back, here, head, value, blocks);
   crash_point(CrashPoint::kValueWritten);
-  write_attributes(here, head, attributes);
-  track(at, {}, head, attributes.expiry_ns);
-  replicas_.store(here.changed_epoch, std::uint64_t{0});  // whatever was here before
-  if (head.type != kTombstone) changed(at, epoch);
+  write_attributes(back, here, head, attributes);
+  track(back, at, {}, head, attributes.expiry_ns);
+  back.store(here.changed_epoch, std::uint64_t{0});  // whatever was here before
+  if (head.type != kTombstone) changed(back, at);
   return std::nullopt;
 }
 
-std::optional<Reject> Table::replace(const Place& place, const SlotHead& old, const HashedKey& key,
-                                     const NewValue& value, const Attributes& attributes, std::uint64_t epoch) {
-  layout::Slot& here = slot(place);
+std::optional<Reject> Table::replace(BackBuffer& back, const Place& place, const SlotHead& old, const HashedKey& key,
+                                     const NewValue& value, const Attributes& attributes) {
+  layout::Slot& here = slot(back, place);
   const SlotHead head = new_head(key, value, attributes);
   Blocks blocks;
-  if (!allocate_blocks(&here, old, head, blocks)) return Reject::kNoMemory;
+  if (!allocate_blocks(back, &here, old, head, blocks)) return Reject::kNoMemory;
   release_blocks(here, old, blocks);
   if (head.pack() != here.head) {
-    replicas_.store(here.head, head.pack());
+    back.store(here.head, head.pack());
     const bool key_stays =
         head.key_word() == old.key_word() && head.has(SlotHead::kKeyInHeap) == old.has(SlotHead::kKeyInHeap);
-    if (!key_stays) write_key(here, head, key, blocks);
+    if (!key_stays) write_key(back, here, head, key, blocks);
   }
-  write_value(here, head, value, blocks);
-  write_attributes(here, head, attributes);
-  track(place, old, head, attributes.expiry_ns);
-  if (head.type != kTombstone) changed(place, epoch);
+  write_value(back, here, head, value, blocks);
+  write_attributes(back, here, head, attributes);
+  track(back, place, old, head, attributes.expiry_ns);
+  if (head.type != kTombstone) changed(back, place);
   return std::nullopt;
 }
 
-void Table::remove(const Place& place, const SlotHead& head, std::uint64_t hash) {
-  release_blocks(slot(place), head, {});
-  track(place, head, {}, 0);
-  free_slot(place, hash);
+void Table::remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash) {
+  release_blocks(slot(back, place), head, {});
+  track(back, place, head, {}, 0);
+  free_slot(back, place, hash);
 }
 
-void Table::erase_at(const Place& place, const SlotHead& head, EraseReason reason, std::uint64_t epoch) {
-  const layout::Slot& here = slot(place);
-  const auto* const key = reinterpret_cast<const char*>(view().key_words(here, head));
-  feed_.erased(epoch, reason, {key, head.key_bytes});
+void Table::erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason) {
+  const layout::Slot& here = slot(back, place);
+  const auto* const key = reinterpret_cast<const char*>(view(back).key_words(here, head));
+  feed_.erased(back, reason, {key, head.key_bytes});
   crash_point(CrashPoint::kEntryErased);
-  remove(place, head, hash_of(here, head));
+  remove(back, place, head, hash_of(here, head));
 }
 
-void Table::changed(const Place& place, std::uint64_t epoch) {
-  layout::Slot& here = slot(place);
-  if (here.changed_epoch == epoch) return;  // the feed has it
-  replicas_.store(here.changed_epoch, epoch);
-  feed_.changed(epoch, place);
+void Table::changed(BackBuffer& back, const Place& place) {
+  layout::Slot& here = slot(back, place);
+  if (here.changed_epoch == back.epoch()) return;  // the feed has it
+  back.store(here.changed_epoch, back.epoch());
+  feed_.changed(back, place);
 }
 
 // Keeps counts, timers and owners true when a slot's entry changes from one head to another; no type: no entry.
-void Table::track(const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns) {
+void Table::track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now,
+                  std::uint64_t expiry_ns) {
+  count(old, now);
+  if (old.owner != now.owner) {
+    if (old.owner != 0) disown(old.owner);
+    if (now.owner != 0) own(back, now.owner, place);
+  }
+  if (now.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), expiry_ns);
+}
+
+void Table::count(const SlotHead& old, const SlotHead& now) {
   if (old.type != Type::kNone) {
     std::uint64_t& count = count_of(old.type);
     SHMSTATE_INVARIANT(count > 0);
     --count;
   }
   if (now.type != Type::kNone) ++count_of(now.type);
-  if (old.owner != now.owner) {
-    if (old.owner != 0) disown(old.owner);
-    if (now.owner != 0) own(now.owner, place);
-  }
-  if (now.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), expiry_ns);
 }
 
 // Places that an entry left stay listed until they outnumber those that count.
-void Table::own(std::uint16_t owner, const Place& place) {
+void Table::own(BackBuffer& back, std::uint16_t owner, const Place& place) {
   Owned& owned = owned_[owner - 1U];
   owned.places.push_back(place);
   if (owned.places.size() <= 2 * ++owned.live_count + 64) return;
   std::sort(owned.places.begin(), owned.places.end());
   owned.places.erase(std::unique(owned.places.begin(), owned.places.end()), owned.places.end());
-  std::erase_if(owned.places, [&](const Place& place) {
-    return !is_occupied(place) || SlotHead::unpack(slot(place).head).owner != owner;
+  std::erase_if(owned.places, [&](const Place& listed) {
+    return !is_occupied(back, listed) || SlotHead::unpack(slot(back, listed).head).owner != owner;
   });
 }
 
@@ -234,12 +238,13 @@ void Table::disown(std::uint16_t owner) {
   --owned.live_count;
 }
 
-bool Table::allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted, Blocks& blocks) {
+bool Table::allocate_blocks(BackBuffer& back, const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted,
+                            Blocks& blocks) {
   if (wanted.has(SlotHead::kValueInHeap)) {
     if (old.has(SlotHead::kValueInHeap) && heap_block_bytes(old.value_bytes) == heap_block_bytes(wanted.value_bytes)) {
       blocks.value = slot->words[0];
     } else {
-      const std::optional<std::uint64_t> block = heap_.allocate(wanted.value_bytes);
+      const std::optional<std::uint64_t> block = heap_.allocate(back, wanted.value_bytes);
       if (!block) return false;
       blocks.value = *block;
     }
@@ -248,7 +253,7 @@ bool Table::allocate_blocks(const layout::Slot* slot, const SlotHead& old, const
     if (old.has(SlotHead::kKeyInHeap)) {
       blocks.key = slot->words[old.key_word()];
     } else {
-      const std::optional<std::uint64_t> block = heap_.allocate(wanted.key_bytes);
+      const std::optional<std::uint64_t> block = heap_.allocate(back, wanted.key_bytes);
       if (!block) {
         const bool is_new = slot == nullptr || !old.has(SlotHead::kValueInHeap) || blocks.value != slot->words[0];
         if (blocks.value != 0 && is_new) heap_.release(blocks.value, wanted.value_bytes);
@@ -267,28 +272,30 @@ void Table::release_blocks(const layout::Slot& slot, const SlotHead& head, const
   }
 }
 
-void Table::write_key(layout::Slot& slot, const SlotHead& head, const HashedKey& key, const Blocks& blocks) {
+void Table::write_key(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const HashedKey& key,
+                      const Blocks& blocks) {
   std::uint64_t* const words = slot.words + head.key_word();
-  if (!head.has(SlotHead::kKeyInHeap)) return replicas_.store_bytes(words, key.bytes);
-  replicas_.store_bytes(replicas_.at<std::uint64_t>(blocks.key), key.bytes);
-  replicas_.store(words[0], blocks.key);
-  replicas_.store(words[1], key.hash);
+  if (!head.has(SlotHead::kKeyInHeap)) return back.store_bytes(words, key.bytes);
+  back.store_bytes(back.at<std::uint64_t>(blocks.key), key.bytes);
+  back.store(words[0], blocks.key);
+  back.store(words[1], key.hash);
 }
 
-void Table::write_value(layout::Slot& slot, const SlotHead& head, const NewValue& value, const Blocks& blocks) {
+void Table::write_value(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const NewValue& value,
+                        const Blocks& blocks) {
   if (value.type == Type::kInt64 || value.type == Type::kFloat64) {
-    replicas_.store(slot.words[0], value.number);
+    back.store(slot.words[0], value.number);
   } else if (head.has(SlotHead::kValueInHeap)) {
-    replicas_.store_bytes(replicas_.at<std::uint64_t>(blocks.value), value.bytes);
-    replicas_.store(slot.words[0], blocks.value);
+    back.store_bytes(back.at<std::uint64_t>(blocks.value), value.bytes);
+    back.store(slot.words[0], blocks.value);
   } else {
-    replicas_.store_bytes(slot.words, value.bytes);
+    back.store_bytes(slot.words, value.bytes);
   }
 }
 
-void Table::write_attributes(layout::Slot& slot, const SlotHead& head, const Attributes& attributes) {
-  if (head.has(SlotHead::kHasExpiry)) replicas_.store(slot.words[head.expiry_word()], attributes.expiry_ns);
-  if (head.has(SlotHead::kHasVersion)) replicas_.store(slot.words[head.version_word()], *attributes.version);
+void Table::write_attributes(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const Attributes& attributes) {
+  if (head.has(SlotHead::kHasExpiry)) back.store(slot.words[head.expiry_word()], attributes.expiry_ns);
+  if (head.has(SlotHead::kHasVersion)) back.store(slot.words[head.version_word()], *attributes.version);
 }
 
 std::uint64_t Table::hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept {
@@ -299,41 +306,42 @@ std::uint64_t Table::hash_of(const layout::Slot& slot, const SlotHead& head) con
 
 // ---- slots
 
-void Table::set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag) {
-  auto* const words = reinterpret_cast<std::uint64_t*>(&segment(page).groups[group]);
+void Table::set_tag(BackBuffer& back, std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag) {
+  auto* const words = reinterpret_cast<std::uint64_t*>(&segment(back, page).groups[group]);
   std::uint64_t& word = words[index / kWord];
   const auto shift = static_cast<unsigned>(index % kWord * 8);
-  replicas_.store(word, (word & ~(std::uint64_t{0xff} << shift)) | std::uint64_t{tag} << shift);
+  back.store(word, (word & ~(std::uint64_t{0xff} << shift)) | std::uint64_t{tag} << shift);
 }
 
 // Precondition: the segment has a free slot.
-std::uint32_t Table::claim_slot(std::uint64_t page, std::uint64_t hash) {
+std::uint32_t Table::claim_slot(BackBuffer& back, std::uint64_t page, std::uint64_t hash) {
   std::uint32_t group = home_group(hash);
   for (;; group = next_group(group)) {
-    const TagWords tags(segment(page).groups[group]);
+    const TagWords tags(segment(back, page).groups[group]);
     const std::uint32_t free = tags.match(0);
     if (free != 0) {
       const int index = std::countr_zero(free);
-      set_tag(page, group, static_cast<std::size_t>(index), tag_of(hash));
+      set_tag(back, page, group, static_cast<std::size_t>(index), tag_of(hash));
       ++entries_of_page_[page];
       ++occupied_count_;
       return static_cast<std::uint32_t>(group * kGroupSlots) + static_cast<std::uint32_t>(index);
     }
     if (tags.overflow_count() != kOverflowSticks) {
-      set_tag(page, group, kOverflowIndex, static_cast<std::uint8_t>(tags.overflow_count() + 1));
+      set_tag(back, page, group, kOverflowIndex, static_cast<std::uint8_t>(tags.overflow_count() + 1));
     }
   }
 }
 
-void Table::free_slot(const Place& place, std::uint64_t hash) {
+void Table::free_slot(BackBuffer& back, const Place& place, std::uint64_t hash) {
   const auto last = static_cast<std::uint32_t>(place.slot / kGroupSlots);
   for (std::uint32_t group = home_group(hash); group != last; group = next_group(group)) {
-    const std::uint8_t count = segment(place.page).groups[group].overflow_count;
-    if (count != kOverflowSticks) set_tag(place.page, group, kOverflowIndex, static_cast<std::uint8_t>(count - 1));
+    const std::uint8_t count = segment(back, place.page).groups[group].overflow_count;
+    if (count != kOverflowSticks)
+      set_tag(back, place.page, group, kOverflowIndex, static_cast<std::uint8_t>(count - 1));
   }
-  set_tag(place.page, last, place.slot % kGroupSlots, 0);
-  layout::Slot& freed = slot(place);
-  replicas_.store(freed.head, std::uint64_t{0});
+  set_tag(back, place.page, last, place.slot % kGroupSlots, 0);
+  layout::Slot& freed = slot(back, place);
+  back.store(freed.head, std::uint64_t{0});
   SHMSTATE_INVARIANT(entries_of_page_[place.page] > 0 && occupied_count_ > 0);
   --entries_of_page_[place.page];
   --occupied_count_;
@@ -341,49 +349,49 @@ void Table::free_slot(const Place& place, std::uint64_t hash) {
 
 // ---- directory and segments
 
-bool Table::create() {
-  const std::optional<std::uint64_t> directory = pages_.allocate(directory_pages(0));
-  const std::optional<std::uint64_t> first = directory ? pages_.allocate(1) : std::nullopt;
+bool Table::create(BackBuffer& back) {
+  const std::optional<std::uint64_t> directory = pages_.allocate(back, directory_pages(0));
+  const std::optional<std::uint64_t> first = directory ? pages_.allocate(back, 1) : std::nullopt;
   if (!first) return false;
-  clear_segment(*first, 0);
-  replicas_.store(replicas_.header().directory, DirectoryWord{.page = *directory, .depth = 0}.pack());
-  set_directory_entry(0, *first);
+  clear_segment(back, *first, 0);
+  back.store(back.header().directory, DirectoryWord{.page = *directory, .depth = 0}.pack());
+  set_directory_entry(back, 0, *first);
   segment_count_ = 1;
   return true;
 }
 
-void Table::clear_segment(std::uint64_t page, unsigned depth) {
-  layout::Segment& fresh = segment(page);
-  replicas_.store(fresh.depth, std::uint64_t{depth});
+void Table::clear_segment(BackBuffer& back, std::uint64_t page, unsigned depth) {
+  layout::Segment& fresh = segment(back, page);
+  back.store(fresh.depth, std::uint64_t{depth});
   auto* const tags = reinterpret_cast<std::uint64_t*>(fresh.groups);
-  for (std::size_t i = 0; i < sizeof fresh.groups / kWord; ++i) replicas_.store(tags[i], std::uint64_t{0});
+  for (std::size_t i = 0; i < sizeof fresh.groups / kWord; ++i) back.store(tags[i], std::uint64_t{0});
   for (layout::Slot& free : fresh.slots) {  // the page may have been something else
-    if (free.head != 0) replicas_.store(free.head, std::uint64_t{0});
+    if (free.head != 0) back.store(free.head, std::uint64_t{0});
   }
   entries_of_page_[page] = 0;
 }
 
-void Table::set_directory_entry(std::uint32_t index, std::uint64_t page) {
-  auto* const words = replicas_.at<std::uint64_t>(directory_word().page * kPageBytes);
+void Table::set_directory_entry(BackBuffer& back, std::uint32_t index, std::uint64_t page) {
+  auto* const words = back.at<std::uint64_t>(directory_word(back).page * kPageBytes);
   std::uint64_t& word = words[DirectoryEntry::word_of(index)];
-  replicas_.store(word, DirectoryEntry::with_page(word, index, page));
+  back.store(word, DirectoryEntry::with_page(word, index, page));
 }
 
-bool Table::split(std::uint64_t page, std::uint64_t hash) {
-  const auto depth = static_cast<unsigned>(segment(page).depth);
-  if (depth == directory_word().depth && !double_directory()) return false;
-  const std::optional<std::uint64_t> added = pages_.allocate(1);
+bool Table::split(BackBuffer& back, std::uint64_t page, std::uint64_t hash) {
+  const auto depth = static_cast<unsigned>(segment(back, page).depth);
+  if (depth == directory_word(back).depth && !double_directory(back)) return false;
+  const std::optional<std::uint64_t> added = pages_.allocate(back, 1);
   if (!added) return false;
-  clear_segment(*added, depth + 1);
+  clear_segment(back, *added, depth + 1);
   crash_point(CrashPoint::kSegmentCleared);
-  replicas_.store(segment(page).depth, std::uint64_t{depth} + 1);
+  back.store(segment(back, page).depth, std::uint64_t{depth} + 1);
   const unsigned before = entries_of_page_[page];
-  move_half(page, *added, depth);
+  move_half(back, page, *added, depth);
   SHMSTATE_INVARIANT(entries_of_page_[page] + entries_of_page_[*added] == before);
   const std::uint32_t step = 1U << (depth + 1);
   const std::uint32_t first = directory_index(hash, depth) | 1U << depth;
-  const std::uint32_t length = 1U << directory_word().depth;
-  for (std::uint32_t i = first; i < length; i += step) set_directory_entry(i, *added);
+  const std::uint32_t length = 1U << directory_word(back).depth;
+  for (std::uint32_t i = first; i < length; i += step) set_directory_entry(back, i, *added);
   crash_point(CrashPoint::kSegmentSplit);
   ++segment_count_;
   ++split_count_;
@@ -391,68 +399,69 @@ bool Table::split(std::uint64_t page, std::uint64_t hash) {
 }
 
 template <typename Visit>
-void Table::for_each_hash(std::uint64_t page, Visit&& visit) {
+void Table::for_each_hash(BackBuffer& back, std::uint64_t page, Visit&& visit) {
   for (std::uint32_t group = 0; group < kSegmentGroups; ++group) {
-    std::uint32_t occupied = TagWords(segment(page).groups[group]).occupied();
+    std::uint32_t occupied = TagWords(segment(back, page).groups[group]).occupied();
     for (; occupied != 0; occupied &= occupied - 1) {
       const Place at{.page = page, .slot = BufferView::first_slot(group, occupied)};
-      visit(at, hash_of(slot(at), SlotHead::unpack(slot(at).head)));
+      visit(at, hash_of(slot(back, at), SlotHead::unpack(slot(back, at).head)));
     }
   }
 }
 
 // What stays had to make way for what goes: it comes closer to where its search begins.
-void Table::move_half(std::uint64_t from, std::uint64_t to, unsigned bit) {
-  for_each_hash(from, [&](const Place& at, std::uint64_t hash) {
-    if ((hash >> bit & 1) != 0) move(at, hash, to);
+void Table::move_half(BackBuffer& back, std::uint64_t from, std::uint64_t to, unsigned bit) {
+  for_each_hash(back, from, [&](const Place& at, std::uint64_t hash) {
+    if ((hash >> bit & 1) != 0) move(back, at, hash, to);
   });
-  for_each_hash(from, [&](const Place& at, std::uint64_t hash) {
+  for_each_hash(back, from, [&](const Place& at, std::uint64_t hash) {
     const std::uint32_t home = home_group(hash);
-    if (at.slot / kGroupSlots != home && TagWords(segment(from).groups[home]).match(0) != 0) move(at, hash, from);
+    if (at.slot / kGroupSlots != home && TagWords(segment(back, from).groups[home]).match(0) != 0)
+      move(back, at, hash, from);
   });
 }
 
-void Table::move(const Place& old, std::uint64_t hash, std::uint64_t to) {
-  const layout::Slot& source = slot(old);
-  const Place moved{.page = to, .slot = claim_slot(to, hash)};
-  layout::Slot& target = slot(moved);
-  replicas_.store(target.head, source.head);
-  replicas_.store(target.changed_epoch, source.changed_epoch);
-  for (std::size_t i = 0; i < kSlotWords; ++i) replicas_.store(target.words[i], source.words[i]);
-  feed_.moved(replicas_.header().epoch, moved);
+void Table::move(BackBuffer& back, const Place& old, std::uint64_t hash, std::uint64_t to) {
+  const layout::Slot& source = slot(back, old);
+  const Place moved{.page = to, .slot = claim_slot(back, to, hash)};
+  layout::Slot& target = slot(back, moved);
+  back.store(target.head, source.head);
+  back.store(target.changed_epoch, source.changed_epoch);
+  for (std::size_t i = 0; i < kSlotWords; ++i) back.store(target.words[i], source.words[i]);
+  feed_.moved(back, moved);
   const SlotHead head = SlotHead::unpack(target.head);
   if (head.owner != 0) {
     disown(head.owner);
-    own(head.owner, moved);
+    own(back, head.owner, moved);
   }
   if (head.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(moved), target.words[head.expiry_word()]);
   crash_point(CrashPoint::kEntryMoved);
-  free_slot(old, hash);
+  free_slot(back, old, hash);
 }
 
 // Entries are indexed by low bits of the hash, so the second half of the doubled directory repeats the first.
-bool Table::double_directory() {
-  const auto [old_page, depth] = directory_word();
+bool Table::double_directory(BackBuffer& back) {
+  const auto [old_page, depth] = directory_word(back);
   if (depth == layout::kDirectoryLog2Max) return false;
   std::uint64_t page = old_page;
   if (directory_pages(depth + 1) != directory_pages(depth)) {
-    const std::optional<std::uint64_t> larger = pages_.allocate(directory_pages(depth + 1));
+    const std::optional<std::uint64_t> larger = pages_.allocate(back, directory_pages(depth + 1));
     if (!larger) return false;
     page = *larger;
   }
-  const auto* const from = replicas_.at<std::uint64_t>(old_page * kPageBytes);
-  auto* const to = replicas_.at<std::uint64_t>(page * kPageBytes);
+  const auto* const from = back.at<std::uint64_t>(old_page * kPageBytes);
+  auto* const to = back.at<std::uint64_t>(page * kPageBytes);
   if (depth == 0) {
-    replicas_.store(to[0], DirectoryEntry::both(DirectoryEntry::page_in(from[0], 0)));
+    back.store(to[0], DirectoryEntry::both(DirectoryEntry::page_in(from[0], 0)));
   } else {
     const std::size_t words = std::size_t{1} << (depth - 1);
     for (std::size_t i = 0; i < words; ++i) {
-      if (page != old_page) replicas_.store(to[i], from[i]);
-      replicas_.store(to[words + i], from[i]);
+      if (page != old_page) back.store(to[i], from[i]);
+      back.store(to[words + i], from[i]);
     }
   }
   crash_point(CrashPoint::kDirectoryCopied);
-  replicas_.store(replicas_.header().directory, DirectoryWord{.page = page, .depth = depth + 1}.pack());
+  back.store(back.header().directory, DirectoryWord{.page = page, .depth = depth + 1}.pack());
   crash_point(CrashPoint::kDirectoryDoubled);
   if (page != old_page) pages_.release(old_page, directory_pages(depth));
   return true;
@@ -494,8 +503,13 @@ bool Table::adopt_segment(const BufferView& buffer, std::uint64_t page, std::uin
     if (head.owner > owned_.size()) return false;
     ++entries_of_page_[page];
     ++occupied_count_;
-    const std::uint64_t expiry_ns = head.has(SlotHead::kHasExpiry) ? entry.words[head.expiry_word()] : 0;
-    track({.page = page, .slot = s}, {}, head, expiry_ns);
+    count({}, head);
+    const Place place{.page = page, .slot = s};
+    if (head.owner != 0) {
+      owned_[head.owner - 1U].places.push_back(place);
+      ++owned_[head.owner - 1U].live_count;
+    }
+    if (head.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), entry.words[head.expiry_word()]);
   }
   return true;
 }

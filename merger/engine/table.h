@@ -12,9 +12,9 @@
 #include <optional>
 #include <vector>
 
+#include "engine/back_buffer.h"
 #include "engine/feed.h"
 #include "engine/page_allocator.h"
-#include "engine/replica.h"
 #include "engine/timing_wheel.h"
 #include "layout/combine.h"
 #include "layout/layout.h"
@@ -41,10 +41,10 @@ struct Attributes {
 
 class Table {
  public:
-  Table(Replicas& replicas, PageAllocator& pages, Feed& feed, const Geometry& geometry);
+  Table(PageAllocator& pages, Feed& feed, const Geometry& geometry);
 
   /// Makes the empty table in the back buffer. Returns false when there is no memory.
-  [[nodiscard]] bool create();
+  [[nodiscard]] bool create(BackBuffer& back);
   /// Takes over the table of a buffer (identical to the back buffer later on); false when it is damaged.
   [[nodiscard]] bool resume(const std::byte* buffer);
   /// Timers begin now.
@@ -52,27 +52,28 @@ class Table {
   void set_entries_max(std::uint64_t entries_max) noexcept { entries_max_ = entries_max; }
 
   // Mutations of the back buffer. Nothing means it was applied, or superseded by a higher version; otherwise nothing
-  // changed. `epoch` is the one being written. A key's bytes are private to the merger.
-  [[nodiscard]] std::optional<layout::Reject> set(const HashedKey& key, const NewValue& value,
-                                                  const Attributes& attributes, std::uint64_t epoch);
+  // changed. A key's bytes are private to the merger.
+  [[nodiscard]] std::optional<layout::Reject> set(BackBuffer& back, const HashedKey& key, const NewValue& value,
+                                                  const Attributes& attributes);
   /// add, max, min.
-  [[nodiscard]] std::optional<layout::Reject> combine(Operation operation, const HashedKey& key,
-                                                      const NewValue& operand, std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> combine(BackBuffer& back, Operation operation, const HashedKey& key,
+                                                      const NewValue& operand);
   /// With a version, a tombstone remembers it until `tombstone_expiry_ns`.
-  [[nodiscard]] std::optional<layout::Reject> erase(const HashedKey& key, std::optional<std::uint64_t> version,
-                                                    std::uint64_t tombstone_expiry_ns, std::uint64_t epoch);
+  [[nodiscard]] std::optional<layout::Reject> erase(BackBuffer& back, const HashedKey& key,
+                                                    std::optional<std::uint64_t> version,
+                                                    std::uint64_t tombstone_expiry_ns);
 
   /// A set, add, max or min of a number, without attributes, done in this slot; false, and nothing changed, when the
   /// key is not there or there is more to it.
-  [[nodiscard]] bool update(layout::Slot& here, Operation operation, Type type, std::string_view key,
-                            std::uint64_t number, std::uint64_t epoch);
+  [[nodiscard]] bool update(BackBuffer& back, layout::Slot& here, Operation operation, Type type, std::string_view key,
+                            std::uint64_t number);
 
   /// Erases entries whose time has come and forgets tombstones; looks at no more than `budget` of them.
   /// Returns whether anything changed.
-  bool expire(std::uint64_t now_ns, std::size_t budget, std::uint64_t epoch);
+  bool expire(BackBuffer& back, std::uint64_t now_ns, std::size_t budget);
   [[nodiscard]] std::uint64_t next_expiry_ns() const noexcept { return timers_.next_due_ns(); }
   /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
-  [[nodiscard]] bool erase_owned(std::uint32_t ring_index, std::size_t budget, std::uint64_t epoch);
+  [[nodiscard]] bool erase_owned(BackBuffer& back, std::uint32_t ring_index, std::size_t budget);
 
   /// The group where the search for a key begins.
   struct Home {
@@ -81,8 +82,8 @@ class Table {
   };
   /// Asks the caches for the first line that a mutation of this key will touch; then for the second line, which returns
   /// the slot where the key probably is, or null. It is only good for `update`.
-  [[nodiscard]] Home prefetch_tags(std::uint64_t hash) const noexcept {
-    const Home home{.segment = &segment(page_of(hash)), .group = home_group(hash)};
+  [[nodiscard]] Home prefetch_tags(BackBuffer& back, std::uint64_t hash) const noexcept {
+    const Home home{.segment = &segment(back, page_of(back, hash)), .group = home_group(hash)};
     __builtin_prefetch(&home.segment->groups[home.group]);
     return home;
   }
@@ -94,13 +95,13 @@ class Table {
     return slot;
   }
   /// The slot that a writer's hint names, or null.
-  [[nodiscard]] layout::Slot* prefetch_hint(std::uint64_t hint) const noexcept {
+  [[nodiscard]] layout::Slot* prefetch_hint(BackBuffer& back, std::uint64_t hint) const noexcept {
     const Place at = Place::unpack(hint);
     if (at.page >= pages_.committed() || entries_of_page_[at.page] == 0 || at.slot >= layout::kSegmentSlots) {
       return nullptr;
     }
-    __builtin_prefetch(&slot(at), 1);
-    return &slot(at);
+    __builtin_prefetch(&slot(back, at), 1);
+    return &slot(back, at);
   }
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
@@ -127,67 +128,73 @@ class Table {
     std::size_t live_count = 0;
   };
 
-  [[nodiscard]] BufferView view() const noexcept { return {replicas_.back(), pages_max_}; }
-  [[nodiscard]] layout::Segment& segment(std::uint64_t page) const noexcept {
-    return *replicas_.at<layout::Segment>(page * layout::kPageBytes);
+  [[nodiscard]] BufferView view(BackBuffer& back) const noexcept { return {back.base(), pages_max_}; }
+  [[nodiscard]] layout::Segment& segment(BackBuffer& back, std::uint64_t page) const noexcept {
+    return *back.at<layout::Segment>(page * layout::kPageBytes);
   }
-  [[nodiscard]] layout::Slot& slot(const Place& place) const noexcept { return segment(place.page).slots[place.slot]; }
-  [[nodiscard]] bool is_occupied(const Place& place) const noexcept { return slot(place).head != 0; }
+  [[nodiscard]] layout::Slot& slot(BackBuffer& back, const Place& place) const noexcept {
+    return segment(back, place.page).slots[place.slot];
+  }
+  [[nodiscard]] bool is_occupied(BackBuffer& back, const Place& place) const noexcept {
+    return slot(back, place).head != 0;
+  }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
-  [[nodiscard]] Place place_of(const layout::Slot& slot) const noexcept {
-    const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(&slot) - replicas_.back());
+  [[nodiscard]] Place place_of(BackBuffer& back, const layout::Slot& slot) const noexcept {
+    const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(&slot) - back.base());
     return {.page = offset / layout::kPageBytes,
             .slot = static_cast<std::uint32_t>((offset % layout::kPageBytes - offsetof(layout::Segment, slots)) /
                                                sizeof(layout::Slot))};
   }
 
   // Entries
-  [[nodiscard]] std::optional<layout::Reject> insert(const HashedKey& key, const NewValue& value,
-                                                     const Attributes& attributes, std::uint64_t epoch);
-  [[nodiscard]] std::optional<layout::Reject> replace(const Place& place, const SlotHead& old, const HashedKey& key,
-                                                      const NewValue& value, const Attributes& attributes,
-                                                      std::uint64_t epoch);
-  void remove(const Place& place, const SlotHead& head, std::uint64_t hash);
-  void erase_at(const Place& place, const SlotHead& head, EraseReason reason, std::uint64_t epoch);
-  void changed(const Place& place, std::uint64_t epoch);
-  void track(const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
+  [[nodiscard]] std::optional<layout::Reject> insert(BackBuffer& back, const HashedKey& key, const NewValue& value,
+                                                     const Attributes& attributes);
+  [[nodiscard]] std::optional<layout::Reject> replace(BackBuffer& back, const Place& place, const SlotHead& old,
+                                                      const HashedKey& key, const NewValue& value,
+                                                      const Attributes& attributes);
+  void remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash);
+  void erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason);
+  void changed(BackBuffer& back, const Place& place);
+  void track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
+  void count(const SlotHead& old, const SlotHead& now);
   [[nodiscard]] std::uint64_t& count_of(Type type) noexcept {
     return type == kTombstone ? tombstone_count_ : entry_count_;
   }
-  void own(std::uint16_t owner, const Place& place);
+  void own(BackBuffer& back, std::uint16_t owner, const Place& place);
   void disown(std::uint16_t owner);
 
-  [[nodiscard]] bool allocate_blocks(const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted,
-                                     Blocks& blocks);
+  [[nodiscard]] bool allocate_blocks(BackBuffer& back, const layout::Slot* slot, const SlotHead& old,
+                                     const SlotHead& wanted, Blocks& blocks);
   void release_blocks(const layout::Slot& slot, const SlotHead& head, const Blocks& keep);
-  void write_key(layout::Slot& slot, const SlotHead& head, const HashedKey& key, const Blocks& blocks);
-  void write_value(layout::Slot& slot, const SlotHead& head, const NewValue& value, const Blocks& blocks);
-  void write_attributes(layout::Slot& slot, const SlotHead& head, const Attributes& attributes);
+  void write_key(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const HashedKey& key,
+                 const Blocks& blocks);
+  void write_value(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const NewValue& value,
+                   const Blocks& blocks);
+  void write_attributes(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const Attributes& attributes);
 
   // Slots, segments, directory
-  void set_tag(std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag);
-  [[nodiscard]] std::uint32_t claim_slot(std::uint64_t page, std::uint64_t hash);
-  void free_slot(const Place& place, std::uint64_t hash);
-  [[nodiscard]] DirectoryWord directory_word() const noexcept {
-    return DirectoryWord::unpack(replicas_.header().directory);
+  void set_tag(BackBuffer& back, std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag);
+  [[nodiscard]] std::uint32_t claim_slot(BackBuffer& back, std::uint64_t page, std::uint64_t hash);
+  void free_slot(BackBuffer& back, const Place& place, std::uint64_t hash);
+  [[nodiscard]] DirectoryWord directory_word(BackBuffer& back) const noexcept {
+    return DirectoryWord::unpack(back.header().directory);
   }
-  [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept {
-    const DirectoryWord directory = directory_word();
+  [[nodiscard]] std::uint64_t page_of(BackBuffer& back, std::uint64_t hash) const noexcept {
+    const DirectoryWord directory = directory_word(back);
     const std::uint32_t index = directory_index(hash, directory.depth);
-    const auto* const words = replicas_.at<std::uint64_t>(directory.page * layout::kPageBytes);
+    const auto* const words = back.at<std::uint64_t>(directory.page * layout::kPageBytes);
     return DirectoryEntry::page_in(words[DirectoryEntry::word_of(index)], index);
   }
-  void clear_segment(std::uint64_t page, unsigned depth);
-  void set_directory_entry(std::uint32_t index, std::uint64_t page);
-  [[nodiscard]] bool split(std::uint64_t page, std::uint64_t hash);
+  void clear_segment(BackBuffer& back, std::uint64_t page, unsigned depth);
+  void set_directory_entry(BackBuffer& back, std::uint32_t index, std::uint64_t page);
+  [[nodiscard]] bool split(BackBuffer& back, std::uint64_t page, std::uint64_t hash);
   template <typename Visit>
-  void for_each_hash(std::uint64_t page, Visit&& visit);
-  void move_half(std::uint64_t from, std::uint64_t to, unsigned bit);
-  void move(const Place& old, std::uint64_t hash, std::uint64_t to);
-  [[nodiscard]] bool double_directory();
+  void for_each_hash(BackBuffer& back, std::uint64_t page, Visit&& visit);
+  void move_half(BackBuffer& back, std::uint64_t from, std::uint64_t to, unsigned bit);
+  void move(BackBuffer& back, const Place& old, std::uint64_t hash, std::uint64_t to);
+  [[nodiscard]] bool double_directory(BackBuffer& back);
   [[nodiscard]] bool adopt_segment(const BufferView& buffer, std::uint64_t page, std::uint32_t index, unsigned depth);
 
-  Replicas& replicas_;
   PageAllocator& pages_;
   Heap heap_;
   Feed& feed_;
@@ -206,8 +213,8 @@ class Table {
   std::vector<std::uint16_t> entries_of_page_;  // entries of the segment in a page
 };
 
-inline bool Table::update(layout::Slot& here, Operation operation, Type type, std::string_view key,
-                          std::uint64_t number, std::uint64_t epoch) {
+inline bool Table::update(BackBuffer& back, layout::Slot& here, Operation operation, Type type, std::string_view key,
+                          std::uint64_t number) {
   if (here.head != SlotHead(key.size(), kWord, type).pack() || key.size() > PlainNumber::kKeyBytesMax) return false;
   if (!BufferView::equal_words(here.words + 1, key)) return false;
   if (operation != Operation::kSet) {
@@ -216,11 +223,11 @@ inline bool Table::update(layout::Slot& here, Operation operation, Type type, st
     if (*result == here.words[0]) return true;
     number = *result;
   }
-  if (here.changed_epoch != epoch) {
-    replicas_.store(here.changed_epoch, epoch);
-    feed_.changed(epoch, place_of(here));
+  if (here.changed_epoch != back.epoch()) {
+    back.store(here.changed_epoch, back.epoch());
+    feed_.changed(back, place_of(back, here));
   }
-  replicas_.store_again(here.words[0], number);  // in the line of changed_epoch
+  back.store_again(here.words[0], number);  // in the line of changed_epoch
   return true;
 }
 

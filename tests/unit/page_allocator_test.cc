@@ -6,7 +6,7 @@
 #include <map>
 #include <vector>
 
-#include "harness/test_instance.h"
+#include "harness/own_replicas.h"
 #include "layout/slot.h"
 #include "protocol/invariant.h"
 
@@ -19,6 +19,13 @@ using test::Random;
 
 constexpr std::uint64_t kFirstPage = 3;
 constexpr std::uint64_t kPagesMax = 500;
+
+// Allocating takes a back buffer, to say there how much is committed; these tests commit nothing.
+BackBuffer& any_back() {
+  static test::OwnReplicas own;
+  static BackBuffer back = own.replicas().first();
+  return back;
+}
 
 // Which pages are in use, one by one, and how far memory was committed.
 class PageModel {
@@ -75,10 +82,10 @@ class PageAllocatorTest : public testing::Test {
  protected:
   [[nodiscard]] PageAllocator make() {
     return {kFirstPage, kPagesMax,
-            [this](std::uint64_t first, std::uint64_t end) { return model_.commit(first, end); }};
+            [this](BackBuffer&, std::uint64_t first, std::uint64_t end) { return model_.commit(first, end); }};
   }
   void allocate(std::uint64_t count) {
-    const std::optional<std::uint64_t> page = pages_.allocate(count);
+    const std::optional<std::uint64_t> page = pages_.allocate(any_back(), count);
     if (!page) return;
     model_.take(*page, count);
     runs_.push_back({*page, count});
@@ -139,8 +146,8 @@ TEST_F(PageAllocatorTest, ManyCyclesOfUseCommitNoMoreThanTheFirst) {
 TEST_F(PageAllocatorTest, ARefusalChangesNothing) {
   allocate(1);
   model_.limit_commits(pages_.committed() + 3);
-  EXPECT_FALSE(pages_.allocate(1000));
-  EXPECT_FALSE(pages_.allocate(50));
+  EXPECT_FALSE(pages_.allocate(any_back(), 1000));
+  EXPECT_FALSE(pages_.allocate(any_back(), 50));
   expect_agreement();
   allocate(3);
   EXPECT_EQ(runs_.size(), 2U) << "what there is room for is still given";
@@ -178,7 +185,7 @@ TEST_F(PageAllocatorTest, AdoptingTheSameRunsRebuildsTheSameState) {
       release(random.below(runs_.size()));
     }
   }
-  PageAllocator rebuilt(kFirstPage, kPagesMax, [](std::uint64_t, std::uint64_t) { return true; });
+  PageAllocator rebuilt(kFirstPage, kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
   rebuilt.start_from(pages_.committed());
   std::shuffle(runs_.begin(), runs_.end(), std::mt19937_64(random.word()));
   for (const PageRun& run : runs_) ASSERT_TRUE(rebuilt.adopt(run.page, run.count));
@@ -186,7 +193,7 @@ TEST_F(PageAllocatorTest, AdoptingTheSameRunsRebuildsTheSameState) {
   EXPECT_EQ(rebuilt.free_count(), pages_.free_count());
   for (int i = 0; i < 50 && rebuilt.free_count() > 0; ++i) {
     const std::uint64_t count = random.between(1, 3);
-    ASSERT_EQ(rebuilt.allocate(count), pages_.allocate(count)) << "they hand out the same pages from here on";
+    ASSERT_EQ(rebuilt.allocate(any_back(), count), pages_.allocate(any_back(), count)) << "they hand out the same pages from here on";
   }
 }
 
@@ -231,10 +238,10 @@ class HeapTest : public testing::Test {
   static constexpr std::uint64_t kHeapPagesMax = 2000;
 
   [[nodiscard]] static PageAllocator make_pages() {
-    return {kFirstPage, kHeapPagesMax, [](std::uint64_t, std::uint64_t) { return true; }};
+    return {kFirstPage, kHeapPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; }};
   }
   void allocate(std::size_t bytes) {
-    const std::optional<std::uint64_t> offset = heap_.allocate(bytes);
+    const std::optional<std::uint64_t> offset = heap_.allocate(any_back(), bytes);
     if (!offset) return;
     const std::uint64_t end = *offset + heap_block_bytes(bytes);
     ASSERT_EQ(*offset % layout::kLine, 0U);
@@ -283,7 +290,7 @@ TEST_F(HeapTest, PagesOfReleasedBlocksGoBack) {
     ASSERT_EQ(heap_.used_bytes(), 0U);
     ASSERT_EQ(pages_.free_count(), pages_.committed() - kFirstPage);
     const std::uint64_t committed = pages_.committed();
-    ASSERT_TRUE(pages_.allocate(committed - kFirstPage)) << "the free pages are one run";
+    ASSERT_TRUE(pages_.allocate(any_back(), committed - kFirstPage)) << "the free pages are one run";
     ASSERT_EQ(pages_.committed(), committed);
     pages_.release(kFirstPage, committed - kFirstPage);
   }
@@ -339,7 +346,7 @@ TEST_F(HeapTest, AnAdoptedHeapGivesOnlyWhatIsFree) {
   Heap rebuilt(other_pages);
   for (const Block& block : blocks_) ASSERT_TRUE(rebuilt.adopt(block.offset, block.bytes));
   for (int i = 0; i < 2000; ++i) {
-    const std::optional<std::uint64_t> offset = rebuilt.allocate(100);
+    const std::optional<std::uint64_t> offset = rebuilt.allocate(any_back(), 100);
     ASSERT_TRUE(offset);
     for (const Block& block : blocks_) {
       const bool is_apart =
@@ -376,32 +383,32 @@ TEST(InvariantDeathTest, AViolationNamesItsPlaceAndConditionAndStops) {
 }
 
 TEST(InvariantDeathTest, APageThatIsReleasedTwiceStops) {
-  PageAllocator pages(kFirstPage, kPagesMax, [](std::uint64_t, std::uint64_t) { return true; });
-  const std::optional<std::uint64_t> page = pages.allocate(1);
+  PageAllocator pages(kFirstPage, kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  const std::optional<std::uint64_t> page = pages.allocate(any_back(), 1);
   ASSERT_TRUE(page);
   pages.release(*page, 1);
   EXPECT_DEATH(pages.release(*page, 1), "page_allocator.cc:[0-9]+: invariant violated");
 }
 
 TEST(InvariantDeathTest, ABlockThatIsReleasedTwiceStops) {
-  PageAllocator pages(kFirstPage, kPagesMax, [](std::uint64_t, std::uint64_t) { return true; });
+  PageAllocator pages(kFirstPage, kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
   Heap heap(pages);
-  const std::optional<std::uint64_t> kept = heap.allocate(100);
-  const std::optional<std::uint64_t> block = heap.allocate(100);
+  const std::optional<std::uint64_t> kept = heap.allocate(any_back(), 100);
+  const std::optional<std::uint64_t> block = heap.allocate(any_back(), 100);
   ASSERT_TRUE(kept && block);
   heap.release(*block, 100);
   EXPECT_DEATH(heap.release(*block, 100), "page_allocator.cc:[0-9]+: invariant violated");
 }
 
 TEST(HeapOfLittleMemory, ARefusalChangesNothing) {
-  PageAllocator pages(kFirstPage, kFirstPage + 4, [](std::uint64_t, std::uint64_t) { return true; });
+  PageAllocator pages(kFirstPage, kFirstPage + 4, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
   Heap heap(pages);
-  ASSERT_TRUE(heap.allocate(3 * kPageBytes));
-  EXPECT_FALSE(heap.allocate(kValueBytesMax));
+  ASSERT_TRUE(heap.allocate(any_back(), 3 * kPageBytes));
+  EXPECT_FALSE(heap.allocate(any_back(), kValueBytesMax));
   EXPECT_EQ(heap.used_bytes(), 3 * kPageBytes);
-  EXPECT_TRUE(heap.allocate(64)) << "what there is room for is still given";
-  EXPECT_TRUE(heap.allocate(64));
-  EXPECT_FALSE(heap.allocate(128)) << "the last page holds blocks of 64 bytes";
+  EXPECT_TRUE(heap.allocate(any_back(), 64)) << "what there is room for is still given";
+  EXPECT_TRUE(heap.allocate(any_back(), 64));
+  EXPECT_FALSE(heap.allocate(any_back(), 128)) << "the last page holds blocks of 64 bytes";
 }
 
 }  // namespace

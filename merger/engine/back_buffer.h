@@ -1,0 +1,78 @@
+// The right to write one buffer. Only a claim makes one (`Replicas::claim`), and a publish consumes it, so nothing that
+// changes a buffer compiles without the claim. It marks the 64-byte lines that it stores to: by those, the other
+// buffers are stale after the publish.
+#pragma once
+
+#include <atomic>
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include "engine/line_set.h"
+#include "layout/layout.h"
+#include "layout/place.h"
+#include "layout/shared_word.h"
+
+namespace shmstate::internal {
+
+class BackBuffer {
+ public:
+  BackBuffer(BackBuffer&& other) noexcept
+      : base_(std::exchange(other.base_, nullptr)),
+        epoch_(other.epoch_),
+        index_(other.index_),
+        written_(std::move(other.written_)) {}
+  BackBuffer& operator=(BackBuffer&&) = delete;
+  BackBuffer(const BackBuffer&) = delete;
+  BackBuffer& operator=(const BackBuffer&) = delete;
+  ~BackBuffer() = default;
+
+  /// The epoch that its publish begins.
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
+  /// Whether it differs from the current buffer by more than its epoch.
+  [[nodiscard]] bool is_changed() const noexcept { return written_.lines().size() > 1; }
+
+  [[nodiscard]] std::byte* base() const noexcept { return base_; }
+  template <typename T>
+  [[nodiscard]] T* at(std::uint64_t offset) const noexcept {
+    return reinterpret_cast<T*>(base_ + offset);
+  }
+  [[nodiscard]] layout::BufferHeader& header() const noexcept { return *at<layout::BufferHeader>(0); }
+  [[nodiscard]] layout::RingCursor& cursor(std::uint32_t ring_index) const noexcept {
+    return ring_cursors(base_)[ring_index];
+  }
+
+  /// The only ways to change the buffer.
+  void store(std::uint64_t& word, std::uint64_t value) {
+    mark(&word);
+    store_word(&word, value, std::memory_order_release);
+  }
+  /// For a line that has been stored to since the claim.
+  void store_again(std::uint64_t& word, std::uint64_t value) {
+    assert(written_.contains(line_of(&word)));  // for every mutation, so not in release builds
+    store_word(&word, value, std::memory_order_release);
+  }
+  /// Copies `bytes` to a word-aligned place and pads the last word with zeros.
+  void store_bytes(std::uint64_t* words, std::string_view bytes);
+
+ private:
+  friend class Replicas;
+  BackBuffer(std::byte* base, std::uint32_t index, std::uint64_t epoch, LineSet&& empty) noexcept
+      : base_(base), epoch_(epoch), index_(index), written_(std::move(empty)) {}
+
+  [[nodiscard]] std::uint32_t line_of(const void* address) const noexcept {
+    const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(address) - base_);
+    return static_cast<std::uint32_t>(offset / layout::kLine);
+  }
+  void mark(const void* address) { written_.insert(line_of(address)); }
+
+  std::byte* base_;
+  std::uint64_t epoch_;
+  std::uint32_t index_;
+  LineSet written_;  // since the claim
+};
+
+}  // namespace shmstate::internal

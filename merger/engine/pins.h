@@ -1,0 +1,51 @@
+// Which buffer may be written next, and how long the merger waits for readers' pins.
+//
+// Prefers a buffer that nobody pins. Next, one whose pin has already expired: the merger does not wait for that lock a
+// second time, whoever else may have pinned the buffer. It overrides other pins only when work has waited for the
+// maximum pin time: then the pin expires.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "engine/back_buffer.h"
+#include "engine/engine_context.h"
+#include "engine/replicas.h"
+
+namespace shmstate::internal {
+
+class Pins {
+ public:
+  Pins(const EngineContext& context, Replicas& replicas) : context_(context), replicas_(replicas) {}
+
+  /// Claims the buffer that lacks least, of those that may be claimed now; nothing when there is none.
+  [[nodiscard]] std::optional<BackBuffer> claim(std::uint64_t now_ns);
+  /// After a claim that failed: whether work waits for it.
+  void wait(std::uint64_t now_ns, bool has_waiting_work) noexcept;
+
+  /// Work waits for a pin.
+  [[nodiscard]] bool is_stalled() const noexcept { return stalled_since_ns_ != 0; }
+  /// For how long, until now.
+  [[nodiscard]] std::uint64_t stalled_ns(std::uint64_t now_ns) const noexcept {
+    return is_stalled() ? now_ns - stalled_since_ns_ : 0;
+  }
+  /// Time in which the merger itself stood still does not count against the readers.
+  void excuse(std::uint64_t ns) noexcept {
+    if (is_stalled()) stalled_since_ns_ += ns;
+  }
+
+ private:
+  enum class Override : std::uint8_t { kNone, kExpired, kAll };
+
+  [[nodiscard]] std::optional<BackBuffer> claim_newest(std::uint64_t now_ns, Override pins);
+  [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
+  void forget_ended_pins() noexcept;
+  void end_stall(std::uint64_t now_ns) noexcept;
+
+  EngineContext context_;
+  Replicas& replicas_;
+  std::uint64_t stalled_since_ns_ = 0;
+  std::uint32_t expired_ = 0;  // a bit for each buffer whose pin was overridden and is still there
+};
+
+}  // namespace shmstate::internal

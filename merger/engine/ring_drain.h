@@ -1,0 +1,91 @@
+// Takes what a ring holds and applies it: records in groups, each of which goes through three stages (decode and hash,
+// match tags, apply), so that the caches fetch what the next stage needs. Never ends within a batch.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "engine/back_buffer.h"
+#include "engine/engine_context.h"
+#include "engine/ring_registry.h"
+#include "engine/served_ring.h"
+#include "engine/table.h"
+#include "layout/record.h"
+
+namespace shmstate::internal {
+
+class RingDrain {
+ public:
+  RingDrain(const EngineContext& context, const std::function<std::uint64_t()>& clock, RingRegistry& rings,
+            Table& table);
+
+  /// Begins a turn; the time of its drains counts from the first one.
+  void start() noexcept { began_ns_ = 0; }
+  /// Takes what one ring holds, until its quota or the time of this turn is used up.
+  void drain(ServedRing& ring, const Turn& turn, BackBuffer& back);
+  /// Whether the time of this turn is used up.
+  [[nodiscard]] bool is_time_over(const Turn& turn) const;
+
+ private:
+  static constexpr std::size_t kGroupRecords = 64;
+
+  /// A record on its way through the stages, with a private copy of its key.
+  struct Staged {
+    RecordView record;
+    HashedKey key;
+    Table::Home home;
+    layout::Slot* guess;  // where the key probably is, or null
+    std::array<std::uint64_t, 8> short_key;
+  };
+  /// The drain of one ring in one turn.
+  struct Pass {
+    ServedRing& ring;
+    const Turn& turn;
+    BackBuffer& back;
+    std::uint64_t tail;
+    std::uint64_t quota_end;
+    std::uint64_t position;        // everything before is applied
+    std::uint64_t clock_position;  // where the clock was read last
+    std::uint64_t whole_until;     // batches that begin before are known to be whole
+    std::uint64_t applied_count = 0;
+    bool is_malformed = false;
+    bool is_in_batch = false;  // what was applied last belongs to a batch that goes on
+  };
+  /// Staged records, up to a position.
+  struct Group {
+    std::size_t count = 0;
+    std::uint64_t end = 0;
+  };
+  enum class Survey : std::uint8_t { kWhole, kTooBig, kMalformed };
+
+  void merge(Pass& pass);
+  [[nodiscard]] Group next_group(Pass& pass);
+  [[nodiscard]] Group stage(Pass& pass);
+  [[nodiscard]] bool continues(const Group& group) const noexcept {
+    return group.count > 0 && (staged_[group.count - 1].record.flags & kBatchContinues) != 0;
+  }
+  [[nodiscard]] bool cut_before_big_batch(const Pass& pass, Group& group) const noexcept;
+  void keep_whole_batches(Pass& pass, Group& group) const noexcept;
+  [[nodiscard]] Survey survey_batch(Pass& pass, std::uint64_t begin) const noexcept;
+  void refuse_batch(Pass& pass);
+
+  [[nodiscard]] bool apply(Pass& pass, Staged& staged);
+  [[nodiscard]] bool apply_by_key(Pass& pass, Staged& staged);
+  [[nodiscard]] std::optional<layout::Reject> change(Pass& pass, const RecordView& record, const HashedKey& key,
+                                                     const NewValue& value);
+
+  EngineContext context_;
+  const std::function<std::uint64_t()>& clock_;
+  RingRegistry& rings_;
+  Table& table_;
+  std::uint64_t hash_seed_;
+  std::uint64_t began_ns_ = 0;
+  std::array<Staged, kGroupRecords> staged_;
+  std::vector<std::uint64_t> long_keys_;
+};
+
+}  // namespace shmstate::internal

@@ -1,0 +1,57 @@
+// Finds the files of new rings.
+//
+// Everybody who may write may fill the directory of rings. So it is searched in parts, and a ring that announces itself
+// does not wait for that; for either, a turn examines a bounded number of files.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <unordered_set>
+
+#include "engine/back_buffer.h"
+#include "engine/engine_context.h"
+#include "engine/ring_news.h"
+#include "engine/ring_registry.h"
+
+namespace shmstate::internal {
+
+class RingSearch {
+ public:
+  RingSearch(const EngineContext& context, RingRegistry& rings)
+      : context_(context), rings_(rings), news_(context.owner.rings_path()) {}
+
+  /// Goes on with what it knows to be there, and admits what it finds.
+  void advance(const Turn& turn, BackBuffer& back);
+  /// Whether there is more to do.
+  [[nodiscard]] bool has_more() const noexcept;
+
+  /// Makes the next turn read the news, also if no writer has rung.
+  void request_news() noexcept { must_read_news_ = true; }
+  /// Makes the next turns go through the whole directory: for files whose writer could not ring.
+  void request_search() noexcept { must_search_ = true; }
+
+  /// Names of the directory that were read so far.
+  [[nodiscard]] std::uint64_t names_read() const noexcept { return names_read_; }
+
+ private:
+  void read_news();
+  void search_directory(const Turn& turn, BackBuffer& back);
+  [[nodiscard]] bool begin_search();
+  bool consider(const std::string& name, const Turn& turn, BackBuffer& back);
+  void refuse(std::uint64_t id, std::uint64_t now_ns, std::string why);
+
+  EngineContext context_;
+  RingRegistry& rings_;
+  RingNews news_;
+  std::optional<std::filesystem::directory_iterator> search_;  // one that goes on
+  std::unordered_set<std::uint64_t> refused_;                  // rings in this search
+  std::unordered_set<std::uint64_t> refused_before_;           // in the one before, so that each is reported once
+  std::uint64_t names_read_ = 0;
+  std::uint32_t registrations_seen_ = 0;
+  bool must_read_news_ = true;
+  bool must_search_ = true;
+};
+
+}  // namespace shmstate::internal

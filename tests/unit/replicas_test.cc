@@ -1,0 +1,129 @@
+// Claim, write, publish: what a back buffer may do, and that the buffers stay replicas of each other.
+#include "engine/replicas.h"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "harness/own_replicas.h"
+
+namespace shmstate {
+using namespace internal;
+namespace {
+
+using test::OwnReplicas;
+using test::Random;
+
+// Only a claim makes a back buffer, and there are never two of one claim.
+static_assert(!std::is_default_constructible_v<BackBuffer>);
+static_assert(!std::is_copy_constructible_v<BackBuffer> && !std::is_copy_assignable_v<BackBuffer>);
+static_assert(std::is_nothrow_move_constructible_v<BackBuffer> && !std::is_move_assignable_v<BackBuffer>);
+static_assert(!std::is_constructible_v<BackBuffer, std::byte*, std::uint32_t, std::uint64_t, LineSet&&>);
+static_assert(!std::is_invocable_v<decltype(&Replicas::publish), Replicas&, BackBuffer&>, "a publish consumes it");
+
+struct Pinned {
+  std::uint32_t buffers = 0;  // a bit for each
+  [[nodiscard]] bool is_pinned(std::uint32_t buffer) const noexcept { return (buffers >> buffer & 1) != 0; }
+};
+
+constexpr std::uint64_t kDataOffset = layout::kCursorOffset;  // any words will do
+
+class ReplicasTest : public testing::Test {
+ protected:
+  ReplicasTest() { replicas_.publish(replicas_.first()); }
+
+  [[nodiscard]] std::optional<BackBuffer> claim(std::uint32_t buffer, Pinned pins = {}, bool anyway = false) {
+    return replicas_.claim(pins, buffer, anyway);
+  }
+  [[nodiscard]] std::uint64_t stamp(std::uint32_t buffer) {
+    return own_.owner().publication().stamps[buffer].load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::uint64_t word(std::uint32_t buffer, std::size_t index) {
+    return reinterpret_cast<const std::uint64_t*>(own_.owner().buffer(buffer) + kDataOffset)[index];
+  }
+
+  OwnReplicas own_{3};
+  Replicas& replicas_ = own_.replicas();
+};
+
+using ReplicasDeathTest = ReplicasTest;
+
+TEST_F(ReplicasTest, AClaimIsForTheNextEpochAndShowsInTheStamp) {
+  const std::optional<BackBuffer> back = claim(1);
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->epoch(), 2U);
+  EXPECT_EQ(back->header().epoch, 2U);
+  EXPECT_EQ(back->index(), 1U);
+  EXPECT_EQ(stamp(1), layout::kWriting);
+  EXPECT_EQ(replicas_.current().epoch, 1U) << "nothing is published yet";
+}
+
+TEST_F(ReplicasTest, OnlyAStoreChangesABackBuffer) {
+  std::optional<BackBuffer> back = claim(1);
+  ASSERT_TRUE(back);
+  EXPECT_FALSE(back->is_changed());
+  back->store(back->at<std::uint64_t>(kDataOffset)[0], 7);
+  EXPECT_TRUE(back->is_changed());
+}
+
+TEST_F(ReplicasTest, APublishMakesTheBackBufferCurrent) {
+  std::optional<BackBuffer> back = claim(2);
+  ASSERT_TRUE(back);
+  back->store(back->at<std::uint64_t>(kDataOffset)[0], 7);
+  replicas_.publish(std::move(*back));
+  EXPECT_EQ(replicas_.current().epoch, 2U);
+  EXPECT_EQ(replicas_.current().buffer, 2U);
+  EXPECT_EQ(stamp(2), 2U);
+  EXPECT_EQ(current_version(own_.owner().publication()).buffer, 2U);
+}
+
+TEST_F(ReplicasTest, APinnedBufferIsNotClaimedUnlessAnyway) {
+  const std::uint64_t before = stamp(1);
+  EXPECT_FALSE(claim(1, {.buffers = 2}));
+  EXPECT_EQ(stamp(1), before);
+  EXPECT_TRUE(claim(1, {.buffers = 2}, true)) << "and the claim that failed left nothing open";
+}
+
+TEST_F(ReplicasTest, EveryBufferCatchesUpWhateverTheOrderOfClaims) {
+  Random random(1);
+  std::vector<std::uint64_t> model(256, 0);
+  for (int turn = 0; turn < 300; ++turn) {
+    std::uint32_t buffer = static_cast<std::uint32_t>(random.below(3));
+    if (buffer == replicas_.current().buffer) buffer = (buffer + 1) % 3;
+    std::optional<BackBuffer> back = claim(buffer);
+    ASSERT_TRUE(back);
+    for (std::size_t i = 0; i < model.size(); ++i) ASSERT_EQ(word(buffer, i), model[i]) << "turn " << turn;
+    auto* const words = back->at<std::uint64_t>(kDataOffset);
+    for (std::size_t n = random.below(5); n > 0; --n) {
+      const std::size_t at = random.below(model.size());
+      back->store(words[at], model[at] = random.word());
+    }
+    const std::string bytes = random.bytes(random.below(300));
+    back->store_bytes(words + 128, bytes);
+    for (std::size_t i = 0; i < words_of(bytes.size()); ++i) model[128 + i] = words[128 + i];
+    replicas_.publish(std::move(*back));
+  }
+}
+
+TEST_F(ReplicasDeathTest, ASecondClaimWhileOneIsOpenStops) {
+  const std::optional<BackBuffer> back = claim(1);
+  EXPECT_DEATH(static_cast<void>(claim(2)), "replicas.cc:[0-9]+: invariant violated");
+}
+
+TEST_F(ReplicasDeathTest, AClaimOfTheCurrentBufferStops) {
+  EXPECT_DEATH(static_cast<void>(claim(0)), "replicas.cc:[0-9]+: invariant violated");
+}
+
+TEST_F(ReplicasDeathTest, ASecondPublishOfOneClaimStops) {
+  std::optional<BackBuffer> back = claim(1);
+  ASSERT_TRUE(back);
+  replicas_.publish(std::move(*back));
+  EXPECT_DEATH(replicas_.publish(std::move(*back)), "replicas.cc:[0-9]+: invariant violated");
+}
+
+}  // namespace
+}  // namespace shmstate
