@@ -28,8 +28,8 @@ void EngineStatistics::write(InstanceOwner& owner, const Table& table, const Pag
   write(Stat::kTombstones, table.tombstone_count());
   write(Stat::kSuperseded, table.superseded_count());
   write(Stat::kExpired, table.expired_count());
-  write(Stat::kSegments, table.segment_count());
-  write(Stat::kSegmentSplits, table.split_count());
+  write(Stat::kSegments, table.segments().segment_count());
+  write(Stat::kSegmentSplits, table.segments().split_count());
   write(Stat::kPagesCommitted, pages.committed());
   write(Stat::kPagesFree, pages.free_count());
   write(Stat::kHeapBytes, table.heap().used_bytes());

@@ -102,6 +102,7 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
 // then the tags are matched while the caches fetch the slots; when `apply` comes, both are near. Flattened, so that the
 // hash is no call.
 [[gnu::flatten]] RingDrain::Group RingDrain::stage(Pass& pass) {
+  const Segments& segments = table_.segments();
   const std::uint64_t tail = pass.tail;
   const std::uint64_t quota_end = std::min(pass.quota_end, pass.position + kBytesPerClockReading);
   std::uint64_t position = pass.position;
@@ -123,10 +124,10 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
     }
     staged.key.bytes = {reinterpret_cast<const char*>(copy), key_bytes};
     if ((record.flags & kWithHint) != 0) {
-      staged.guess = table_.prefetch_hint(pass.back, record.hint);
+      staged.guess = segments.prefetch_hint(pass.back, record.hint);
     } else {
       staged.key.hash = hash_key(staged.key.bytes, hash_seed_);
-      staged.home = table_.prefetch_tags(pass.back, staged.key.hash);
+      staged.home = Segments::prefetch_tags(pass.back, staged.key.hash);
     }
     position += record.bytes;
     ++count;
@@ -135,7 +136,7 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
   for (std::size_t i = 0; i < count; ++i) {
     Staged& staged = staged_[i];
     if ((staged.record.flags & kWithHint) != 0) continue;
-    staged.guess = table_.prefetch_slot(staged.home, staged.key.hash);
+    staged.guess = Segments::prefetch_slot(staged.home, staged.key.hash);
   }
   return {.count = count, .end = position};
 }

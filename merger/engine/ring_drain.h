@@ -37,7 +37,7 @@ class RingDrain {
   struct Staged {
     RecordView record;
     HashedKey key;
-    Table::Home home;
+    Segments::Home home;
     layout::Slot* guess;  // where the key probably is, or null
     std::array<std::uint64_t, 8> short_key;
   };

@@ -255,7 +255,7 @@ TEST(Feed, GivesExactlyWhatChangedSinceAnyEpoch) {
       if (random.chance(10)) some.check();
       if (HasFatalFailure()) return;
     }
-    EXPECT_GT(history.instance().engine().table().segment_count(), 1U);
+    EXPECT_GT(history.instance().engine().table().segments().segment_count(), 1U);
     EXPECT_EQ(all.complete(), 1);
   }
 }

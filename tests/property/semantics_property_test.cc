@@ -383,7 +383,7 @@ TEST(Semantics, EveryStepLeadsToTheStateOfTheModel) {
       world.check();
       if (HasFatalFailure()) return;
     }
-    EXPECT_GT(world.instance().engine().table().segment_count(), 1U);
+    EXPECT_GT(world.instance().engine().table().segments().segment_count(), 1U);
   }
 }
 

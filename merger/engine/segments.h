@@ -1,0 +1,142 @@
+// Where entries lie: a directory of segments, and slots in them. Which slot is whose is all this knows, not what an
+// entry says.
+//
+// Extendible hashing (Fagin et al. 1979, as in Go 1.24's map) over segments of 67 groups; a group has 15 slots and 16
+// tag bytes (Swiss tables; the overflow count that ends a search without tombstones is that of Folly's F14). A full
+// segment splits in two, so that no mutation ever pays for the whole state.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "engine/back_buffer.h"
+#include "engine/page_allocator.h"
+#include "files/instance.h"
+#include "layout/hash.h"
+#include "layout/layout.h"
+#include "layout/place.h"
+#include "layout/slot.h"
+#include "protocol/buffer_view.h"
+
+namespace shmstate::internal {
+
+class Segments {
+ public:
+  /// Called after a split has moved an entry, before its old slot is freed.
+  using Moved = std::function<void(BackBuffer& back, const Place& place)>;
+  /// Called for each entry at start; false when it cannot be one.
+  using Adopt = std::function<bool(const Place& place, const layout::Slot& slot, const SlotHead& head)>;
+
+  Segments(PageAllocator& pages, const Geometry& geometry, Moved moved)
+      : pages_(pages),
+        moved_(std::move(moved)),
+        hash_seed_(geometry.hash_seed),
+        pages_max_(geometry.pages_max()),
+        entries_of_page_(geometry.pages_max(), 0) {}
+
+  /// Makes a directory with one empty segment. Returns false when there is no memory.
+  [[nodiscard]] bool create(BackBuffer& back);
+  /// Takes over the segments of a buffer and their entries; false when something is damaged.
+  [[nodiscard]] bool resume(const BufferView& buffer, const Adopt& adopt);
+
+  // ---- what is there
+
+  [[nodiscard]] BufferView view(const BackBuffer& back) const noexcept { return {back.base(), pages_max_}; }
+  [[nodiscard]] static layout::Segment& segment(const BackBuffer& back, std::uint64_t page) noexcept {
+    return *back.at<layout::Segment>(page * layout::kPageBytes);
+  }
+  [[nodiscard]] static layout::Slot& slot(const BackBuffer& back, const Place& place) noexcept {
+    return segment(back, place.page).slots[place.slot];
+  }
+  [[nodiscard]] static bool is_occupied(const BackBuffer& back, const Place& place) noexcept {
+    return slot(back, place).head != 0;
+  }
+  [[nodiscard]] static Place place_of(const BackBuffer& back, const layout::Slot& slot) noexcept {
+    const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(&slot) - back.base());
+    return {.page = offset / layout::kPageBytes,
+            .slot = static_cast<std::uint32_t>((offset % layout::kPageBytes - offsetof(layout::Segment, slots)) /
+                                               sizeof(layout::Slot))};
+  }
+  [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
+
+  /// The group where the search for a key begins.
+  struct Home {
+    layout::Segment* segment;
+    std::uint32_t group;
+  };
+  /// Asks the caches for the first line that a mutation of this key will touch; then for the second line, which returns
+  /// the slot where the key probably is, or null.
+  [[nodiscard]] static Home prefetch_tags(const BackBuffer& back, std::uint64_t hash) noexcept {
+    const Home home{.segment = &segment(back, page_of(back, hash)), .group = home_group(hash)};
+    __builtin_prefetch(&home.segment->groups[home.group]);
+    return home;
+  }
+  [[nodiscard]] static layout::Slot* prefetch_slot(const Home& home, std::uint64_t hash) noexcept {
+    const std::uint32_t match = TagWords(home.segment->groups[home.group]).match(tag_of(hash));
+    if (match == 0) return nullptr;
+    layout::Slot* const slot = &home.segment->slots[BufferView::first_slot(home.group, match)];
+    __builtin_prefetch(slot, 1);
+    return slot;
+  }
+  /// The slot that a writer's hint names, or null.
+  [[nodiscard]] layout::Slot* prefetch_hint(const BackBuffer& back, std::uint64_t hint) const noexcept {
+    const Place at = Place::unpack(hint);
+    if (at.page >= pages_.committed() || entries_of_page_[at.page] == 0 || at.slot >= layout::kSegmentSlots) {
+      return nullptr;
+    }
+    __builtin_prefetch(&slot(back, at), 1);
+    return &slot(back, at);
+  }
+
+  // ---- changes
+
+  /// The page of a hash's segment, with a free slot in it; splits what is full. Nothing when there is no memory.
+  [[nodiscard]] std::optional<std::uint64_t> make_room(BackBuffer& back, std::uint64_t hash);
+  /// Takes a slot in a segment that has room.
+  [[nodiscard]] Place claim_slot(BackBuffer& back, std::uint64_t page, std::uint64_t hash);
+  void free_slot(BackBuffer& back, const Place& place, std::uint64_t hash);
+
+  [[nodiscard]] std::uint64_t segment_count() const noexcept { return segment_count_; }
+  [[nodiscard]] std::uint64_t split_count() const noexcept { return split_count_; }
+  /// Slots in use.
+  [[nodiscard]] std::uint64_t occupied_count() const noexcept { return occupied_count_; }
+
+ private:
+  // A segment splits when it is so full: searches stay short.
+  static constexpr std::uint32_t kSegmentEntriesMax = layout::kSegmentSlots * 19 / 20;
+
+  [[nodiscard]] static DirectoryWord directory_word(const BackBuffer& back) noexcept {
+    return DirectoryWord::unpack(back.header().directory);
+  }
+  [[nodiscard]] static std::uint64_t page_of(const BackBuffer& back, std::uint64_t hash) noexcept {
+    const DirectoryWord directory = directory_word(back);
+    const std::uint32_t index = directory_index(hash, directory.depth);
+    const auto* const words = back.at<std::uint64_t>(directory.page * layout::kPageBytes);
+    return DirectoryEntry::page_in(words[DirectoryEntry::word_of(index)], index);
+  }
+  void set_tag(BackBuffer& back, std::uint64_t page, std::uint32_t group, std::size_t index, std::uint8_t tag);
+  void clear_segment(BackBuffer& back, std::uint64_t page, unsigned depth);
+  void set_directory_entry(BackBuffer& back, std::uint32_t index, std::uint64_t page);
+  [[nodiscard]] bool split(BackBuffer& back, std::uint64_t page, std::uint64_t hash);
+  template <typename Visit>
+  void for_each_hash(BackBuffer& back, std::uint64_t page, Visit&& visit);
+  void move_half(BackBuffer& back, std::uint64_t from, std::uint64_t to, unsigned bit);
+  void move(BackBuffer& back, const Place& old, std::uint64_t hash, std::uint64_t to);
+  [[nodiscard]] bool double_directory(BackBuffer& back);
+  [[nodiscard]] bool adopt_segment(const BufferView& buffer, std::uint64_t page, std::uint32_t index, unsigned depth,
+                                   const Adopt& adopt);
+
+  PageAllocator& pages_;
+  Moved moved_;
+  std::uint64_t hash_seed_;
+  std::uint64_t pages_max_;
+  std::uint64_t segment_count_ = 0;
+  std::uint64_t split_count_ = 0;
+  std::uint64_t occupied_count_ = 0;            // counted where slots are claimed and freed
+  std::vector<std::uint16_t> entries_of_page_;  // entries of the segment in a page
+};
+
+}  // namespace shmstate::internal
