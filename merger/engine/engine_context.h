@@ -23,10 +23,10 @@ struct Turn {
   static constexpr std::size_t kPiledUpFactor = 16;
 
   std::uint64_t now_ns = 0;
-  /// It follows a pin that everybody waited for, and another may follow: it takes more, and is not cut short.
+  /// It follows a stall, and another stall may follow: it takes more work, and is not cut short.
   bool takes_all = false;
 
-  /// What this turn may do of something that a usual turn does `count` times.
+  /// How often this turn may do what a usual turn does at most `count` times.
   [[nodiscard]] std::size_t at_most(std::size_t count) const noexcept {
     return takes_all ? kPiledUpFactor * count : count;
   }

@@ -33,7 +33,7 @@ void EngineLog::no_memory(std::uint64_t now_ns) {
   report(MergeEvent::Kind::kNoMemory, 0, "the file system or the memory limit has no room for more pages");
 }
 
-// The writer only learns a number; the log names the key of one of them.
+// The writer only sees a count; the log names one key now and then.
 void EngineLog::mutation_rejected(std::uint64_t now_ns, std::uint64_t ring_id, Reject reject, std::string_view key) {
   if (now_ns < next_rejection_ns_ || !on_event_) return;
   next_rejection_ns_ = now_ns + kIntervalNs;

@@ -35,7 +35,7 @@ class EngineLog {
 
   void report(MergeEvent::Kind kind, std::uint64_t ring_id, std::string detail) const;
 
-  // At most once a second, but rings: 64 a second.
+  // At most one a second; of refused rings, 64 a second.
   void no_memory(std::uint64_t now_ns);
   void mutation_rejected(std::uint64_t now_ns, std::uint64_t ring_id, layout::Reject reject, std::string_view key);
   void ring_refused(std::uint64_t now_ns, std::uint64_t ring_id, std::string why);

@@ -1,9 +1,9 @@
 // The change feed: one record for each key that changed in an epoch, in a ring of fixed-size records.
 //
-// It lies outside the buffers, in a single copy, and is only appended to. A record that names a slot is enough for a
-// changed key, because the key stands in the snapshot; an entry that a split moves is named again at its new place; an
-// erased key is spelled out. Before records are overwritten, `feed_reserved` says so, so a reader that finds it beyond
-// its position after reading knows that it read too late.
+// It lies outside the buffers, in a single copy, and is only appended to. For a changed key, a record that names the
+// slot is enough, because the snapshot holds the key; an entry that a split moves is named again at its new place; an
+// erased key is spelled out. `feed_reserved` moves before records are overwritten, so a reader that finds it beyond its
+// position after reading knows that it read too late.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ class Feed {
   explicit Feed(InstanceOwner& owner)
       : owner_(owner), records_(owner.feed()), mask_(owner.geometry().feed_record_count - 1) {}
 
-  /// What a merger that died had reserved beyond `end` may be overwritten already.
+  /// Records that a merger had reserved beyond `end` when it died may already be overwritten.
   void start_from(std::uint64_t end) noexcept {
     end_ = end;
     reserved_ = std::max(end, owner_.heartbeat().feed_reserved.load(std::memory_order_relaxed));

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/instance_plan.h"
 #include "files/control.h"
 #include "files/fault_guard.h"
 #include "files/mapping.h"
@@ -14,26 +15,6 @@
 #include "layout/statistics.h"
 
 namespace shmstate::internal {
-
-struct InstanceOptions {
-  std::uint32_t buffer_count = 2;  ///< 2 to 8
-  std::uint64_t memory_limit_bytes =
-      0;  ///< for all buffers together; 0: three quarters of the file system, at most 8 GiB
-  std::uint32_t ring_count_max = 1024;                       ///< 1 to 4,096
-  std::uint64_t feed_record_count = std::uint64_t{1} << 18;  ///< a power of two; 16 bytes each
-  /// Of the instance's directory; its files follow. What is not given stays as it is; in a new instance it is 0750 and
-  /// the merger's own group.
-  std::optional<unsigned> directory_mode{};
-  std::optional<std::uint32_t> readers_group{};  ///< may open the instance's directory
-  std::optional<std::uint32_t> writers_group{};  ///< may pass the gate inside it; its members must be readers, too
-};
-
-inline constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
-inline constexpr std::uint64_t kFeedRecordsMin = 64;
-inline constexpr std::uint64_t kSharedBytesMax = std::uint64_t{1} << 46;  // what a process can map
-
-/// Throws `Error` (kInvalidArgument) for options that make no sense, alone or together.
-void check_options(const InstanceOptions& options);
 
 /// Who may do what with an instance.
 struct Permissions {
@@ -45,10 +26,10 @@ struct Permissions {
 /// An instance that this process serves. Holding it holds the merger's lock.
 class InstanceOwner {
  public:
-  /// Creates the instance, or resumes it when its files are those of a merger that ended, however it ended. What an
-  /// existing instance was created with stays; the options then only matter if it has to be created anew.
-  /// Throws `Error` (kAlreadyRunning, kNoPermission, kNoMemory, kVersionMismatch, kInvalidArgument, kSystem); when
-  /// something cannot be told that decides between the two, nothing is touched.
+  /// Creates the instance, or resumes it when an earlier merger has left its files, however that merger ended. An
+  /// existing instance keeps what it was created with; the options then only matter if it has to be re-created.
+  /// Throws `Error` (kAlreadyRunning, kNoPermission, kNoMemory, kVersionMismatch, kInvalidArgument, kSystem). If it
+  /// cannot be determined which of the two applies, nothing is touched.
   InstanceOwner(std::filesystem::path path, const InstanceOptions& options);
   InstanceOwner(const InstanceOwner&) = delete;
   InstanceOwner& operator=(const InstanceOwner&) = delete;
@@ -57,7 +38,7 @@ class InstanceOwner {
   [[nodiscard]] std::filesystem::path rings_path() const { return internal::rings_path(path_); }
   [[nodiscard]] const Geometry& geometry() const noexcept { return geometry_; }
   [[nodiscard]] const Permissions& permissions() const noexcept { return permissions_; }
-  /// Whether a snapshot was found that must be taken over.
+  /// Whether the instance existed, so that its snapshot must be taken over.
   [[nodiscard]] bool is_resumed() const noexcept { return is_resumed_; }
 
   [[nodiscard]] layout::Publication& publication() noexcept { return header().publication; }
@@ -84,19 +65,19 @@ class InstanceOwner {
   /// Commits pages [first, end) of every buffer. Returns 0 or ENOSPC.
   [[nodiscard]] int commit_pages(std::uint64_t first, std::uint64_t end) noexcept;
   /// Moves the next 2 MiB of a buffer's first `page_count` pages, which are committed, to a huge page. This takes about
-  /// a millisecond. False when nothing is left to do, or the kernel does not do that.
+  /// a millisecond. False when nothing is left to do, or the kernel cannot do it.
   bool collapse_next(std::uint64_t page_count) noexcept;
   /// The bytes of all buffers that were moved.
   [[nodiscard]] std::uint64_t collapsed_bytes() const noexcept { return collapsed_bytes_; }
-  /// Whether the directory still leads to these files; true also when that cannot be told.
+  /// Whether the directory still leads to these files; true if that cannot be determined.
   [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, control_).value_or(true); }
-  /// Makes the doorbell whole again if a writer has truncated or grown it. When there is no memory for that, writers
-  /// wake the merger late until a later call succeeds.
+  /// Restores the doorbell if a writer has truncated or extended it. Without memory for that, writers wake the merger
+  /// late until a later call succeeds.
   void repair_doorbell() noexcept;
   /// Lets others attach to a new instance: called once the first snapshot is published. Throws `Error`.
   void announce();
-  /// Removes the instance's files, and its directory unless something else is in it, too: then that is the error. When
-  /// the path leads to other files by now, or nobody can tell, these stay.
+  /// Removes the instance's files and its directory; if the directory holds something else, that is the error. If the
+  /// path now leads to other files, or that cannot be determined, nothing is removed.
   [[nodiscard]] std::error_code remove_files() const noexcept;
 
  private:
@@ -105,7 +86,7 @@ class InstanceOwner {
   }
   void make_directories(const InstanceOptions& options);
   void lock_instance();
-  void give_directories(const InstanceOptions& options);
+  void apply_permissions(const InstanceOptions& options);
   void hold_control(const std::filesystem::path& path);
   [[nodiscard]] bool can_resume();
   void refuse_if_control_is_lost() const;
@@ -113,10 +94,11 @@ class InstanceOwner {
   void guard_state();
   void open_doorbell();
   void map_doorbell();
-  void give_snapshot();
+  void open_snapshot();
+  void apply_snapshot_permissions();
 
   std::filesystem::path path_;
-  std::filesystem::path control_path_;  // looking at it allocates nothing
+  std::filesystem::path control_path_;  // kept, so that checking it allocates nothing
   layout::Id boot_id_;
   Permissions permissions_;  // of the directory and the gate; the files follow
   os::Fd lock_;
@@ -125,7 +107,7 @@ class InstanceOwner {
   os::Fd doorbell_;
   Mapping control_mapping_;
   Mapping snapshot_mapping_;
-  std::uint64_t collapse_tries_ = 0;  // of huge pages, going around the buffers
+  std::uint64_t collapse_tries_ = 0;  // of huge pages, round robin over the buffers
   std::uint64_t collapsed_bytes_ = 0;
   Mapping doorbell_mapping_;
   std::string last_words_;

@@ -10,11 +10,11 @@
 namespace shmstate::internal {
 namespace {
 
-constexpr std::uint64_t kMaintenanceIntervalNs = 100'000'000;       // heartbeat, statistics, liveness of some rings
+constexpr std::uint64_t kMaintenanceIntervalNs = 100'000'000;       // statistics, liveness of some rings
 constexpr std::uint64_t kDirectoryCheckIntervalNs = 1'000'000'000;  // also for ring files whose writer could not ring
-constexpr std::uint64_t kWakeIntervalNs = 50'000;                   // readers are woken at most so often
-constexpr std::uint64_t kCollapseTimeNs = 50'000'000;               // of maintenance without work, for huge pages
-constexpr std::size_t kExpiriesPerTurn = 2048;                      // so that no publish waits for many
+constexpr std::uint64_t kWakeIntervalNs = 50'000;                   // readers are woken at most this often
+constexpr std::uint64_t kCollapseTimeNs = 50'000'000;               // for huge pages, when there is no work
+constexpr std::size_t kExpiriesPerTurn = 2048;                      // so that no publish waits for many of them
 
 }  // namespace
 
@@ -39,7 +39,7 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
       drain_(context_, clock_, rings_, table_),
       pins_(context_, replicas_),
       turn_{.now_ns = now_ns} {
-  owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);  // also for as long as resuming takes
+  owner_.heartbeat().beat_ns.store(now_ns, std::memory_order_relaxed);  // resuming may take long
   table_.start_timers(now_ns);
   const std::uint64_t batch_max_before = owner.sleep().batch_max.load(std::memory_order_relaxed);
   set_options(options);
@@ -105,7 +105,7 @@ void MergeEngine::resume() {
   if (!table_.resume(buffer)) refuse("the table of the current buffer is damaged");
   crash_point(CrashPoint::kTableResumed);
   rings_.resume();
-  must_wake_readers_ = true;  // for the merger before us, if it died between publish and wake
+  must_wake_readers_ = true;  // on behalf of a merger that died between publish and wake
 }
 
 // ---- one turn
@@ -122,7 +122,8 @@ MergeEngine::Progress MergeEngine::step(std::uint64_t now_ns) {
   search_.advance(turn_, *back_);
   drain_rings(*back_);
   if (table_.next_expiry_ns() <= now_ns) table_.expire(*back_, now_ns, turn_.at_most(kExpiriesPerTurn));
-  if (rings_.has_finished() && rings_.finish(turn_, *back_)) search_.request_search();  // a refused one may be admitted
+  if (rings_.has_finished() && rings_.finish(turn_, *back_))
+    search_.request_search();  // a refused ring may now be admitted
   const bool worked = back_->is_changed();
   if (worked) {
     turn_began_ns_ = now_ns;
@@ -157,16 +158,16 @@ bool MergeEngine::claim_back_buffer() {
   return back_.has_value();
 }
 
-// Something that a turn would take, whatever the time.
+// Whether a turn would find something, whatever the time.
 bool MergeEngine::has_input() const noexcept {
   return rings_.has_finished() || search_.has_more() || rings_.has_records();
 }
 
-// Something that needs a back buffer now.
+// Whether something needs a back buffer now.
 bool MergeEngine::has_waiting_work() const noexcept { return has_input() || table_.next_expiry_ns() <= turn_.now_ns; }
 
-// Goes around the rings, from where the last turn was cut short. The first turn after all age marks were reached sets
-// new ones on the way.
+// Round robin, starting where the last turn was cut short. The first turn after all age marks were reached sets new
+// ones on the way.
 void MergeEngine::drain_rings(BackBuffer& back) {
   const bool sets_marks = marks_.are_reached();
   if (sets_marks) marks_.start(turn_.now_ns);
@@ -203,7 +204,7 @@ void MergeEngine::publish() {
   ++statistics_.publish_count;
 }
 
-// Readers cannot announce that they wait, so they are woken for every publish, but not for each of a flood.
+// Readers cannot announce that they wait, so every publish wakes them, but at a limited rate.
 void MergeEngine::wake_readers() {
   if (!must_wake_readers_ || turn_.now_ns - last_wake_ns_ < kWakeIntervalNs) return;
   os::futex_wake_all(owner_.publication().epoch_word.futex());
@@ -233,12 +234,12 @@ void MergeEngine::check_directory() {
   is_current_ = owner_.is_current();
   if (is_current_) return;
   if (owner_.heartbeat().retired.exchange(1, std::memory_order_acq_rel) == 0) {
-    owner_.sleep().phase.fetch_add(1, std::memory_order_release);  // the next push rings, and its writer finds out
+    owner_.sleep().phase.fetch_add(1, std::memory_order_release);  // so the next push rings, and its writer notices
   }
   log_.report(MergeEvent::Kind::kInstanceGone, 0, owner_.path().string());
 }
 
-// One page beside work, so that mutations wait for no more than that.
+// With work waiting, a single page, so that no mutation waits longer than that.
 void MergeEngine::move_to_huge_pages() {
   const std::uint64_t began_ns = clock_();
   while (owner_.collapse_next(pages_.committed()) && !has_work() && clock_() - began_ns < kCollapseTimeNs) {

@@ -1,7 +1,7 @@
 // The merge engine: drains the rings, applies mutations to the back buffer, publishes it, catches the next one up.
 //
-// A plain object: it never waits; whoever calls `step` decides when, says what time it is, and brings the clock by
-// which a turn with many rings is cut short. It writes shared memory and asks the kernel who lives. Invariants:
+// A plain object that never waits: the caller of `step` decides when it runs, passes the time, and provides the clock
+// by which a long turn is cut short. It writes shared memory and asks the kernel which processes are alive. Invariants:
 //
 //   1 Only the back buffer is written, and only while its stamp is kWriting: a BackBuffer comes from a claim.
 //   2 A buffer holds, for every ring, the effect of exactly the bytes before its cursor; cursor and state become
@@ -51,13 +51,13 @@ class MergeEngine {
   /// One turn: takes what the rings hold (at most a quarter of each ring's size) and publishes it.
   Progress step(std::uint64_t now_ns);
 
-  /// Whether `step` would find something, except for what a time brings. Cheap; for going to sleep safely.
+  /// Whether `step` would find something to do, apart from what is due by time. Cheap; for going to sleep safely.
   [[nodiscard]] bool has_work() const noexcept { return must_wake_readers_ || has_input(); }
-  /// When `step` must be called at the latest, even without work.
+  /// The latest time at which `step` must be called, even without work.
   [[nodiscard]] std::uint64_t deadline_ns() const noexcept {
     return std::min(next_maintenance_ns_, table_.next_expiry_ns());
   }
-  /// False once the directory no longer leads to this instance's files: nobody new can attach, so end.
+  /// False once the directory no longer leads to this instance's files: no process can attach any more, so end.
   [[nodiscard]] bool is_current() const noexcept { return is_current_; }
 
   [[nodiscard]] std::uint64_t epoch() const noexcept { return replicas_.current().epoch; }
@@ -66,9 +66,9 @@ class MergeEngine {
   /// Entries of the directory of rings that were read so far.
   [[nodiscard]] std::uint64_t names_read() const noexcept { return search_.names_read(); }
   [[nodiscard]] const Table& table() const noexcept { return table_; }
-  /// The one that was claimed last.
+  /// The buffer that was claimed last.
   [[nodiscard]] std::uint32_t back_buffer() const noexcept { return replicas_.last_claimed(); }
-  /// Also in the middle of everything: batches that were pushed under a higher limit are merged.
+  /// At any time; batches that were pushed under a higher limit are still merged.
   void set_options(const MergeOptions& options) noexcept;
   void count_sleep() noexcept { ++statistics_.sleep_count; }
   /// Brings the statistics in `control` up to date; `step` does so ten times a second.
@@ -109,10 +109,10 @@ class MergeEngine {
   RingSearch search_;
   RingDrain drain_;
   Pins pins_;
-  std::optional<BackBuffer> back_;  // claimed at the end of a turn, if readers permit
+  std::optional<BackBuffer> back_;  // claimed at the end of a turn, unless readers pin all others
 
   Turn turn_;
-  std::uint64_t turn_began_ns_ = 0;  // of a turn that worked, until the next turn tells how long it took
+  std::uint64_t turn_began_ns_ = 0;  // of a turn that worked, until the next turn measures it
   std::size_t next_drained_ = 0;
   std::uint64_t next_maintenance_ns_ = 0;
   std::uint64_t next_directory_check_ns_ = 0;

@@ -1,4 +1,4 @@
-// What the merge engine may be told.
+// Options of the merge engine.
 #pragma once
 
 #include <chrono>
@@ -8,7 +8,7 @@
 namespace shmstate::internal {
 
 struct MergeOptions {
-  std::chrono::nanoseconds publish_interval = std::chrono::milliseconds(1);  ///< at most so long between publishes
+  std::chrono::nanoseconds publish_interval = std::chrono::milliseconds(1);  ///< of a turn, and so between publishes
   std::chrono::nanoseconds pin_time_max = std::chrono::seconds(5);        ///< then a buffer is reclaimed; zero: never
   std::chrono::nanoseconds tombstone_time = std::chrono::minutes(1);      ///< how long a versioned erase is remembered
   std::uint64_t entries_max = std::numeric_limits<std::uint64_t>::max();  ///< entries and tombstones of the instance

@@ -28,7 +28,7 @@ class Owners {
     ring.places.push_back(place);
     ++ring.live_count;
   }
-  /// Forgets places that entries left, once they outnumber those that count.
+  /// Drops places that entries have left, once they outnumber those in use.
   void tidy(const BackBuffer& back, std::uint64_t owner) {
     Ring& ring = rings_[owner - 1];
     if (ring.places.size() <= 2 * ring.live_count + 64) return;
@@ -42,7 +42,7 @@ class Owners {
     SHMSTATE_INVARIANT(ring.live_count > 0);
     --ring.live_count;
   }
-  /// A place where an entry of the ring was, listed no more; nothing when there is none.
+  /// Removes from the list a place where an entry of the ring was, and returns it; nothing when there is none.
   [[nodiscard]] std::optional<Place> take(std::uint32_t ring_index) {
     std::vector<Place>& places = rings_[ring_index].places;
     if (places.empty()) return std::nullopt;

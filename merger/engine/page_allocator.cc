@@ -51,10 +51,11 @@ void PageAllocator::release(std::uint64_t page, std::uint64_t count) {
   free_runs_.emplace(page, count);
 }
 
-// Commits a little more than is needed, in proportion, so that growing is neither many small steps nor one big pause.
+// Commits a little more than is needed, in proportion to the size, so that growth is neither many small steps nor one
+// long pause.
 bool PageAllocator::grow(BackBuffer& back, std::uint64_t count) {
   const std::uint64_t ahead = std::clamp<std::uint64_t>(committed_ / 16, 1, 16);
-  if (!free_runs_.empty()) {  // what is free at the end counts
+  if (!free_runs_.empty()) {  // the free run at the end is part of it
     const auto [page, length] = *free_runs_.rbegin();
     if (page + length == committed_) count -= length;
   }
@@ -170,14 +171,14 @@ Heap::Span& Heap::add_span(std::uint64_t page, std::size_t block_bytes) {
 
 void Heap::list(Span& span) {
   SpanList& open = open_[span.block_bytes];
-  span.place = open.size();
+  span.position = open.size();
   open.push_back(&span);
 }
 
 void Heap::unlist(Span& span) {
   SpanList& open = open_[span.block_bytes];
-  open[span.place] = open.back();
-  open[span.place]->place = span.place;
+  open[span.position] = open.back();
+  open[span.position]->position = span.position;
   open.pop_back();
 }
 

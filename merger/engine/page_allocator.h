@@ -1,8 +1,8 @@
 // Who owns which memory of a buffer: pages for the directory, segments and the heap, and blocks within heap pages.
 //
-// All of this is private to the merger. Offsets are the same in every buffer, so one allocator serves them all; and
-// what is in use can be told from the table itself, so a merger that starts rebuilds it (`adopt`) instead of trusting
-// lists in shared memory: nothing to corrupt, nothing to publish, and no leak survives a restart.
+// All of this is private to the merger. Offsets are the same in every buffer, so one allocator serves them all. What is
+// in use follows from the table, so a merger that starts rebuilds the allocator (`adopt`) instead of trusting lists in
+// shared memory: nothing to corrupt, nothing to publish, and no leak survives a restart.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ namespace shmstate::internal {
 /// Runs of 64 KiB pages: first fit from the front, neighbours joined on release.
 class PageAllocator {
  public:
-  /// Makes pages [first, end) usable in every buffer, and says so in the back buffer; false when there is no room.
+  /// Commits pages [first, end) of every buffer and notes that in the back buffer; false when there is no room.
   using Commit = std::function<bool(BackBuffer& back, std::uint64_t first, std::uint64_t end)>;
 
   PageAllocator(std::uint64_t first_page, std::uint64_t pages_max, Commit commit);
@@ -51,17 +51,17 @@ class PageAllocator {
 };
 
 /// Blocks for long keys and values: sizes as `heap_block_bytes` rounds them; up to half a page they share pages of one
-/// size, beyond that they are runs of pages. A page whose last block is freed goes back.
+/// size, beyond that they are runs of pages. A page whose last block is freed is released.
 class Heap {
  public:
   explicit Heap(PageAllocator& pages) : pages_(pages) {}
 
-  /// The offset of a block for so many bytes, or nothing when there is no memory.
+  /// The offset of a block that holds `bytes`; nothing when there is no memory.
   [[nodiscard]] std::optional<std::uint64_t> allocate(BackBuffer& back, std::size_t bytes);
   void release(std::uint64_t offset, std::size_t bytes);
   [[nodiscard]] std::uint64_t used_bytes() const noexcept { return used_bytes_; }
 
-  /// At start: takes the block that an entry refers to; false when it cannot be one.
+  /// At start: takes the block that an entry refers to; false when there cannot be one.
   [[nodiscard]] bool adopt(std::uint64_t offset, std::size_t bytes);
 
  private:
@@ -71,7 +71,7 @@ class Heap {
     std::uint64_t page = 0;
     std::size_t block_bytes = 0;
     std::size_t used_count = 0;
-    std::size_t place = 0;  // in the list of its size, while it has a free block
+    std::size_t position = 0;  // in the list of its size, while it has a free block
     std::array<std::uint64_t, kBlocksMax / 64> used{};
 
     [[nodiscard]] std::size_t capacity() const noexcept { return layout::kPageBytes / block_bytes; }

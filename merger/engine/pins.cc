@@ -9,7 +9,7 @@
 namespace shmstate::internal {
 namespace {
 
-// Who pins which buffer: asked of the kernel, never of the readers.
+// Which buffers are pinned: the kernel knows; readers are never asked.
 class SnapshotLocks {
  public:
   explicit SnapshotLocks(int fd) : fd_(fd) {}
@@ -34,7 +34,7 @@ std::optional<BackBuffer> Pins::claim(std::uint64_t now_ns) {
 
 void Pins::wait(std::uint64_t now_ns, bool has_waiting_work) noexcept {
   if (!has_waiting_work) {
-    end_stall(now_ns);  // what waited is gone: its ring was truncated
+    end_stall(now_ns);  // its ring was truncated
   } else if (!is_stalled()) {
     stalled_since_ns_ = now_ns;
     ++context_.statistics.stall_count;

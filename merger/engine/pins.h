@@ -18,18 +18,18 @@ class Pins {
  public:
   Pins(const EngineContext& context, Replicas& replicas) : context_(context), replicas_(replicas) {}
 
-  /// Claims the buffer that lacks least, of those that may be claimed now; nothing when there is none.
+  /// Of the buffers that may be claimed now, claims the one that lacks least; nothing when there is none.
   [[nodiscard]] std::optional<BackBuffer> claim(std::uint64_t now_ns);
-  /// After a claim that failed: whether work waits for it.
+  /// After a failed claim. Without waiting work, a stall ends: its reason is gone.
   void wait(std::uint64_t now_ns, bool has_waiting_work) noexcept;
 
-  /// Work waits for a pin.
+  /// Whether work waits for a pin to end.
   [[nodiscard]] bool is_stalled() const noexcept { return stalled_since_ns_ != 0; }
-  /// For how long, until now.
+  /// For how long work has waited.
   [[nodiscard]] std::uint64_t stalled_ns(std::uint64_t now_ns) const noexcept {
     return is_stalled() ? now_ns - stalled_since_ns_ : 0;
   }
-  /// Time in which the merger itself stood still does not count against the readers.
+  /// Time during which the merger itself stood still does not count against the readers.
   void excuse(std::uint64_t ns) noexcept {
     if (is_stalled()) stalled_since_ns_ += ns;
   }
@@ -45,7 +45,7 @@ class Pins {
   EngineContext context_;
   Replicas& replicas_;
   std::uint64_t stalled_since_ns_ = 0;
-  std::uint32_t expired_ = 0;  // a bit for each buffer whose pin was overridden and is still there
+  std::uint32_t expired_ = 0;  // a bit for each buffer whose pin was overridden and still exists
 };
 
 }  // namespace shmstate::internal

@@ -31,7 +31,7 @@ class Replicas {
 
   /// In a new instance: the first buffer, which nobody can read yet.
   [[nodiscard]] BackBuffer first();
-  /// Takes an instance over: which buffer is current. Nothing else is trusted.
+  /// Takes an instance over. Only the current buffer is trusted.
   void resume_from(Version current);
 
   /// Claims a buffer other than the current one and brings it up to the newest epoch; nothing when it is pinned.
@@ -57,7 +57,7 @@ class Replicas {
   Version current_;
   std::byte* current_base_ = nullptr;
   std::uint32_t last_claimed_ = 0;
-  bool is_claimed_ = false;     // a back buffer exists
+  bool is_claimed_ = false;     // a back buffer has been claimed and not been published
   LineSet spare_;               // empty, for the next claim
   std::vector<LineSet> stale_;  // by buffer: what it lacks
   std::vector<bool> lacks_all_;

@@ -15,8 +15,8 @@ using layout::QuarantineReason;
 using layout::Reject;
 
 constexpr std::uint64_t kPiledUpTimeNs = 1'000'000'000;    // of a turn that takes all
-constexpr std::uint64_t kBytesPerClockReading = 64 << 10;  // of what is merged outside batches
-constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;    // of a batch that is too big, that are parsed
+constexpr std::uint64_t kBytesPerClockReading = 64 << 10;  // outside batches
+constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;    // of a batch that is too big; parsed to find its end
 
 std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
   return b > std::numeric_limits<std::uint64_t>::max() - a ? std::numeric_limits<std::uint64_t>::max() : a + b;
@@ -55,7 +55,7 @@ void RingDrain::drain(ServedRing& ring, const Turn& turn, BackBuffer& back) {
             .whole_until = begin};
   if (ring.is_refusing) return refuse_batch(pass);
   merge(pass);
-  // Only a writer that changes what it has pushed, or cuts its ring, can break its own batch; nobody else's.
+  // Only a writer that modifies what it has pushed, or truncates its ring, can break a batch, and only its own.
   SHMSTATE_INVARIANT(!pass.is_in_batch || pass.is_malformed || ring.is_refusing || ring.file.has_faulted());
   SHMSTATE_INVARIANT(pass.position <= tail);
   ring.refused_until = pass.position;
@@ -86,13 +86,13 @@ void RingDrain::merge(Pass& pass) {
 
 // ---- groups, and where batches end
 
-// Stages a group, and takes from its end what may not be applied.
+// Stages a group, and drops from its end what may not be applied.
 RingDrain::Group RingDrain::next_group(Pass& pass) {
   Group group = stage(pass);
   if (!is_batch_allowed(group.count, group.end - pass.position, context_.options.batch_max) &&
       cut_before_big_batch(pass, group)) {
     pass.ring.is_refusing = true;
-    pass.is_malformed = false;  // that comes after it
+    pass.is_malformed = false;  // which comes after that batch
   }
   if (continues(group) && group.end >= pass.whole_until) keep_whole_batches(pass, group);
   return group;
@@ -141,8 +141,8 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
   return {.count = count, .end = position};
 }
 
-// A batch may be longer than a group. Before its first part is applied, the rest is surveyed: its end may never have
-// been pushed, or not be found, or come too late.
+// A batch may be longer than a group. Before its first part is applied, the rest is surveyed: its end may not have been
+// pushed, may be malformed, or may come too late.
 void RingDrain::keep_whole_batches(Pass& pass, Group& group) const noexcept {
   Group whole = group;
   while (continues(whole)) whole.end -= staged_[--whole.count].record.bytes;
@@ -185,8 +185,8 @@ bool RingDrain::cut_before_big_batch(const Pass& pass, Group& group) const noexc
   return false;
 }
 
-// The whole batch is refused once its end is found. That is looked for in parts, so that nobody waits for it; until
-// then the cursor stays where the batch begins, so that a merger that dies meanwhile leaves no part of it behind.
+// The whole batch is refused once its end is found. A turn searches only a part, so that other rings do not wait; until
+// then the cursor stays where the batch begins, so that after a crash no part of it has been refused.
 void RingDrain::refuse_batch(Pass& pass) {
   ServedRing& ring = pass.ring;
   RecordView record;
@@ -210,7 +210,7 @@ void RingDrain::refuse_batch(Pass& pass) {
 
 // ---- mutations
 
-// Returns whether the mutation was applied; otherwise it is counted as rejected.
+// Returns whether the mutation was applied; if not, it is counted as rejected.
 bool RingDrain::apply(Pass& pass, Staged& staged) {
   crash_point(CrashPoint::kMutationApplied);
   const RecordView& record = staged.record;

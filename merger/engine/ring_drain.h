@@ -23,7 +23,7 @@ class RingDrain {
   RingDrain(const EngineContext& context, const std::function<std::uint64_t()>& clock, RingRegistry& rings,
             Table& table);
 
-  /// Begins a turn; the time of its drains counts from the first one.
+  /// Begins a turn; its time counts from its first drain.
   void start() noexcept { began_ns_ = 0; }
   /// Takes what one ring holds, until its quota or the time of this turn is used up.
   void drain(ServedRing& ring, const Turn& turn, BackBuffer& back);
@@ -53,7 +53,7 @@ class RingDrain {
     std::uint64_t whole_until;     // batches that begin before are known to be whole
     std::uint64_t applied_count = 0;
     bool is_malformed = false;
-    bool is_in_batch = false;  // what was applied last belongs to a batch that goes on
+    bool is_in_batch = false;  // the last record that was applied belongs to a batch that continues
   };
   /// Staged records, up to a position.
   struct Group {

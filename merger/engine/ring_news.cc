@@ -12,9 +12,9 @@
 namespace shmstate::internal {
 namespace {
 
-constexpr std::size_t kReadsMax = 12;      // in one go
+constexpr std::size_t kReadsMax = 12;      // per call
 constexpr std::size_t kReadBytes = 4096;   // each: some 85 events
-constexpr std::size_t kWaitingMax = 1024;  // of a user; a search of the directory finds the others
+constexpr std::size_t kWaitingMax = 1024;  // per user; a search of the directory finds the others
 constexpr std::uint32_t kWanted = IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR | IN_DONT_FOLLOW;
 
 }  // namespace
@@ -26,7 +26,7 @@ RingNews::RingNews(std::filesystem::path rings)
 
 void RingNews::read(const std::unordered_set<std::uint64_t>& served) {
   has_unread_ = false;
-  if (!is_told()) return;
+  if (!is_watching()) return;
   alignas(inotify_event) std::array<char, kReadBytes> events;
   for (std::size_t reads = 0; reads < kReadsMax; ++reads) {
     const ssize_t bytes = ::read(inotify_.get(), events.data(), events.size());
@@ -34,19 +34,19 @@ void RingNews::read(const std::unordered_set<std::uint64_t>& served) {
     for (std::size_t at = 0; at < static_cast<std::size_t>(bytes);) {
       const auto& event = *reinterpret_cast<const inotify_event*>(events.data() + at);
       at += sizeof event + event.len;
-      take(event, served);
+      handle(event, served);
     }
   }
   has_unread_ = true;
 }
 
-void RingNews::take(const inotify_event& event, const std::unordered_set<std::uint64_t>& served) {
+void RingNews::handle(const inotify_event& event, const std::unordered_set<std::uint64_t>& served) {
   if ((event.mask & (IN_Q_OVERFLOW | IN_IGNORED)) != 0) has_lost_ = true;
   const std::string name(event.name, event.len == 0 ? 0 : ::strnlen(event.name, event.len));
   const std::optional<std::uint64_t> id = ring_id_of(name);
   if (!id || served.contains(*id) || known_.contains(*id)) return;
   const std::optional<os::FileInfo> info = os::file_info(rings_ / name);
-  if (!info) return;  // gone again
+  if (!info) return;  // removed since
   std::deque<std::uint64_t>& waiting = waiting_[info->uid];
   if (waiting.size() == kWaitingMax) {
     has_lost_ = true;

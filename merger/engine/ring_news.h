@@ -1,11 +1,11 @@
-// Which files have appeared among the rings, without reading their directory: everybody who may write may fill that
-// with any number of names, and then a new ring is found late.
+// Which files have appeared among the rings, without reading their directory: any writer may fill it with any number of
+// names, and a new ring would then be found late.
 //
-// The kernel tells of each file that appears there, or is touched, in that order (inotify). Nobody can take such a
-// message back or send one for a file of somebody else's, so its user is told by the file, and users take turns: who
-// floods the directory only delays itself. The kernel keeps a limited number of messages (16,384); what comes while
-// there are so many is lost, and a search of the directory finds it. A writer that is not served therefore touches its
-// ring from time to time.
+// The kernel reports each file that appears there or is touched, in order (inotify). No process can withdraw a report,
+// or send one for another user's file; the user is read from the file, and users take turns, so a user that floods the
+// directory delays only itself. The kernel queues a limited number of reports (16,384); what arrives while the queue is
+// full is lost, and a search of the directory finds it. A writer that is not served therefore touches its ring from
+// time to time.
 #pragma once
 
 #include <cstdint>
@@ -24,23 +24,23 @@ namespace shmstate::internal {
 
 class RingNews {
  public:
-  /// Where the kernel cannot do that now, nothing is ever told.
+  /// If the kernel cannot watch the directory now, nothing is ever reported.
   explicit RingNews(std::filesystem::path rings);
 
-  [[nodiscard]] bool is_told() const noexcept { return inotify_.is_open(); }
-  /// Takes a bounded part of what the kernel has to tell, but of rings that are served.
+  [[nodiscard]] bool is_watching() const noexcept { return inotify_.is_open(); }
+  /// Takes a bounded number of reports from the kernel; those of rings that are served are dropped.
   void read(const std::unordered_set<std::uint64_t>& served);
-  /// The next ring to look at; each user that has some in turn.
+  /// The next ring to examine; users that have any take turns.
   [[nodiscard]] std::optional<std::uint64_t> next();
 
-  /// Whether there is more to read, or to look at.
+  /// Whether there is more to read or to examine.
   [[nodiscard]] bool has_more() const noexcept { return has_unread_ || !waiting_.empty(); }
   [[nodiscard]] bool has_unread() const noexcept { return has_unread_; }
-  /// Whether something was lost since this was asked: only a search of the directory finds it.
-  [[nodiscard]] bool take_lost() noexcept { return std::exchange(has_lost_, false); }
+  /// Whether reports were lost since the last call: only a search of the directory finds those rings.
+  [[nodiscard]] bool fetch_lost() noexcept { return std::exchange(has_lost_, false); }
 
  private:
-  void take(const inotify_event& event, const std::unordered_set<std::uint64_t>& served);
+  void handle(const inotify_event& event, const std::unordered_set<std::uint64_t>& served);
 
   std::filesystem::path rings_;
   os::Fd inotify_;

@@ -18,7 +18,7 @@ using layout::QuarantineReason;
 using layout::RingVerdict;
 
 constexpr std::size_t kInspectedPerRound = 64;
-constexpr std::size_t kErasuresPerTurn = 2048;  // so that no publish waits for many
+constexpr std::size_t kErasuresPerTurn = 2048;  // so that no publish waits for many of them
 
 // For the writer, who may not be allowed to read the snapshot.
 void mirror_counters(layout::RingHeader& header, const layout::RingCursor& cursor) noexcept {
@@ -52,7 +52,7 @@ void RingRegistry::resume() {
     try {
       resume(i);
     } catch (const Error& why) {
-      if (why.status() != Status::kNoPermission) throw;  // to run out of something here finishes no ring
+      if (why.status() != Status::kNoPermission) throw;  // running out of a resource finishes no ring
       ids_.insert(id);                                   // it must not come back as a new one
       closed_.push_back(i);
       ++context_.statistics.rings_refused;
@@ -65,7 +65,7 @@ void RingRegistry::resume(std::uint32_t index) {
   const layout::RingCursor& cursor = published_cursor(index);
   InstanceOwner& owner = context_.owner;
   std::optional<RingFile> file = RingFile::open(owner.rings_path(), cursor.ring_id, owner.geometry().instance_id);
-  if (!file) {  // finished, or broken by its writer; then it must not come back as a new one
+  if (!file) {  // finished, or broken by its writer and not to come back as a new one
     RingFile::remove_broken(owner.rings_path(), cursor.ring_id, true);
     ids_.erase(cursor.ring_id);
     orphans_.push_back(index);
@@ -75,14 +75,14 @@ void RingRegistry::resume(std::uint32_t index) {
   ServedRing& ring = add(std::move(*file), index, cursor.cursor);
   layout::RingHeader& header = ring.file.header();
   header.verdict.store(static_cast<std::uint32_t>(RingVerdict::kServed), std::memory_order_relaxed);
-  mirror_counters(header, cursor);  // the merger before us may have died before it did that
+  mirror_counters(header, cursor);  // the previous merger may have died before it did this
   if (ring.consumer.release()) os::futex_wake_all(header.head.futex());
   ++context_.statistics.rings_seen;
   crash_point(CrashPoint::kRingResumed);
 }
 
-// Their writers did not let us open them: nobody knows whether something waits in them, so they keep their index. What
-// does wait may have been pushed under another limit of batches.
+// They could not be opened for lack of permission and may hold mutations, so they keep their index. These mutations may
+// have been pushed under another batch limit.
 void RingRegistry::retry_closed() {
   std::erase_if(closed_, [this](std::uint32_t index) {
     try {
@@ -215,7 +215,7 @@ bool RingRegistry::try_finish(ServedRing& ring, const Turn& turn, BackBuffer& ba
   if (!ring.is_quarantined && ring.consumer.tail() != ring.published_cursor) return false;
   if (!table_.erase_owned(back, ring.index, turn.at_most(kErasuresPerTurn))) return false;
   crash_point(CrashPoint::kOwnedErased);
-  // Refused when somebody has come to it meanwhile.
+  // Fails when a writer has attached to it meanwhile.
   if (!ring.file.try_remove(context_.owner.rings_path(), ring.is_quarantined, ring.published_cursor)) {
     ring.is_abandoned = false;
     return false;
@@ -256,10 +256,10 @@ void RingRegistry::inspect(ServedRing& ring) {
   ring.is_abandoned = ring.file.is_abandoned();
   has_abandoned_ = has_abandoned_ || ring.is_abandoned;
   if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, QuarantineReason::kTruncated);
-  show(ring);
+  write_status(ring);
 }
 
-void RingRegistry::show(const ServedRing& ring) {
+void RingRegistry::write_status(const ServedRing& ring) {
   const layout::RingHeader& header = ring.file.header();
   const layout::RingCursor& cursor = published_cursor(ring.index);  // there may be no back buffer
   layout::RingStatus& status = context_.owner.ring_status(ring.index);

@@ -31,33 +31,33 @@ class RingRegistry {
 
   [[nodiscard]] std::size_t size() const noexcept { return rings_.size(); }
   [[nodiscard]] ServedRing& operator[](std::size_t position) noexcept { return *rings_[position]; }
-  /// Identifiers of rings that are served, or have a cursor all the same.
+  /// Identifiers of rings that are served, or that have a cursor but could not be opened.
   [[nodiscard]] const std::unordered_set<std::uint64_t>& ids() const noexcept { return ids_; }
-  /// Whether records of a ring wait for being merged.
+  /// Whether a ring holds records that are not merged.
   [[nodiscard]] bool has_records(std::size_t position) const noexcept {
     const Tail& tail = tails_[position];
     return tail.word->load(std::memory_order_acquire) != tail.cursor && !rings_[position]->is_quarantined;
   }
   [[nodiscard]] bool has_records() const noexcept;
-  /// Whether a ring, or the cursor of one, must go.
+  /// Whether a ring, or a leftover cursor, must be removed.
   [[nodiscard]] bool has_finished() const noexcept { return has_abandoned_ || !orphans_.empty(); }
 
-  /// Serves a ring, or tells its writer that it is refused: too large, or too many.
+  /// Serves a ring. False, and its writer sees that, when it is too large or there are too many.
   [[nodiscard]] bool admit(RingFile file, BackBuffer& back);
   void quarantine(ServedRing& ring, layout::QuarantineReason reason);
-  /// Everything before `position` has been merged into the back buffer.
+  /// Notes in the back buffer that everything before `position` has been merged into it.
   void move_cursor(ServedRing& ring, std::uint64_t position, BackBuffer& back);
   /// After a drain: its head moves when this turn is published.
   void note_drained(std::size_t position);
-  /// What is published may be forgotten by the writers.
+  /// After a publish: returns the published bytes to the writers.
   void release_heads();
-  /// Batches that have been pushed are merged whatever their size.
+  /// Batches that have already been pushed are merged whatever their size.
   void lift_batch_limits() noexcept;
 
-  /// Erases what writers that are gone owned, a part in each turn, then removes their rings. Returns whether an index
-  /// became free.
+  /// Erases what writers that are gone owned, a part in each turn, then removes their rings. Returns whether a ring was
+  /// removed.
   bool finish(const Turn& turn, BackBuffer& back);
-  /// Looks at some of the rings: whether their writers live, whether their files are whole; and shows what it found.
+  /// Checks some of the rings: whether their writers are alive and their files whole; and updates their status.
   void inspect_some();
 
  private:
@@ -74,7 +74,7 @@ class RingRegistry {
   void drop_orphans(const Turn& turn, BackBuffer& back);
   void drop_cursor(std::uint32_t index, BackBuffer& back);
   void inspect(ServedRing& ring);
-  void show(const ServedRing& ring);
+  void write_status(const ServedRing& ring);
   [[nodiscard]] const layout::RingCursor& published_cursor(std::uint32_t index) const noexcept {
     return ring_cursors(context_.owner.buffer(replicas_.current().buffer))[index];
   }
@@ -84,11 +84,11 @@ class RingRegistry {
   Table& table_;
   AgeMarks& marks_;
   std::vector<std::unique_ptr<ServedRing>> rings_;
-  std::vector<Tail> tails_;            // one for each of `rings_`
+  std::vector<Tail> tails_;            // parallel to `rings_`
   std::vector<ServedRing*> advanced_;  // in this turn: their heads move after the publish
   std::vector<bool> is_index_used_;
   std::unordered_set<std::uint64_t> ids_;
-  std::vector<std::uint32_t> closed_;   // indices of rings in the state that we may not open
+  std::vector<std::uint32_t> closed_;   // indices of rings that may not be opened
   std::vector<std::uint32_t> orphans_;  // indices of cursors whose ring was finished before a crash
   bool has_abandoned_ = false;
   std::size_t next_inspected_ = 0;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kNamesPerTurn = 1024;  // of the directory of rings
 constexpr std::size_t kOpenedPerTurn = 32;   // of those, files that are not served yet
-constexpr std::size_t kRefusedMax = 65'536;  // remembered, so that each is counted once
+constexpr std::size_t kRefusedMax = 65'536;  // remembered, so that each is counted only once
 
 }  // namespace
 
@@ -37,7 +37,7 @@ void RingSearch::read_news() {
   if (!has_rung && !must_read_news_ && !news_.has_unread()) return;
   must_read_news_ = false;
   news_.read(rings_.ids());
-  if (news_.take_lost() || (has_rung && !news_.is_told())) must_search_ = true;
+  if (news_.fetch_lost() || (has_rung && !news_.is_watching())) must_search_ = true;
 }
 
 void RingSearch::search_directory(const Turn& turn, BackBuffer& back) {
@@ -67,7 +67,7 @@ bool RingSearch::begin_search() {
   return search_.has_value();
 }
 
-// Returns whether more had to be done than to examine the name.
+// Returns whether more than the name had to be examined.
 bool RingSearch::consider(const std::string& name, const Turn& turn, BackBuffer& back) {
   const std::filesystem::path directory = context_.owner.rings_path();
   const std::optional<std::uint64_t> id = ring_id_of(name);
@@ -84,7 +84,7 @@ bool RingSearch::consider(const std::string& name, const Turn& turn, BackBuffer&
     if (file && rings_.admit(std::move(*file), back)) return true;
     if (!file) RingFile::remove_broken(directory, *id, false);
     why = file ? "too many rings, or too large a one" : "not a ring of this instance";
-  } catch (const Error& problem) {  // no address space, no descriptors, no permission: others go on
+  } catch (const Error& problem) {  // no address space, no descriptors, no permission: this ring only
     if (problem.status() == Status::kNoPermission) RingFile::remove_broken(directory, *id, false);
     why = problem.what();
   }

@@ -1,7 +1,7 @@
 // Finds the files of new rings.
 //
-// Everybody who may write may fill the directory of rings. So it is searched in parts, and a ring that announces itself
-// does not wait for that; for either, a turn examines a bounded number of files.
+// Any writer may fill the directory of rings. It is therefore searched in parts, a ring that announces itself does not
+// wait for the search, and a turn examines a bounded number of files either way.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,14 @@ class RingSearch {
   RingSearch(const EngineContext& context, RingRegistry& rings)
       : context_(context), rings_(rings), news_(context.owner.rings_path()) {}
 
-  /// Goes on with what it knows to be there, and admits what it finds.
+  /// Continues the search and admits what it finds.
   void advance(const Turn& turn, BackBuffer& back);
-  /// Whether there is more to do.
+  /// Whether `advance` has more to do.
   [[nodiscard]] bool has_more() const noexcept;
 
-  /// Makes the next turn read the news, also if no writer has rung.
+  /// Makes the next turn read the news even if no writer has rung.
   void request_news() noexcept { must_read_news_ = true; }
-  /// Makes the next turns go through the whole directory: for files whose writer could not ring.
+  /// Makes the next turns search the whole directory, for files whose writer could not ring.
   void request_search() noexcept { must_search_ = true; }
 
   /// Names of the directory that were read so far.
@@ -45,9 +45,9 @@ class RingSearch {
   EngineContext context_;
   RingRegistry& rings_;
   RingNews news_;
-  std::optional<std::filesystem::directory_iterator> search_;  // one that goes on
-  std::unordered_set<std::uint64_t> refused_;                  // rings in this search
-  std::unordered_set<std::uint64_t> refused_before_;           // in the one before, so that each is reported once
+  std::optional<std::filesystem::directory_iterator> search_;  // in progress
+  std::unordered_set<std::uint64_t> refused_;                  // in this search
+  std::unordered_set<std::uint64_t> refused_before_;  // in the previous one, so that each ring is reported once
   std::uint64_t names_read_ = 0;
   std::uint32_t registrations_seen_ = 0;
   bool must_read_news_ = true;

@@ -91,7 +91,7 @@ void Segments::clear_segment(BackBuffer& back, std::uint64_t page, unsigned dept
   back.store(fresh.depth, std::uint64_t{depth});
   auto* const tags = reinterpret_cast<std::uint64_t*>(fresh.groups);
   for (std::size_t i = 0; i < sizeof fresh.groups / kWord; ++i) back.store(tags[i], std::uint64_t{0});
-  for (layout::Slot& free : fresh.slots) {  // the page may have been something else
+  for (layout::Slot& free : fresh.slots) {  // the page may have had another use
     if (free.head != 0) back.store(free.head, std::uint64_t{0});
   }
   entries_of_page_[page] = 0;
@@ -144,7 +144,7 @@ void Segments::for_each_hash(BackBuffer& back, std::uint64_t page, Visit&& visit
   }
 }
 
-// Entries that had overflowed return to their home group, where what went has left room.
+// The second pass returns entries that had overflowed to their home group, where the first has made room.
 void Segments::move_half(BackBuffer& back, std::uint64_t from, std::uint64_t to, unsigned bit) {
   for_each_hash(back, from, [&](const Place& at, std::uint64_t hash) {
     if ((hash >> bit & 1) != 0) move(back, at, hash, to);

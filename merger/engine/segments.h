@@ -1,5 +1,5 @@
-// Where entries lie: a directory of segments, and slots in them. Which slot is whose is all this knows, not what an
-// entry says.
+// Where entries lie: a directory of segments, and slots in them. This knows which slot belongs to which key, not what
+// an entry says.
 //
 // Extendible hashing (Fagin et al. 1979, as in Go 1.24's map) over segments of 67 groups; a group has 15 slots and 16
 // tag bytes (Swiss tables; the overflow count that ends a search without tombstones is that of Folly's F14). A full
@@ -14,7 +14,7 @@
 
 #include "engine/back_buffer.h"
 #include "engine/page_allocator.h"
-#include "files/instance.h"
+#include "files/geometry.h"
 #include "layout/hash.h"
 #include "layout/layout.h"
 #include "layout/place.h"
@@ -67,8 +67,8 @@ class Segments {
     layout::Segment* segment;
     std::uint32_t group;
   };
-  /// Asks the caches for the first line that a mutation of this key will touch; then for the second line, which returns
-  /// the slot where the key probably is, or null.
+  /// Prefetches the first line that a mutation of this key will touch; then the second one, which yields the slot where
+  /// the key probably is, or null.
   [[nodiscard]] static Home prefetch_tags(const BackBuffer& back, std::uint64_t hash) noexcept {
     const Home home{.segment = &segment(back, page_of(back, hash)), .group = home_group(hash)};
     __builtin_prefetch(&home.segment->groups[home.group]);
@@ -93,7 +93,7 @@ class Segments {
 
   // ---- changes
 
-  /// The page of a hash's segment, with a free slot in it; splits what is full. Nothing when there is no memory.
+  /// The page of a hash's segment, with room for an entry: splits it if it is full. Nothing when there is no memory.
   [[nodiscard]] std::optional<std::uint64_t> make_room(BackBuffer& back, std::uint64_t hash);
   /// Takes a slot in a segment that has room.
   [[nodiscard]] Place claim_slot(BackBuffer& back, std::uint64_t page, std::uint64_t hash);

@@ -134,7 +134,7 @@ std::optional<Reject> Table::insert(BackBuffer& back, const HashedKey& key, cons
   crash_point(CrashPoint::kValueWritten);
   write_attributes(back, here, head, attributes);
   track(back, at, {}, head, attributes.expiry_ns);
-  back.store(here.changed_epoch, std::uint64_t{0});  // whatever was here before
+  back.store(here.changed_epoch, std::uint64_t{0});  // of whatever was here before
   if (head.type != kTombstone) changed(back, at);
   return std::nullopt;
 }
@@ -180,7 +180,7 @@ void Table::changed(BackBuffer& back, const Place& place) {
   feed_.changed(back, place);
 }
 
-// Keeps counts, timers and owners true when a slot's entry changes from one head to another; no type: no entry.
+// Keeps counts, timers and owners true when the head of a slot changes; without a type there is no entry.
 void Table::track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now,
                   std::uint64_t expiry_ns) {
   count(old, now);

@@ -52,8 +52,8 @@ class Table {
   void start_timers(std::uint64_t now_ns) noexcept { timers_.start_from(now_ns); }
   void set_entries_max(std::uint64_t entries_max) noexcept { entries_max_ = entries_max; }
 
-  // Mutations of the back buffer. Nothing means it was applied, or superseded by a higher version; otherwise nothing
-  // changed. A key's bytes are private to the merger.
+  // Mutations of the back buffer. `nullopt`: applied, or superseded by a higher version; otherwise nothing changed. A
+  // key's bytes must be private to the merger.
   [[nodiscard]] std::optional<layout::Reject> set(BackBuffer& back, const HashedKey& key, const NewValue& value,
                                                   const Attributes& attributes);
   /// add, max, min.
@@ -69,14 +69,14 @@ class Table {
   [[nodiscard]] bool update(BackBuffer& back, layout::Slot& here, Operation operation, Type type, std::string_view key,
                             std::uint64_t number);
 
-  /// Erases entries whose time has come and forgets tombstones; looks at no more than `budget` of them.
+  /// Erases entries whose time has come and forgets tombstones; examines no more than `budget` of them.
   /// Returns whether anything changed.
   bool expire(BackBuffer& back, std::uint64_t now_ns, std::size_t budget);
   [[nodiscard]] std::uint64_t next_expiry_ns() const noexcept { return timers_.next_due_ns(); }
   /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
   [[nodiscard]] bool erase_owned(BackBuffer& back, std::uint32_t ring_index, std::size_t budget);
 
-  /// Where entries lie; what it guesses from tags or hints is only good for `update`.
+  /// Where entries lie; a slot that it guesses from tags or a hint is only good for `update`.
   [[nodiscard]] const Segments& segments() const noexcept { return segments_; }
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }

@@ -1,8 +1,8 @@
 // Timers for entries: a hierarchical timing wheel (Varghese and Lauck 1987) with a node for each slot that needs one.
 //
-// A node says "look at this slot then", not "expire it": the entry may have been refreshed, replaced or moved since, so
-// a later time needs no change here, and whoever is told looks at the entry itself. Private to the merger, and rebuilt
-// from the entries at start. Every operation is O(1), also with a million nodes, and `advance` does bounded work.
+// A node means "examine this slot then", not "expire it": the entry may have been refreshed, replaced or moved since,
+// so a later time needs no change here, and the caller examines the entry itself. Private to the merger, and rebuilt
+// from the entries at start. Every operation is O(1), even with a million nodes, and `advance` does bounded work.
 #pragma once
 
 #include <array>
@@ -29,24 +29,24 @@ class TimingWheel {
 
   explicit TimingWheel(std::uint64_t pages_max) : pages_(pages_max) { heads_.fill(kNone); }
 
-  /// Begins at a time; nothing is due before it.
+  /// Sets the time; nothing earlier is due.
   void start_from(std::uint64_t now_ns) noexcept { now_ = now_ns >> kTickBits; }
 
-  /// Makes sure that the slot is looked at when `time_ns` has come, or earlier.
+  /// Ensures that the slot is examined at `time_ns` or earlier.
   void ensure(Id id, std::uint64_t time_ns);
 
-  /// Calls `look(id)` for what has become due, at most `budget` steps of work; the rest stays due.
-  template <typename Look>
-  void advance(std::uint64_t now_ns, std::size_t budget, Look&& look) {
+  /// Calls `examine(id)` for what has become due, in at most `budget` steps of work; the rest stays due.
+  template <typename Examine>
+  void advance(std::uint64_t now_ns, std::size_t budget, Examine&& examine) {
     const std::uint64_t target = now_ns >> kTickBits;
     for (; budget > 0; --budget) {
       if (const Id due = heads_[kDueList]; due != kNone) {
         unlink(due);
-        look(due);
+        examine(due);
       } else if (const Id first = heads_[active_]; first != kNone) {
         unlink(first);
         if (active_ < kBuckets) {
-          look(first);
+          examine(first);
         } else {
           link(first, node(first).tick);
         }
@@ -65,7 +65,7 @@ class TimingWheel {
   static constexpr unsigned kTickBits = 20;  // 1.05 ms
   static constexpr unsigned kLevelBits = 8;
   static constexpr std::uint32_t kBuckets = 1U << kLevelBits;
-  static constexpr std::uint32_t kLevels = 5;  // 36 years; what is later is looked at then
+  static constexpr std::uint32_t kLevels = 5;  // 36 years; what is later is examined after that
   static constexpr std::uint32_t kDueList = kLevels * kBuckets;
   static constexpr Id kNone = ~Id{0};
   static constexpr std::uint16_t kUnlinked = 0xffff;
@@ -92,7 +92,7 @@ class TimingWheel {
   std::vector<std::unique_ptr<PageNodes>> pages_;
   std::array<Id, kDueList + 1> heads_{};
   std::array<std::array<std::uint64_t, kBuckets / 64>, kLevels> occupied_{};
-  std::uint32_t active_ = kDueList;  // the bucket whose time has come: being looked at, or moved to lower levels
+  std::uint32_t active_ = kDueList;  // the bucket whose time has come: being examined, or moved to lower levels
   std::uint64_t linked_count_ = 0;
   std::uint64_t now_ = 0;  // ticks; everything at or before it is due
 };
