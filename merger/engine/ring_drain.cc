@@ -45,6 +45,7 @@ void RingDrain::drain(ServedRing& ring, const Turn& turn, BackBuffer& back) {
   if (tail == begin) return;
   if (ring.file.has_faulted()) return rings_.quarantine(ring, QuarantineReason::kTruncated);
   if (!ring.consumer.is_sane(tail)) return rings_.quarantine(ring, QuarantineReason::kImpossibleTail);
+  if (ring.is_refusing && tail < ring.refused_until) return rings_.quarantine(ring, QuarantineReason::kImpossibleTail);
   Pass pass{.ring = ring,
             .turn = turn,
             .back = back,

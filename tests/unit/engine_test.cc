@@ -996,6 +996,19 @@ TEST(EngineTest, AnImpossibleTailQuarantinesItsRing) {
   }
 }
 
+TEST(EngineTest, ATailThatGoesBackWhileABatchIsRefusedQuarantinesItsRing) {
+  constexpr std::size_t kRing = std::size_t{8} << 20;
+  TestInstance instance({}, with_batch_max(1000));
+  Writer writer = instance.writer(ring_of(kRing));
+  instance.pump();
+  ASSERT_EQ(push_batch_of_any_size(instance, writer, kRing / record_bytes(7, 8, 0)), Status::kOk);
+  for (int i = 0; i < 4; ++i) instance.step();
+  instance.open_ring(writer).header().tail.store(64, std::memory_order_release);
+  instance.step();
+  EXPECT_EQ(instance.statistic(Stat::kRingsQuarantined), 1U);
+  EXPECT_EQ(shown_reason(instance, writer), "its tail is impossible");
+}
+
 TEST(EngineTest, AQuarantinedRingIsRemovedWhenItsWriterEndsAndCountsNoMore) {
   TestInstance instance;
   std::optional<Writer> bad = instance.writer();

@@ -193,7 +193,8 @@ TEST_F(PageAllocatorTest, AdoptingTheSameRunsRebuildsTheSameState) {
   EXPECT_EQ(rebuilt.free_count(), pages_.free_count());
   for (int i = 0; i < 50 && rebuilt.free_count() > 0; ++i) {
     const std::uint64_t count = random.between(1, 3);
-    ASSERT_EQ(rebuilt.allocate(any_back(), count), pages_.allocate(any_back(), count)) << "they hand out the same pages from here on";
+    ASSERT_EQ(rebuilt.allocate(any_back(), count), pages_.allocate(any_back(), count))
+        << "they hand out the same pages from here on";
   }
 }
 
