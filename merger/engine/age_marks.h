@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "engine/served_ring.h"
 #include "protocol/invariant.h"
@@ -28,10 +29,14 @@ class AgeMarks {
     ring.is_behind_mark = ring.age_mark > ring.consumer.cursor();
     if (ring.is_behind_mark) ++rings_behind_;
   }
-  /// After the ring's cursor moved, or the ring was quarantined and is merged no further.
+  /// After the ring's cursor moved.
   void update(ServedRing& ring) noexcept {
-    if (!ring.is_behind_mark || (!ring.is_quarantined && ring.consumer.cursor() < ring.age_mark)) return;
-    ring.is_behind_mark = false;
+    if (ring.consumer.cursor() >= ring.age_mark) drop(ring);
+  }
+  /// The ring is not merged up to its mark: it holds nothing more, is quarantined, or is removed.
+  void drop(ServedRing& ring) noexcept {
+    if (!std::exchange(ring.is_behind_mark, false)) return;
+    SHMSTATE_INVARIANT(rings_behind_ > 0);
     --rings_behind_;
   }
 

@@ -56,9 +56,9 @@ void RingDrain::drain(ServedRing& ring, const Turn& turn, BackBuffer& back) {
             .whole_until = begin};
   if (ring.is_refusing) return refuse_batch(pass);
   merge(pass);
-  // Only a writer that modifies what it has pushed, or truncates its ring, can break a batch, and only its own.
-  SHMSTATE_INVARIANT(!pass.is_in_batch || pass.is_malformed || ring.is_refusing || ring.file.has_faulted());
   SHMSTATE_INVARIANT(pass.position <= tail);
+  // Only a writer that modifies what it has pushed can end up here within a batch, its own.
+  if (pass.is_in_batch && !ring.is_refusing) pass.is_malformed = true;
   ring.refused_until = pass.position;
   rings_.move_cursor(ring, pass.position, back);
   layout::RingCursor& cursor = back.cursor(ring.index);

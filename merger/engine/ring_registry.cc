@@ -131,6 +131,7 @@ ServedRing& RingRegistry::add(RingFile file, std::uint32_t index, std::uint64_t 
 
 void RingRegistry::remove(std::size_t position) {
   const auto offset = static_cast<std::ptrdiff_t>(position);
+  marks_.drop(*rings_[position]);
   ids_.erase(rings_[position]->file.id());
   std::erase(advanced_, rings_[position].get());
   tails_.erase(tails_.begin() + offset);
@@ -140,7 +141,7 @@ void RingRegistry::remove(std::size_t position) {
 void RingRegistry::quarantine(ServedRing& ring, QuarantineReason reason) {
   ring.is_quarantined = true;
   ring.quarantine_reason = reason;
-  marks_.update(ring);
+  marks_.drop(ring);
   layout::RingHeader& header = ring.file.header();
   header.verdict.store(static_cast<std::uint32_t>(RingVerdict::kQuarantined), std::memory_order_release);
   os::futex_wake_all(header.head.futex());
@@ -256,6 +257,7 @@ void RingRegistry::inspect(ServedRing& ring) {
   ring.is_abandoned = ring.file.is_abandoned();
   has_abandoned_ = has_abandoned_ || ring.is_abandoned;
   if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, QuarantineReason::kTruncated);
+  if (ring.consumer.tail() == ring.consumer.cursor()) marks_.drop(ring);  // its writer may have moved the tail back
   write_status(ring);
 }
 

@@ -1009,6 +1009,21 @@ TEST(EngineTest, ATailThatGoesBackWhileABatchIsRefusedQuarantinesItsRing) {
   EXPECT_EQ(shown_reason(instance, writer), "its tail is impossible");
 }
 
+TEST(EngineTest, ATailThatGoesBackToTheCursorDoesNotMakeTheSnapshotLookOld) {
+  TestInstance instance;
+  Writer bad = instance.writer(ring_of(kSmallRing));
+  instance.pump();
+  for (std::size_t i = 0; i < kSmallRing / 2 / record_bytes(3, 8, 0); ++i) ASSERT_EQ(bad.set("bad", 1), Status::kOk);
+  instance.step();
+  const std::uint64_t cursor = published_cursors(instance).at(0).cursor;
+  ASSERT_LT(cursor, bad.ticket()) << "the turn took a part of it";
+  const auto& as_of_ns = instance.owner().heartbeat().current_as_of_ns;
+  const std::uint64_t before_ns = as_of_ns.load(std::memory_order_relaxed);
+  instance.open_ring(bad).header().tail.store(cursor, std::memory_order_release);
+  instance.pass_rounds();
+  EXPECT_GT(as_of_ns.load(std::memory_order_relaxed), before_ns + 100'000'000);
+}
+
 TEST(EngineTest, AQuarantinedRingIsRemovedWhenItsWriterEndsAndCountsNoMore) {
   TestInstance instance;
   std::optional<Writer> bad = instance.writer();
