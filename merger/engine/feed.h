@@ -53,9 +53,9 @@ class Feed {
     }
     layout::FeedRecord& record = records_[end_++ & mask_];
     const FeedHead head{.epoch = epoch, .kind = kind, .detail = detail};
-    store_word(&record.head, head.pack(), std::memory_order_release);
+    store_word(&record.head, head.pack(), std::memory_order_release);  // pair: feed records
     crash_point(CrashPoint::kFeedHeadWritten);
-    store_word(&record.body, body, std::memory_order_release);
+    store_word(&record.body, body, std::memory_order_release);  // pair: feed records
   }
 
   InstanceOwner& owner_;

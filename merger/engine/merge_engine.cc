@@ -233,8 +233,9 @@ void MergeEngine::maintain() {
 void MergeEngine::check_directory() {
   is_current_ = owner_.is_current();
   if (is_current_) return;
-  if (owner_.heartbeat().retired.exchange(1, std::memory_order_acq_rel) == 0) {
-    owner_.sleep().phase.fetch_add(1, std::memory_order_release);  // so the next push rings, and its writer notices
+  if (owner_.heartbeat().retired.exchange(1, std::memory_order_acq_rel) == 0) {  // pair: heartbeat.retired
+    // pair: sleep.phase; so the next push rings, and its writer notices
+    owner_.sleep().phase.fetch_add(1, std::memory_order_release);
   }
   log_.report(MergeEvent::Kind::kInstanceGone, 0, owner_.path().string());
 }

@@ -65,6 +65,8 @@ class MergeEngine {
   [[nodiscard]] std::uint64_t applied_count() const noexcept { return statistics_.applied_count; }
   /// Entries of the directory of rings that were read so far.
   [[nodiscard]] std::uint64_t names_read() const noexcept { return search_.names_read(); }
+  /// Whether the kernel reports new rings; otherwise they are searched for.
+  [[nodiscard]] bool is_told_of_rings() const noexcept { return search_.is_watching(); }
   [[nodiscard]] const Table& table() const noexcept { return table_; }
   /// The buffer that was claimed last.
   [[nodiscard]] std::uint32_t back_buffer() const noexcept { return replicas_.last_claimed(); }

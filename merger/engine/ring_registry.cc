@@ -105,6 +105,7 @@ void RingRegistry::lift_batch_limits() noexcept {
 bool RingRegistry::admit(RingFile file, BackBuffer& back) {
   const auto free = std::find(is_index_used_.begin(), is_index_used_.end(), false);
   const bool is_admitted = free != is_index_used_.end() && file.data_bytes() <= context_.options.ring_bytes_max;
+  // pair: ring.verdict
   file.header().verdict.store(static_cast<std::uint32_t>(is_admitted ? RingVerdict::kServed : RingVerdict::kRefused),
                               std::memory_order_release);
   crash_point(CrashPoint::kVerdictWritten);
@@ -143,6 +144,7 @@ void RingRegistry::quarantine(ServedRing& ring, QuarantineReason reason) {
   ring.quarantine_reason = reason;
   marks_.drop(ring);
   layout::RingHeader& header = ring.file.header();
+  // pair: ring.verdict
   header.verdict.store(static_cast<std::uint32_t>(RingVerdict::kQuarantined), std::memory_order_release);
   os::futex_wake_all(header.head.futex());
   crash_point(CrashPoint::kRingQuarantined);
@@ -282,7 +284,7 @@ void RingRegistry::write_status(const ServedRing& ring) {
                                          : layout::RingState::kLive;
   status.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
   status.quarantine_reason.store(static_cast<std::uint32_t>(ring.quarantine_reason), std::memory_order_relaxed);
-  status.ring_id.store(ring.file.id(), std::memory_order_release);
+  status.ring_id.store(ring.file.id(), std::memory_order_release);  // pair: ring_status.ring_id
 }
 
 }  // namespace shmstate::internal

@@ -36,7 +36,8 @@ class RingRegistry {
   /// Whether a ring holds records that are not merged.
   [[nodiscard]] bool has_records(std::size_t position) const noexcept {
     const Tail& tail = tails_[position];
-    return tail.word->load(std::memory_order_acquire) != tail.cursor && !rings_[position]->is_quarantined;
+    const std::uint64_t now = tail.word->load(std::memory_order_acquire);  // pair: ring.tail
+    return now != tail.cursor && !rings_[position]->is_quarantined;
   }
   [[nodiscard]] bool has_records() const noexcept;
   /// Whether a ring, or a leftover cursor, must be removed.

@@ -16,8 +16,9 @@ constexpr std::size_t kRefusedMax = 65'536;  // remembered, so that each is coun
 }  // namespace
 
 bool RingSearch::has_more() const noexcept {
-  return search_ || news_.has_more() ||
-         context_.owner.doorbell().registrations.load(std::memory_order_acquire) != registrations_seen_;
+  const auto& registrations = context_.owner.doorbell().registrations;
+  // pair: doorbell.registrations
+  return search_ || news_.has_more() || registrations.load(std::memory_order_acquire) != registrations_seen_;
 }
 
 void RingSearch::advance(const Turn& turn, BackBuffer& back) {
@@ -32,6 +33,7 @@ void RingSearch::advance(const Turn& turn, BackBuffer& back) {
 }
 
 void RingSearch::read_news() {
+  // pair: doorbell.registrations
   const std::uint32_t registrations = context_.owner.doorbell().registrations.load(std::memory_order_acquire);
   const bool has_rung = std::exchange(registrations_seen_, registrations) != registrations;
   if (!has_rung && !must_read_news_ && !news_.has_unread()) return;

@@ -32,6 +32,8 @@ class RingSearch {
   /// Makes the next turns search the whole directory, for files whose writer could not ring.
   void request_search() noexcept { must_search_ = true; }
 
+  /// Whether the kernel reports new files; otherwise they are searched for.
+  [[nodiscard]] bool is_watching() const noexcept { return news_.is_watching(); }
   /// Names of the directory that were read so far.
   [[nodiscard]] std::uint64_t names_read() const noexcept { return names_read_; }
 

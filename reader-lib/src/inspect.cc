@@ -63,7 +63,7 @@ std::vector<RingInfo> rings_of(const Control& control) {
       reinterpret_cast<const layout::RingStatus*>(control.data() + control.geometry().ring_table_offset);
   for (std::uint32_t i = 0; i < control.geometry().ring_count_max; ++i) {
     const layout::RingStatus& status = table[i];
-    const std::uint64_t id = status.ring_id.load(std::memory_order_acquire);
+    const std::uint64_t id = status.ring_id.load(std::memory_order_acquire);  // pair: ring_status.ring_id
     if (id == 0) continue;
     const auto reason = static_cast<layout::QuarantineReason>(status.quarantine_reason.load(std::memory_order_relaxed));
     const std::uint64_t applied_bytes = status.head.load(std::memory_order_relaxed);
