@@ -34,7 +34,11 @@ constexpr std::uint64_t kDataOffset = layout::kCursorOffset;  // any words will 
 
 class ReplicasTest : public testing::Test {
  protected:
-  ReplicasTest() { replicas_.publish(replicas_.first()); }
+  ReplicasTest() {
+    BackBuffer first = replicas_.first();
+    first.store(first.header().page_count, own_.owner().geometry().first_page);
+    replicas_.publish(std::move(first));
+  }
 
   [[nodiscard]] std::optional<BackBuffer> claim(std::uint32_t buffer, Pinned pins = {}, bool anyway = false) {
     return replicas_.claim(pins, buffer, anyway);

@@ -25,7 +25,7 @@ constexpr std::uint64_t kYearNs = 365ULL * 24 * 3600 * 1'000'000'000;
 constexpr std::uint64_t kPages = 8;
 
 TimingWheel::Id slot_id(std::size_t page, std::size_t slot) {
-  return static_cast<TimingWheel::Id>(page << TimingWheel::kSlotBits | slot);
+  return TimingWheel::id_of({.page = page, .slot = static_cast<std::uint32_t>(slot)});
 }
 
 /// Timers as the table uses them: who is told too early makes sure to be told again.
