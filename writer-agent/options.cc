@@ -73,7 +73,7 @@ CLI::Option* add_ring_size(CLI::App& app, std::size_t& target) {
 
 /// The command line as CLI11 reads it; `apply` turns it into options.
 struct RawOptions {
-  std::chrono::nanoseconds flush_timeout = Options{}.flush_timeout;
+  std::chrono::nanoseconds flush_timeout{};
   std::string socket_mode = "0660";
   std::string when_full = "block";
   std::vector<std::string> types;
@@ -190,6 +190,7 @@ void apply(const RawOptions& raw, Options& options) {
 std::optional<int> parse_options(int argc, char** argv, Options& options) {
   CLI::App app{kDescription, "shmstate-writer-agent"};
   RawOptions raw;
+  raw.flush_timeout = options.flush_timeout;
   options.writer.name = "shmstate-writer-agent";
   options.writer.survive_truncation = true;
   add_rest(app, options);

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "support/byte_order_mark.h"
-#include "support/units.h"
 #include "support/escape.h"
 #include "support/number_text.h"
+#include "support/units.h"
 
 namespace shmstate::agent {
 namespace {
