@@ -412,7 +412,7 @@ class AgentKeepsItsNames : public AgentProcess {
     agent.will_log("pushing into");
     return agent;
   }
-  void asks(Client& client, std::string_view key) const {
+  void asks(Client& client, std::string_view key) {
     client.say(std::string(key) + "=1\nflush\n");
     EXPECT_EQ(client.answer(), "ok");
     EXPECT_EQ(reader_.get<std::int64_t>(key), 1);

@@ -82,8 +82,14 @@ bool holds_files_in_locals(CrashPoint point) noexcept {
 struct Producer {
   enum class Kind : std::uint8_t { kPlain, kBlocking, kConflating, kShared };
 
+  void end() {
+    batch.reset();
+    writer.reset();
+  }
+
   Kind kind = Kind::kPlain;
   std::optional<Writer> writer;
+  std::optional<Batch> batch;    // here, since a death in the middle of a push skips destructors
   std::optional<RingFile> ring;  // as the harness sees it
   std::vector<Key> bound{keys().begin(), keys().end()};
   std::vector<Pushed> intended;  // by the push under way
@@ -305,7 +311,7 @@ std::string Simulation::run_episode() {
   for (std::size_t i = 0; i < kSchedulesOfAnEpisode && failure_.empty(); ++i) run_schedule();
   if (failure_.empty()) settle();
   pins_.clear();
-  for (Producer& producer : producers_) producer.writer.reset();
+  for (Producer& producer : producers_) producer.end();
   engine_.reset();
   owner_.reset();
   return failure_.empty() ? "" : failure_ + "; before that: " + last_acts();
@@ -648,7 +654,7 @@ void Simulation::open(Producer& producer) {
 
 void Simulation::close(Producer& producer) {
   if (producer.kind == Producer::Kind::kConflating) return;  // until the end of the schedule: it must not lose anything
-  producer.writer.reset();
+  producer.end();
   producer.ring.reset();
 }
 
@@ -742,7 +748,7 @@ Status Simulation::add_to(Batch& batch, const Pushed& pushed) {
 void Simulation::check_push(Producer& producer, Status status, bool lived) {
   producer.is_busy = false;
   if (!lived) {
-    producer.writer.reset();
+    producer.end();
     producer.ring.reset();
     return;
   }
@@ -768,7 +774,8 @@ void Simulation::push_conflated(Producer& producer) {
   producer.is_busy = true;
   perform(&producer, false, [&] {
     for (std::uint64_t n = dice_.between(1, 20); n > 0; --n) {
-      Batch batch = producer.writer->batch();
+      producer.batch.reset();
+      Batch& batch = producer.batch.emplace(producer.writer->batch());
       const auto delta = static_cast<std::int64_t>(dice_.below(10));
       expect(batch.add(keys()[kSum], delta) == Status::kOk, "an add to a batch");
       expect(batch.set(keys()[kLast], producer.last + 1) == Status::kOk, "a set in a batch");
@@ -795,7 +802,8 @@ void Simulation::commit_intended(Producer& producer) {
   producer.is_busy = true;
   Status status = Status::kOk;
   const bool lived = perform(&producer, true, [&] {
-    Batch batch = producer.writer->batch();
+    producer.batch.reset();
+    Batch& batch = producer.batch.emplace(producer.writer->batch());
     for (const Pushed& pushed : producer.intended) expect(add_to(batch, pushed) == Status::kOk, "an add to a batch");
     status = batch.commit();
   });
@@ -1024,7 +1032,7 @@ void Simulation::settle() {
     step_merger();
   }
   expect(status == Status::kOk, "a flush of a writer that conflates");
-  conflating.writer.reset();
+  conflating.end();
   conflating.ring.reset();
   for (int i = 0; i < kStepsMax && failure_.empty() && !(logs_.empty() && !engine_->has_work()); ++i) {
     pass_time(101'000'000);
