@@ -96,7 +96,7 @@ TEST_F(ReplicasTest, EveryBufferCatchesUpWhateverTheOrderOfClaims) {
   Random random(1);
   std::vector<std::uint64_t> model(256, 0);
   for (int turn = 0; turn < 300; ++turn) {
-    std::uint32_t buffer = static_cast<std::uint32_t>(random.below(3));
+    auto buffer = static_cast<std::uint32_t>(random.below(3));
     if (buffer == replicas_.current().buffer) buffer = (buffer + 1) % 3;
     std::optional<BackBuffer> back = claim(buffer);
     ASSERT_TRUE(back);
