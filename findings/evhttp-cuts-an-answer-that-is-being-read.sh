@@ -15,9 +15,9 @@ server=
 trap '[[ -z $server ]] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
 cd "$dir"
 apt-get download -qq {libevent-dev,libevent-2.1-7}="$kVersion" >/dev/null 2>&1
-for package in *.deb; do dpkg -x "$package" root; done
+for package in *.deb; do dpkg -x "$package" unpacked; done
 triplet=$(gcc -print-multiarch)
-libraries=$PWD/root/usr/lib/$triplet
+libraries=$PWD/unpacked/usr/lib/$triplet
 
 cat >server.c <<'CODE'
 #include <event2/buffer.h>
@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
   event_base_dispatch(base);
 }
 CODE
-gcc -I root/usr/include -I "root/usr/include/$triplet" server.c -o server -L "$libraries" -levent
+gcc -I unpacked/usr/include -I "unpacked/usr/include/$triplet" server.c -o server -L "$libraries" -levent
 
 ask() { # what a client gets that takes 2 MiB/s; arguments for the server
   rm -f socket
