@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "files/errors.h"
 #include "files/os.h"
 #include "protocol/crash_point.h"
 #include "protocol/invariant.h"
@@ -66,11 +67,7 @@ bool MergeEngine::commit_pages(BackBuffer& back, std::uint64_t first, std::uint6
 }
 
 void MergeEngine::create() {
-  const auto refuse = [this] {
-    throw Error(Status::kNoMemory,
-                "shmstate: " + quoted(owner_.path()) +
-                    ": no memory for an empty table; make the file system larger or raise the limit");
-  };
+  const auto refuse = [this] { throw error_of(InstanceError::kNoMemoryForTable, owner_.path()); };
   if (owner_.commit_pages(0, owner_.geometry().first_page) != 0) refuse();
   crash_point(CrashPoint::kFirstPagesCommitted);
   back_.emplace(replicas_.first());
@@ -85,24 +82,21 @@ void MergeEngine::create() {
 }
 
 void MergeEngine::resume() {
-  const auto refuse = [this](const std::string& why) {
-    throw Error(Status::kDamaged, "shmstate: " + quoted(owner_.path()) + ": " + why +
-                                      "; remove the directory to begin with an empty state");
-  };
+  const auto refuse = [this](InstanceError why) { throw error_of(why, owner_.path()); };
   const Version current = current_version(owner_.publication());
   if (current.epoch == 0 || current.buffer >= owner_.geometry().buffer_count ||
       !is_intact(owner_.publication(), current)) {
-    refuse("no buffer holds the current epoch");
+    refuse(InstanceError::kNoCurrentBuffer);
   }
   const std::byte* const buffer = owner_.buffer(current.buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   if (header.page_count < owner_.geometry().first_page || header.page_count > owner_.geometry().pages_max()) {
-    refuse("the current buffer has an impossible size");
+    refuse(InstanceError::kBufferImpossible);
   }
   pages_.start_from(header.page_count);
   feed_.start_from(header.feed_end);
   replicas_.resume_from(current);
-  if (!table_.resume(buffer)) refuse("the table of the current buffer is damaged");
+  if (!table_.resume(buffer)) refuse(InstanceError::kTableDamaged);
   crash_point(CrashPoint::kTableResumed);
   rings_.resume();
   must_wake_readers_ = true;  // on behalf of a merger that died between publish and wake
