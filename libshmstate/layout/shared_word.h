@@ -20,7 +20,6 @@ class Shared {
   void store(T value, std::memory_order order) noexcept { ref().store(value, order); }
   T exchange(T value, std::memory_order order) noexcept { return ref().exchange(value, order); }
   T fetch_add(T value, std::memory_order order) noexcept { return ref().fetch_add(value, order); }
-  [[nodiscard]] const T* address() const noexcept { return &value_; }
   /// The 32 bits to sleep on: of a 64-bit word its low half, which changes with every change of a counter.
   [[nodiscard]] const std::uint32_t* futex() const noexcept {
     static_assert(sizeof(T) == sizeof(std::uint32_t) || sizeof(T) == sizeof(std::uint64_t));
