@@ -8,7 +8,7 @@
 
 #include "files/access.h"
 #include "files/errors.h"
-#include "layout/words.h"
+#include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
 namespace {

@@ -15,9 +15,9 @@
 
 #include "layout/hash.h"
 #include "layout/layout.h"
-#include "layout/place.h"
-#include "layout/slot.h"
-#include "layout/words.h"
+#include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/buffer_slot.h"
+#include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
 

@@ -2,7 +2,7 @@
 
 #include <type_traits>
 
-#include "layout/words.h"
+#include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
 

@@ -12,8 +12,8 @@
 
 #include "engine/line_set.h"
 #include "layout/layout.h"
-#include "layout/place.h"
-#include "layout/shared_word.h"
+#include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/shared_word.h"
 
 namespace shmstate::internal {
 

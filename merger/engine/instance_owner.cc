@@ -10,8 +10,8 @@
 
 #include "engine/file_actions.h"
 #include "files/errors.h"
-#include "layout/words.h"
 #include "protocol/crash_point.h"
+#include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
 namespace {

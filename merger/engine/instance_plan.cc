@@ -9,7 +9,7 @@
 
 #include "files/os.h"
 #include "layout/statistics.h"
-#include "layout/words.h"
+#include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
 namespace {

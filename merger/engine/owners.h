@@ -9,9 +9,9 @@
 
 #include "engine/back_buffer.h"
 #include "engine/segments.h"
-#include "layout/place.h"
-#include "layout/slot.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate::internal {
 

@@ -5,8 +5,8 @@
 #include <iterator>
 #include <utility>
 
-#include "layout/slot.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate::internal {
 

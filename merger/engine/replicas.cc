@@ -2,9 +2,9 @@
 
 #include <utility>
 
-#include "layout/words.h"
 #include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
 namespace {

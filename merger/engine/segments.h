@@ -17,9 +17,9 @@
 #include "files/geometry.h"
 #include "layout/hash.h"
 #include "layout/layout.h"
-#include "layout/place.h"
-#include "layout/slot.h"
 #include "protocol/buffer_view.h"
+#include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate::internal {
 

@@ -17,10 +17,10 @@
 #include "engine/timing_wheel.h"
 #include "layout/combine.h"
 #include "layout/layout.h"
-#include "layout/place.h"
 #include "layout/record.h"
-#include "layout/slot.h"
 #include "protocol/buffer_view.h"
+#include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate::internal {
 

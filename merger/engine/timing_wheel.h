@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "layout/layout.h"
-#include "layout/place.h"
+#include "shmstate/detail/buffer_place.h"
 
 namespace shmstate::internal {
 

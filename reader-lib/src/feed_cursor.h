@@ -5,9 +5,9 @@
 #include <cstring>
 #include <string>
 
-#include "layout/words.h"
 #include "protocol/buffer_view.h"
 #include "protocol/feed_view.h"
+#include "shmstate/detail/words.h"
 #include "shmstate/value.h"
 
 namespace shmstate::internal {

@@ -9,7 +9,7 @@
 
 #include "harness/test_instance.h"
 #include "input.h"
-#include "layout/slot.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate::fuzz {
 using namespace internal;

@@ -66,7 +66,8 @@ ROW = "| what | others see | guaranteed | engine `%s` |\n"
 BREAKING = {
     "arrows": [({"libshmstate/writer/a.cc": '\n#include "engine/b.h"\n', "merger/engine/b.h": ""}, 2),
                ({"libshmstate/layout/a.h": '#include "protocol/b.h"\n', "libshmstate/protocol/b.h": ""}, 1),
-               ({"shmstatectl/a.cc": '#include "writer-agent/b.h"\n', "writer-agent/b.h": ""}, 1)],
+               ({"shmstatectl/a.cc": '#include "writer-agent/b.h"\n', "writer-agent/b.h": ""}, 1),
+               ({"demo/a.cc": '#include "shmstate/detail/b.h"\n', "libshmstate/include/shmstate/detail/b.h": ""}, 1)],
     "public_headers": [({"libshmstate/include/shmstate/a.h": "#include <fmt/format.h>\n"}, 1),
                        ({"reader-lib/include/shmstate/a.h": '#include "layout/b.h"\n'}, 1)],
     "pairs": [({ENGINE_CALL: "x.store(1, std::memory_order_release);\n"}, 1)],
@@ -82,7 +83,9 @@ BREAKING = {
 }
 KEEPING = {
     "arrows": [{"merger/a.cc": '#include "engine/b.h"\n', "merger/engine/b.h": '#include "layout/c.h"\n',
-                "libshmstate/layout/c.h": '#include "shmstate/value.h"\n',
+                "libshmstate/layout/c.h": '#include "shmstate/detail/d.h"\n',
+                "reader-lib/include/shmstate/reader.h": '#include "shmstate/detail/d.h"\n',
+                "libshmstate/include/shmstate/detail/d.h": '#include "shmstate/value.h"\n',
                 "libshmstate/include/shmstate/value.h": ""}],
     "public_headers": [{"libshmstate/include/shmstate/a.h": '#include <string>\n#include "shmstate/b.h"\n'}],
     "pairs": [{ENGINE_CALL: "x.store(1, std::memory_order_release);  // pair: ring.tail\n"

@@ -62,18 +62,21 @@ def without_comment(line):
 
 LIBRARIES = ("libshmstate/", "reader-lib/", "merger/engine/")
 ROOMS = {  # the longest match counts
-    "libshmstate/include": "public headers", "reader-lib/include": "public headers", "libshmstate/layout": "layout",
+    "libshmstate/include": "public headers", "reader-lib/include": "public headers",
+    "libshmstate/include/shmstate/detail": "detail", "libshmstate/layout": "layout",
     "libshmstate/protocol": "protocol", "libshmstate/files": "files", "libshmstate/c_api": "c_api",
     "libshmstate/writer": "writer", "reader-lib/src": "reader", "merger/engine": "engine", "merger": "merger",
     "writer-agent": "writer-agent", "shmstatectl": "shmstatectl", "demo": "demo", "support": "support",
     "examples": "examples",
 }
 PUBLIC = {"public headers"}
-LAYOUT = PUBLIC | {"layout"}
+INLINE = PUBLIC | {"detail"}
+LAYOUT = INLINE | {"layout"}
 PROTOCOL = LAYOUT | {"protocol"}
 FILES = PROTOCOL | {"files"}
 MAY_INCLUDE = {
-    "public headers": PUBLIC, "layout": LAYOUT, "protocol": PROTOCOL, "files": FILES, "c_api": FILES | {"c_api"},
+    "public headers": INLINE, "detail": INLINE, "layout": LAYOUT, "protocol": PROTOCOL,
+    "files": FILES, "c_api": FILES | {"c_api"},
     "writer": FILES | {"c_api", "writer"}, "reader": FILES | {"c_api", "reader"}, "engine": FILES | {"engine"},
     "merger": FILES | {"engine", "support", "merger"}, "support": PUBLIC | {"files", "support"},
     "writer-agent": PUBLIC | {"support", "writer-agent"},

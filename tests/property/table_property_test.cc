@@ -13,7 +13,7 @@
 
 #include "harness/test_instance.h"
 #include "layout/record.h"
-#include "layout/slot.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate {
 using namespace internal;

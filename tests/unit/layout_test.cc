@@ -14,12 +14,12 @@
 #include "harness/test_instance.h"
 #include "layout/hash.h"
 #include "layout/layout.h"
-#include "layout/place.h"
 #include "layout/record.h"
-#include "layout/slot.h"
 #include "layout/statistics.h"
 #include "protocol/buffer_view.h"
 #include "protocol/publish.h"
+#include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate {
 using namespace internal;

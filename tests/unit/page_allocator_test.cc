@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "harness/own_replicas.h"
-#include "layout/slot.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate {
 using namespace internal;

@@ -1,5 +1,5 @@
 // Where an entry's bytes go: inline in its slot, or in a heap block.
-#include "layout/slot.h"
+#include "shmstate/detail/buffer_slot.h"
 
 #include <gtest/gtest.h>
 

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "layout/layout.h"
-#include "layout/words.h"
+#include "shmstate/detail/buffer_layout.h"
+#include "shmstate/detail/words.h"
 #include "shmstate/value.h"
 
 namespace shmstate::internal {

@@ -1,10 +1,10 @@
-// Where things lie in a buffer, and how that is written as one word.
+// Where things lie in a buffer, how that is written as one word, and where the hash of a key says that it lies.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "layout/layout.h"
+#include "shmstate/detail/buffer_layout.h"
 
 namespace shmstate::internal {
 
@@ -60,6 +60,22 @@ struct DirectoryEntry {
   static constexpr std::uint64_t kMask = 0xffff'ffff;
   [[nodiscard]] static constexpr unsigned shift_of(std::uint64_t index) noexcept { return index % 2 * kBits; }
 };
+
+// ---- the hash of a key
+
+/// The directory entry: as many low bits as the directory is deep.
+[[nodiscard]] constexpr std::uint32_t directory_index(std::uint64_t hash, unsigned depth) noexcept {
+  return static_cast<std::uint32_t>(hash & ((std::uint64_t{1} << depth) - 1));
+}
+/// The group where a key's search begins: bits 24 to 55, scaled.
+[[nodiscard]] constexpr std::uint32_t home_group(std::uint64_t hash) noexcept {
+  return static_cast<std::uint32_t>((((hash >> 24) & 0xffff'ffff) * layout::kSegmentGroups) >> 32);
+}
+/// Bits 56 to 63; zero means a free slot and is moved to 1.
+[[nodiscard]] constexpr std::uint8_t tag_of(std::uint64_t hash) noexcept {
+  const auto tag = static_cast<std::uint8_t>(hash >> 56);
+  return tag == 0 ? 1 : tag;
+}
 
 /// How far each ring has been applied to a buffer; by the ring's index.
 [[nodiscard]] inline layout::RingCursor* ring_cursors(std::byte* buffer) noexcept {
