@@ -10,10 +10,68 @@
 
 namespace shmstate::internal {
 
+/// The first word of a record, which alone says how the rest is made. The merger loads it once and decides by that
+/// copy: a hostile writer may change what lies in the ring at any time.
+class MutationHead {
+ public:
+  MutationHead() = default;
+  explicit MutationHead(std::uint64_t word) noexcept : word_(word) {}
+  [[nodiscard]] static MutationHead take(const std::byte* at) noexcept {
+    return MutationHead(load_word(reinterpret_cast<const std::uint64_t*>(at), std::memory_order_relaxed));
+  }
+
+  [[nodiscard]] std::uint32_t value_bytes() const noexcept { return static_cast<std::uint32_t>(word_); }
+  [[nodiscard]] std::size_t key_bytes() const noexcept { return word_ >> 32 & 0xffff; }
+  [[nodiscard]] Operation operation() const noexcept { return static_cast<Operation>(word_ >> 48 & 0xf); }
+  [[nodiscard]] Type type() const noexcept { return static_cast<Type>(word_ >> 52 & 0xf); }
+  [[nodiscard]] unsigned flags() const noexcept { return static_cast<unsigned>(word_ >> 56); }
+  [[nodiscard]] bool has(RecordFlag flag) const noexcept { return (word_ >> 56 & flag) != 0; }
+
+  /// A value of one word, and neither ephemeral, nor with time to live or version: behind the head and a hint, if there
+  /// is one, follow just the key and the value.
+  [[nodiscard]] bool is_plain() const noexcept { return has_nothing_but(kBatchContinues | kWithHint); }
+
+  /// Of the whole record; zero when that is no mutation. Nearly all are a number and a key.
+  [[nodiscard]] std::size_t record_bytes() const noexcept {
+    if (!has_nothing_but(kBatchContinues) || !is_of_number()) return other_record_bytes();
+    return key_bytes() - 1 < kKeyBytesMax ? sizeof *this + padded(key_bytes()) + kWord : 0;
+  }
+  /// Between the head and the key.
+  [[nodiscard]] bool has_optional_words() const noexcept { return (flags() & kOptionalWordFlags) != 0; }
+  [[nodiscard]] std::size_t optional_words() const noexcept {
+    return (has(kWithTtl) ? 1U : 0U) + (has(kWithVersion) ? 1U : 0U) + (has(kWithHint) ? 1U : 0U);
+  }
+
+ private:
+  /// Set, add, max or min of a number: a bit for each `kind` that says so.
+  [[nodiscard]] bool is_of_number() const noexcept {
+    constexpr std::uint64_t kOperations =
+        1U << static_cast<unsigned>(Operation::kSet) | 1U << static_cast<unsigned>(Operation::kAdd) |
+        1U << static_cast<unsigned>(Operation::kMax) | 1U << static_cast<unsigned>(Operation::kMin);
+    constexpr std::uint64_t kKinds = kOperations << 16 * static_cast<unsigned>(Type::kInt64) |
+                                     kOperations << 16 * static_cast<unsigned>(Type::kFloat64);
+    const std::uint64_t kind = word_ >> 48 & 0xff;
+    return kind < 64 && (kKinds >> kind & 1) != 0;
+  }
+  /// A value of one word, and of all flags these at most.
+  [[nodiscard]] bool has_nothing_but(unsigned flags) const noexcept {
+    return (word_ & (std::uint64_t{0xff & ~flags} << 56 | 0xffff'ffff)) == kWord;
+  }
+  [[nodiscard, gnu::noinline]] std::size_t other_record_bytes() const noexcept {
+    if (key_bytes() == 0 || key_bytes() > kKeyBytesMax || value_bytes() > kValueBytesMax) return 0;
+    if ((flags() & ~unsigned{allowed_flags(operation())}) != 0) return 0;
+    const bool is_bytes = operation() == Operation::kSet && type() == Type::kBytes;
+    const bool is_erase = operation() == Operation::kErase && type() == Type::kNone && value_bytes() == 0;
+    if (!is_bytes && !is_erase && !(is_of_number() && value_bytes() == kWord)) return 0;
+    return internal::record_bytes(key_bytes(), value_bytes(), flags());
+  }
+
+  std::uint64_t word_ = 0;
+};
+
 /// A record as the merger sees it. The head is a private copy; `key` and `value` still lie in the ring, where a hostile
 /// writer may change them at any time.
 struct RecordView {
-  bool is_plain = false;  // a number, and neither ephemeral, nor with time to live or version
   Operation operation = Operation::kSet;
   Type type = Type::kNone;
   std::uint8_t flags = 0;
@@ -42,57 +100,32 @@ struct RecordView {
   }
 };
 
-/// Whether a kind says: set, add, max or min of a number.
-[[nodiscard]] constexpr bool is_of_number(std::uint8_t kind) noexcept {
-  constexpr unsigned kOperations =
-      1U << static_cast<unsigned>(Operation::kSet) | 1U << static_cast<unsigned>(Operation::kAdd) |
-      1U << static_cast<unsigned>(Operation::kMax) | 1U << static_cast<unsigned>(Operation::kMin);
-  const unsigned type = kind >> 4;
-  return (kOperations >> (kind & 0xf) & 1) != 0 &&
-         (type == static_cast<unsigned>(Type::kInt64) || type == static_cast<unsigned>(Type::kFloat64));
+/// The record whose key lies there; `head` was taken from it, and is that of a mutation.
+[[nodiscard]] inline RecordView view_of(MutationHead head, const std::uint64_t* key) noexcept {
+  RecordView record{.operation = head.operation(),
+                    .type = head.type(),
+                    .flags = static_cast<std::uint8_t>(head.flags()),
+                    .key_bytes = static_cast<std::uint16_t>(head.key_bytes()),
+                    .value_bytes = head.value_bytes(),
+                    .bytes = head.record_bytes()};
+  const std::uint64_t* word = key - head.optional_words();
+  const auto take = [&](RecordFlag flag) { return head.has(flag) ? load_word(word++, std::memory_order_relaxed) : 0; };
+  record.ttl_ns = take(kWithTtl);
+  record.version = take(kWithVersion);
+  record.hint = take(kWithHint);
+  record.key = key;
+  record.value = key + words_of(head.key_bytes());
+  return record;
 }
 
 /// Reads the record at `at`, of which `available` bytes were pushed. Returns false for anything that is not a mutation.
 [[nodiscard]] inline bool parse_record(const std::byte* at, std::size_t available, RecordView& record) noexcept {
-  layout::RecordHead head;
-  if (available < sizeof head) return false;
-  const std::uint64_t copy = load_word(reinterpret_cast<const std::uint64_t*>(at), std::memory_order_relaxed);
-  std::memcpy(&head, &copy, sizeof head);
-  record.operation = static_cast<Operation>(head.kind & 0xf);
-  record.type = static_cast<Type>(head.kind >> 4);
-  record.flags = head.flags;
-  record.key_bytes = head.key_bytes;
-  record.value_bytes = head.value_bytes;
-  record.is_plain = is_of_number(head.kind) && (head.flags & ~(kWithHint | kBatchContinues)) == 0;
-  if (record.is_plain && head.value_bytes == kWord && (head.flags & kWithHint) == 0) {  // nearly all are like that
-    record.bytes = sizeof head + padded(head.key_bytes) + kWord;
-    record.hint = 0;
-    record.key = reinterpret_cast<const std::uint64_t*>(at + sizeof head);
-    record.value = record.key + words_of(head.key_bytes);
-    return head.key_bytes != 0 && head.key_bytes <= kKeyBytesMax && record.bytes <= available;
-  }
-  if (head.key_bytes == 0 || head.key_bytes > kKeyBytesMax || head.value_bytes > kValueBytesMax) return false;
-  if ((head.flags & ~allowed_flags(record.operation)) != 0) return false;
-  record.bytes = record_bytes(head.key_bytes, head.value_bytes, head.flags);
-  if (record.bytes > available) return false;
-  const auto* word = reinterpret_cast<const std::uint64_t*>(at + sizeof head);
-  const auto take = [&](RecordFlag flag) {
-    return (head.flags & flag) != 0 ? load_word(word++, std::memory_order_relaxed) : 0;
-  };
-  record.ttl_ns = take(kWithTtl);
-  record.version = take(kWithVersion);
-  record.hint = take(kWithHint);
-  record.key = word;
-  record.value = record.key + words_of(head.key_bytes);
-  const bool is_number = (record.type == Type::kInt64 || record.type == Type::kFloat64) && head.value_bytes == kWord;
-  switch (record.operation) {
-    case Operation::kSet: return is_number || record.type == Type::kBytes;
-    case Operation::kErase: return record.type == Type::kNone && head.value_bytes == 0;
-    case Operation::kAdd:
-    case Operation::kMax:
-    case Operation::kMin: return is_number;
-  }
-  return false;
+  if (available < sizeof(MutationHead)) return false;
+  const MutationHead head = MutationHead::take(at);
+  const std::size_t bytes = head.record_bytes();
+  if (bytes == 0 || bytes > available) return false;
+  record = view_of(head, reinterpret_cast<const std::uint64_t*>(at) + 1 + head.optional_words());
+  return true;
 }
 
 }  // namespace shmstate::internal

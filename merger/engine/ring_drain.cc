@@ -26,12 +26,7 @@ std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
 
 RingDrain::RingDrain(const EngineContext& context, const std::function<std::uint64_t()>& clock, RingRegistry& rings,
                      Table& table)
-    : context_(context),
-      clock_(clock),
-      rings_(rings),
-      table_(table),
-      hash_seed_(context.owner.geometry().hash_seed),
-      long_keys_(kGroupRecords * kKeyBytesMax / kWord) {}
+    : context_(context), clock_(clock), rings_(rings), table_(table), hash_seed_(context.owner.geometry().hash_seed) {}
 
 bool RingDrain::is_time_over(const Turn& turn) const {
   const auto interval_ns = static_cast<std::uint64_t>(context_.options.publish_interval.count());
@@ -74,7 +69,9 @@ void RingDrain::merge(Pass& pass) {
     const Group group = next_group(pass);
     if (pass.ring.file.has_faulted()) break;
     crash_point(CrashPoint::kGroupStaged);
-    for (std::size_t i = 0; i < group.count; ++i) pass.applied_count += apply(pass, staged_[i]) ? 1 : 0;
+    std::size_t rejected_count = 0;
+    for (std::size_t i = 0; i < group.count; ++i) rejected_count += apply(pass, staged_[i]) ? 0 : 1;
+    pass.applied_count += group.count - rejected_count;
     if (group.count > 0) pass.is_in_batch = continues(group);
     pass.position = group.end;
     if (pass.is_in_batch) continue;
@@ -100,53 +97,49 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
 }
 
 // Memory latency is what merging costs. So a group of records is decoded and hashed while the caches fetch the tags,
-// then the tags are matched while the caches fetch the slots; when `apply` comes, both are near. Flattened, so that the
-// hash is no call.
+// then the tags are matched while the caches fetch the slots; when `apply` comes, both are near. A key that its writer
+// changes meanwhile has only been looked for in a wrong place: `apply` goes by the key that it finds. Flattened, so
+// that the hash is no call.
 [[gnu::flatten]] RingDrain::Group RingDrain::stage(Pass& pass) {
-  const Segments& segments = table_.segments();
-  const std::uint64_t tail = pass.tail;
-  const std::uint64_t quota_end = std::min(pass.quota_end, pass.position + kBytesPerClockReading);
-  std::uint64_t position = pass.position;
-  std::size_t count = 0;
-  while (count < kGroupRecords && position < tail) {
-    Staged& staged = staged_[count];
-    RecordView& record = staged.record;
-    if (!parse_record(pass.ring.file.at(position), static_cast<std::size_t>(tail - position), record)) {
+  const Segments::Guesses guesses(pass.back);
+  const std::uint64_t hash_seed = hash_seed_;
+  const std::byte* const begin = pass.ring.file.at(pass.position);
+  const std::byte* const end = begin + (pass.tail - pass.position);
+  const std::byte* const enough = begin + std::min(pass.quota_end - pass.position, kBytesPerClockReading);
+  const std::byte* at = begin;
+  Staged* next = staged_.data();
+  while (next != staged_.data() + kGroupRecords && at < end) {
+    const MutationHead head = MutationHead::take(at);
+    const std::size_t bytes = head.record_bytes();
+    if (bytes == 0 || bytes > static_cast<std::size_t>(end - at)) {
       pass.is_malformed = true;
       break;
     }
-    const std::size_t key_bytes = record.key_bytes;
-    const std::uint64_t* const key = record.key;
-    // The hash must be that of the bytes that are stored, so they are copied before they are hashed.
-    const bool is_short = key_bytes <= sizeof staged.short_key;
-    std::uint64_t* const copy = is_short ? staged.short_key.data() : long_keys_.data() + count * kKeyBytesMax / kWord;
-    for (std::size_t i = 0; i < words_of(key_bytes); ++i) {
-      copy[i] = load_word(key + i, std::memory_order_relaxed);
-    }
-    staged.key.bytes = {reinterpret_cast<const char*>(copy), key_bytes};
-    if ((record.flags & kWithHint) != 0) {
-      staged.guess = segments.prefetch_hint(pass.back, record.hint);
+    Staged& staged = *next++;
+    staged.head = head;
+    staged.key = reinterpret_cast<const std::uint64_t*>(at) + 1;
+    if (head.has_optional_words()) staged.key += head.optional_words();
+    if (head.has(kWithHint)) {
+      staged.guess = table_.segments().prefetch_hint(pass.back, view_of(head, staged.key).hint);
     } else {
-      staged.key.hash = hash_key(staged.key.bytes, hash_seed_);
-      staged.home = Segments::prefetch_tags(pass.back, staged.key.hash);
+      const std::string_view key{reinterpret_cast<const char*>(staged.key), head.key_bytes()};
+      staged.home = guesses.prefetch_home(hash_key(key, hash_seed));
     }
-    position += record.bytes;
-    ++count;
-    if (position >= quota_end && (record.flags & kBatchContinues) == 0) break;
+    at += bytes;
+    if (at >= enough && !head.has(kBatchContinues)) break;
   }
-  for (std::size_t i = 0; i < count; ++i) {
-    Staged& staged = staged_[i];
-    if ((staged.record.flags & kWithHint) != 0) continue;
-    staged.guess = Segments::prefetch_slot(staged.home, staged.key.hash);
+  for (Staged* staged = staged_.data(); staged != next; ++staged) {
+    if (!staged->head.has(kWithHint)) staged->guess = guesses.prefetch_slot(staged->home);
   }
-  return {.count = count, .end = position};
+  return {.count = static_cast<std::size_t>(next - staged_.data()),
+          .end = pass.position + static_cast<std::size_t>(at - begin)};
 }
 
 // A batch may be longer than a group. Before its first part is applied, the rest is surveyed: its end may not have been
 // pushed, may be malformed, or may come too late.
 void RingDrain::keep_whole_batches(Pass& pass, Group& group) const noexcept {
   Group whole = group;
-  while (continues(whole)) whole.end -= staged_[--whole.count].record.bytes;
+  while (continues(whole)) whole.end -= staged_[--whole.count].head.record_bytes();
   const Survey survey = pass.is_malformed ? Survey::kMalformed : survey_batch(pass, whole.end);
   pass.is_malformed = survey == Survey::kMalformed;
   pass.ring.is_refusing = survey == Survey::kTooBig;
@@ -175,13 +168,13 @@ bool RingDrain::cut_before_big_batch(const Pass& pass, Group& group) const noexc
   Group before{.count = 0, .end = pass.position};  // the batch that is measured
   std::uint64_t position = pass.position;
   for (std::size_t i = 0; i < group.count; ++i) {
-    position += staged_[i].record.bytes;
+    position += staged_[i].head.record_bytes();
     if (before.end >= unlimited_until &&
         !is_batch_allowed(i + 1 - before.count, position - before.end, context_.options.batch_max)) {
       group = before;
       return true;
     }
-    if ((staged_[i].record.flags & kBatchContinues) == 0) before = {.count = i + 1, .end = position};
+    if (!staged_[i].head.has(kBatchContinues)) before = {.count = i + 1, .end = position};
   }
   return false;
 }
@@ -211,27 +204,30 @@ void RingDrain::refuse_batch(Pass& pass) {
 
 // ---- mutations
 
-// Returns whether the mutation was applied; if not, it is counted as rejected.
-bool RingDrain::apply(Pass& pass, Staged& staged) {
+// Returns whether the mutation was applied; if not, it is counted as rejected, or its ring is about to be quarantined.
+bool RingDrain::apply(Pass& pass, const Staged& staged) {
   crash_point(CrashPoint::kMutationApplied);
-  const RecordView& record = staged.record;
-  if (record.is_plain && staged.guess != nullptr) {
-    const std::uint64_t number = load_word(record.value, std::memory_order_relaxed);
-    if (table_.update(pass.back, *staged.guess, record.operation, record.type, staged.key.bytes, number)) return true;
-  }
-  return apply_by_key(pass, staged);
+  return (staged.guess != nullptr && table_.update(pass.back, *staged.guess, staged.head, staged.key)) ||
+         apply_by_key(pass, staged);
 }
 
-bool RingDrain::apply_by_key(Pass& pass, Staged& staged) {
-  const RecordView& record = staged.record;
+// Whatever needs more than a look at one slot. The hash must be that of the bytes that are stored, so they are copied
+// before they are hashed. Zeros that a truncated file reads as are no key.
+bool RingDrain::apply_by_key(Pass& pass, const Staged& staged) {
+  const RecordView record = view_of(staged.head, staged.key);
+  for (std::size_t i = 0; i < words_of(record.key_bytes); ++i) {
+    key_[i] = load_word(record.key + i, std::memory_order_relaxed);
+  }
+  HashedKey key{.bytes = {reinterpret_cast<const char*>(key_.data()), record.key_bytes}, .hash = 0};
+  key.hash = hash_key(key.bytes, hash_seed_);
   NewValue value{.type = record.type, .number = 0, .bytes = {}};
   if (record.type == Type::kBytes) {
     value.bytes = {reinterpret_cast<const char*>(record.value), record.value_bytes};
   } else if (record.type != Type::kNone) {
     value.number = load_word(record.value, std::memory_order_relaxed);
   }
-  if ((record.flags & kWithHint) != 0) staged.key.hash = hash_key(staged.key.bytes, hash_seed_);
-  const std::optional<Reject> reject = change(pass, record, staged.key, value);
+  if (pass.ring.file.has_faulted()) return false;
+  const std::optional<Reject> reject = change(pass, record, key, value);
   if (!reject) return true;
   std::uint64_t& count = pass.back.cursor(pass.ring.index).rejected[static_cast<std::size_t>(*reject)];
   pass.back.store(count, count + 1);
@@ -241,7 +237,7 @@ bool RingDrain::apply_by_key(Pass& pass, Staged& staged) {
     ++context_.statistics.commit_failures;
     context_.log.no_memory(now_ns);
   }
-  context_.log.mutation_rejected(now_ns, pass.ring.file.id(), *reject, staged.key.bytes);
+  context_.log.mutation_rejected(now_ns, pass.ring.file.id(), *reject, key.bytes);
   return false;
 }
 

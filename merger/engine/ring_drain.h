@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <vector>
 
 #include "engine/back_buffer.h"
 #include "engine/engine_context.h"
@@ -33,14 +32,16 @@ class RingDrain {
  private:
   static constexpr std::size_t kGroupRecords = 64;
 
-  /// A record on its way through the stages, with a private copy of its key.
+  /// A record on its way through the stages. What lies in the ring is no private copy, except the head.
   struct Staged {
-    RecordView record;
-    HashedKey key;
-    Segments::Home home;
-    layout::Slot* guess;  // where the key probably is, or null
-    std::array<std::uint64_t, 8> short_key;
+    MutationHead head;
+    const std::uint64_t* key;
+    union {
+      Segments::Guesses::Home home;  // after the first stage, unless there is a hint
+      layout::Slot* guess;           // after the second: where the key probably is, or null
+    };
   };
+  static_assert(sizeof(Staged) == 24);
   /// The drain of one ring in one turn.
   struct Pass {
     ServedRing& ring;
@@ -66,15 +67,15 @@ class RingDrain {
   [[nodiscard]] Group next_group(Pass& pass);
   [[nodiscard]] Group stage(Pass& pass);
   [[nodiscard]] bool continues(const Group& group) const noexcept {
-    return group.count > 0 && (staged_[group.count - 1].record.flags & kBatchContinues) != 0;
+    return group.count > 0 && staged_[group.count - 1].head.has(kBatchContinues);
   }
   [[nodiscard]] bool cut_before_big_batch(const Pass& pass, Group& group) const noexcept;
   void keep_whole_batches(Pass& pass, Group& group) const noexcept;
   [[nodiscard]] Survey survey_batch(Pass& pass, std::uint64_t begin) const noexcept;
   void refuse_batch(Pass& pass);
 
-  [[nodiscard]] bool apply(Pass& pass, Staged& staged);
-  [[nodiscard]] bool apply_by_key(Pass& pass, Staged& staged);
+  [[nodiscard]] bool apply(Pass& pass, const Staged& staged);
+  [[nodiscard]] bool apply_by_key(Pass& pass, const Staged& staged);
   [[nodiscard]] std::optional<layout::Reject> change(Pass& pass, const RecordView& record, const HashedKey& key,
                                                      const NewValue& value);
 
@@ -85,7 +86,7 @@ class RingDrain {
   std::uint64_t hash_seed_;
   std::uint64_t began_ns_ = 0;
   std::array<Staged, kGroupRecords> staged_;
-  std::vector<std::uint64_t> long_keys_;
+  std::array<std::uint64_t, kKeyBytesMax / kWord> key_;  // a private copy, where the fast path does not suffice
 };
 
 }  // namespace shmstate::internal

@@ -6,8 +6,10 @@
 // segment splits in two, so that no mutation ever pays for the whole state.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -62,25 +64,50 @@ class Segments {
   }
   [[nodiscard]] std::uint64_t hash_of(const layout::Slot& slot, const SlotHead& head) const noexcept;
 
-  /// The group where the search for a key begins.
-  struct Home {
-    layout::Segment* segment;
-    std::uint32_t group;
+  /// Guesses where keys are, by their hashes, as long as the buffer is not changed: a copy of what that takes.
+  class Guesses {
+   public:
+    /// The group where the search for a key begins, and the key's tag: page << 16 | group << 8 | tag.
+    enum class Home : std::uint64_t {};
+
+    explicit Guesses(const BackBuffer& back) noexcept : base_(back.base()) {
+      const DirectoryWord directory = directory_word(back);
+      pages_ = base_ + directory.page * layout::kPageBytes;
+      mask_ = directory_index(~std::uint64_t{0}, directory.depth);
+    }
+    /// Prefetches the first line that a mutation of this key will touch.
+    [[nodiscard]] Home prefetch_home(std::uint64_t hash) const noexcept {
+      std::uint32_t page = 0;
+      std::memcpy(&page, pages_ + (hash & mask_) * sizeof page, sizeof page);
+      const std::uint64_t group = home_group(hash);
+      __builtin_prefetch(base_ + page * layout::kPageBytes + offset_of(group));
+      return Home{std::uint64_t{page} << 16 | group << 8 | tag_of(hash)};
+    }
+    /// Prefetches the second one: the slot where the key probably is, or null.
+    [[nodiscard]] layout::Slot* prefetch_slot(Home home) const noexcept {
+      const auto word = static_cast<std::uint64_t>(home);
+      const std::uint64_t group = word >> 8 & 0xff;
+      std::byte* const segment = base_ + (word & ~std::uint64_t{0xffff});
+      const TagWords tags(*reinterpret_cast<const layout::TagGroup*>(segment + offset_of(group)));
+      const std::uint32_t match = tags.match(static_cast<std::uint8_t>(word));
+      if (match == 0) return nullptr;
+      const auto index = static_cast<std::uint64_t>(std::countr_zero(match));
+      layout::Slot* const slot =
+          &reinterpret_cast<layout::Segment*>(segment)->slots[group * layout::kGroupSlots] + index;
+      __builtin_prefetch(slot, 1);
+      return slot;
+    }
+
+   private:
+    static_assert(layout::kPageBytes == 1 << 16 && layout::kSegmentGroups <= 1 << 8);
+    [[nodiscard]] static constexpr std::uint64_t offset_of(std::uint64_t group) noexcept {
+      return offsetof(layout::Segment, groups) + group * sizeof(layout::TagGroup);
+    }
+
+    std::byte* base_;
+    const std::byte* pages_;  // of the directory's entries: 32 bits each
+    std::uint64_t mask_;
   };
-  /// Prefetches the first line that a mutation of this key will touch; then the second one, which yields the slot where
-  /// the key probably is, or null.
-  [[nodiscard]] static Home prefetch_tags(const BackBuffer& back, std::uint64_t hash) noexcept {
-    const Home home{.segment = &segment(back, page_of(back, hash)), .group = home_group(hash)};
-    __builtin_prefetch(&home.segment->groups[home.group]);
-    return home;
-  }
-  [[nodiscard]] static layout::Slot* prefetch_slot(const Home& home, std::uint64_t hash) noexcept {
-    const std::uint32_t match = TagWords(home.segment->groups[home.group]).match(tag_of(hash));
-    if (match == 0) return nullptr;
-    layout::Slot* const slot = &home.segment->slots[BufferView::first_slot(home.group, match)];
-    __builtin_prefetch(slot, 1);
-    return slot;
-  }
   /// The slot that a writer's hint names, or null.
   [[nodiscard]] layout::Slot* prefetch_hint(const BackBuffer& back, std::uint64_t hint) const noexcept {
     const Place at = Place::unpack(hint);

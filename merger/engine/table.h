@@ -64,10 +64,9 @@ class Table {
                                                     std::optional<std::uint64_t> version,
                                                     std::uint64_t tombstone_expiry_ns);
 
-  /// A set, add, max or min of a number, without attributes, done in this slot; false, and nothing changed, when the
-  /// key is not there or there is more to it.
-  [[nodiscard]] bool update(BackBuffer& back, layout::Slot& here, Operation operation, Type type, std::string_view key,
-                            std::uint64_t number);
+  /// A plain mutation, done in this slot; false, and nothing changed, when the key is not there or there is more to it.
+  /// Key and value, in the words behind each other, may still lie in the ring.
+  [[nodiscard]] bool update(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key);
 
   /// Erases entries whose time has come and forgets tombstones; examines no more than `budget` of them.
   /// Returns whether anything changed.
@@ -137,21 +136,30 @@ class Table {
   std::uint64_t expired_count_ = 0;
 };
 
-inline bool Table::update(BackBuffer& back, layout::Slot& here, Operation operation, Type type, std::string_view key,
-                          std::uint64_t number) {
-  if (here.head != SlotHead(key.size(), kWord, type).pack() || key.size() > PlainNumber::kKeyBytesMax) return false;
-  if (!BufferView::equal_words(here.words + 1, key)) return false;
-  if (operation != Operation::kSet) {
-    const std::optional<std::uint64_t> result = combine_bits(operation, type, here.words[0], number);
+// A hostile writer may change the key in the ring at any time, also between the hash that led here and this comparison.
+// It then has named another key, whose slot this is: each word is loaded once, and the mutation is one of the key that
+// these words make. How long the key is says the head, which is a private copy. So the key needs none.
+inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key) {
+  if (!mutation.is_plain() || mutation.key_bytes() > PlainNumber::kKeyBytesMax) return false;
+  if (here.head != SlotHead(mutation.key_bytes(), kWord, mutation.type()).pack()) return false;
+  const std::uint64_t* const key_end = key + words_of(mutation.key_bytes());
+  const std::uint64_t* stored = here.words + 1;  // padded with zeros; a key that is not comes another way
+  for (; key != key_end; ++key, ++stored) {
+    if (load_word(key, std::memory_order_relaxed) != *stored) return false;
+  }
+  std::uint64_t value = load_word(key_end, std::memory_order_relaxed);
+  if (mutation.operation() != Operation::kSet) {
+    const std::optional<std::uint64_t> result =
+        combine_bits(mutation.operation(), mutation.type(), here.words[0], value);
     if (!result) return false;
     if (*result == here.words[0]) return true;
-    number = *result;
+    value = *result;
   }
   if (here.changed_epoch != back.epoch()) {
     back.store(here.changed_epoch, back.epoch());
     feed_.changed(back, Segments::place_of(back, here));
   }
-  back.store_again(here.words[0], number);  // in the line of changed_epoch
+  back.store_again(here.words[0], value);  // in the line of changed_epoch
   return true;
 }
 

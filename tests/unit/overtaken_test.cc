@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "harness/meanwhile.h"
 #include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "protocol/crash_point.h"
@@ -19,6 +20,7 @@ using namespace internal;
 namespace {
 
 using namespace std::chrono_literals;
+using test::Meanwhile;
 using test::TestInstance;
 
 constexpr std::uint64_t kFeedRecords = 256;
@@ -28,34 +30,6 @@ constexpr std::int64_t kKeys = 8;
 std::string numbered(std::int64_t number, const char* prefix = "k") {
   return std::string(prefix).append(std::to_string(number));
 }
-
-/// While it lives: what happens in the middle of a read, at a point of one kind.
-class Meanwhile {
- public:
-  Meanwhile(CrashPoint point, std::function<void()> what) : point_(point), what_(std::move(what)) {
-    current = this;
-    crash_hook = [](CrashPoint passed) {
-      if (current != nullptr && passed == current->point_) current->happen();
-    };
-  }
-  Meanwhile(const Meanwhile&) = delete;
-  Meanwhile& operator=(const Meanwhile&) = delete;
-  ~Meanwhile() {
-    crash_hook = nullptr;
-    current = nullptr;
-  }
-
- private:
-  void happen() {
-    Meanwhile* const me = std::exchange(current, nullptr);  // what happens reads nothing that would come here
-    what_();
-    current = me;
-  }
-
-  static inline Meanwhile* current = nullptr;
-  CrashPoint point_;
-  std::function<void()> what_;
-};
 
 /// An instance whose feed is full, so that each record that is appended overwrites another one.
 class FullFeed {
