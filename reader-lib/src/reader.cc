@@ -172,7 +172,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   }
   /// Calls `take_one(i, look_up)` for each key, perhaps again for all of them; `look_up(take)` is a point read.
   template <typename AnyKey, typename TakeOne>
-  Epoch for_many(std::span<AnyKey> keys, TakeOne&& take_one) {
+  Position for_many(std::span<AnyKey> keys, TakeOne&& take_one) {
     must_have_files();
     many.clear();
     for (AnyKey& key : keys) many.push_back(hashed_in(key));
@@ -188,10 +188,10 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     };
     Epoch epoch = 0;
     if (const Status status = point.on_current(read_all, &epoch); status != Status::kOk) fail(status);
-    return epoch;
+    return {.instance = point.geometry().instance_id, .epoch = epoch};
   }
   template <typename AnyKey>
-  Epoch get_many(std::span<AnyKey> keys, std::vector<std::optional<Value>>& values) {
+  Position get_many(std::span<AnyKey> keys, std::vector<std::optional<Value>>& values) {
     values.resize(keys.size());
     return for_many(keys, [&](std::size_t i, auto&& look_up) {
       if (!values[i]) values[i].emplace();
@@ -203,7 +203,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     });
   }
   template <typename AnyKey, typename Number>
-  Epoch get_many(std::span<AnyKey> keys, std::span<std::optional<Number>> values) {
+  Position get_many(std::span<AnyKey> keys, std::span<std::optional<Number>> values) {
     if (values.size() < keys.size()) fail(Status::kInvalidArgument);
     return for_many(keys, [&](std::size_t i, auto&& look_up) {
       Number seen{};
@@ -214,7 +214,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
       return status;
     });
   }
-  Epoch get_many(std::span<Lookup> lookups) {
+  Position get_many(std::span<Lookup> lookups) {
     return for_many(lookups, [&](std::size_t i, auto&& look_up) {
       Lookup& lookup = lookups[i];
       lookup.value = {};
@@ -290,25 +290,25 @@ std::optional<EntryInfo> Reader::info(std::string_view key) noexcept {
   return read(key, known) == Status::kOk ? std::optional(known) : std::nullopt;
 }
 
-Epoch Reader::get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) {
+Position Reader::get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value>>& values) {
   return impl_->get_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Key> keys, std::vector<std::optional<Value>>& values) {
+Position Reader::get_many(std::span<Key> keys, std::vector<std::optional<Value>>& values) {
   return impl_->get_many(keys, values);
 }
-Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t>> values) {
+Position Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t>> values) {
   return impl_->get_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<std::int64_t>> values) {
+Position Reader::get_many(std::span<Key> keys, std::span<std::optional<std::int64_t>> values) {
   return impl_->get_many(keys, values);
 }
-Epoch Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<double>> values) {
+Position Reader::get_many(std::span<const std::string_view> keys, std::span<std::optional<double>> values) {
   return impl_->get_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Key> keys, std::span<std::optional<double>> values) {
+Position Reader::get_many(std::span<Key> keys, std::span<std::optional<double>> values) {
   return impl_->get_many(keys, values);
 }
-Epoch Reader::get_many(std::span<Lookup> lookups) { return impl_->get_many(lookups); }
+Position Reader::get_many(std::span<Lookup> lookups) { return impl_->get_many(lookups); }
 
 Epoch Reader::epoch() noexcept { return position().epoch; }
 

@@ -17,6 +17,7 @@ using shmstate::ChangeKind;
 using shmstate::Changes;
 using shmstate::EntryInfo;
 using shmstate::EntryView;
+using shmstate::Error;
 using shmstate::GapReason;
 using shmstate::Lookup;
 using shmstate::Position;
@@ -78,7 +79,9 @@ shmstate_watch_batch to_batch(const WatchBatch& news) noexcept {
           .position = to_position(news.position),
           .change_count = news.changes.size(),
           .complete = news.complete ? 1 : 0,
-          .conflated = news.conflated ? 1 : 0};
+          .conflated = news.conflated ? 1 : 0,
+          .gap_reason = static_cast<std::int32_t>(news.gap_reason),
+          .reserved = 0};
 }
 
 shmstate_entry to_entry(const EntryView& entry) noexcept {
@@ -175,15 +178,15 @@ int shmstate_reader_get_info(shmstate_reader* reader, const char* key, size_t ke
 }
 
 int shmstate_reader_get_many(shmstate_reader* reader, shmstate_lookup* lookups, size_t lookup_count,
-                             uint64_t* epoch) noexcept {
+                             shmstate_position* position) noexcept {
   if (reader == nullptr || (lookups == nullptr && lookup_count != 0)) return kInvalid;
   return guarded([&] {
     const std::span<shmstate_lookup> asked(lookups, lookup_count);
     reader->lookups.clear();
     for (const shmstate_lookup& one : asked) reader->lookups.push_back(to_lookup(one));
-    const std::uint64_t found_epoch = reader->reader.get_many(std::span(reader->lookups));
+    const Position found = reader->reader.get_many(std::span(reader->lookups));
     for (std::size_t i = 0; i < lookup_count; ++i) fill_found(reader->lookups[i], asked[i]);
-    if (epoch != nullptr) *epoch = found_epoch;
+    if (position != nullptr) *position = to_position(found);
     return SHMSTATE_OK;
   });
 }
@@ -319,8 +322,18 @@ int shmstate_changes_next(shmstate_changes* changes, shmstate_change* change) no
 
 int shmstate_watch_open(const char* instance, const char* prefix, size_t prefix_bytes,
                         const shmstate_reader_options* options, shmstate_watch** watch) noexcept {
+  const shmstate_position nowhere{};
+  return shmstate_watch_open_since(instance, prefix, prefix_bytes, &nowhere, options, watch);
+}
+
+int shmstate_watch_open_since(const char* instance, const char* prefix, size_t prefix_bytes,
+                              const shmstate_position* since, const shmstate_reader_options* options,
+                              shmstate_watch** watch) noexcept {
   return open_handle(instance, options, watch, [&](const shmstate_reader_options& known) {
-    return new shmstate_watch{.watch = Watch(instance, text(prefix, prefix_bytes), to_options(known))};
+    if (since == nullptr)
+      throw Error(Status::kInvalidArgument, "shmstate: the position is NULL; shmstate_watch_open needs none");
+    const Position position = from_position(*since);
+    return new shmstate_watch{.watch = Watch(instance, text(prefix, prefix_bytes), position, to_options(known))};
   });
 }
 

@@ -107,8 +107,8 @@ class Notifier {
 }  // namespace
 
 struct Watch::Impl {
-  Impl(std::string_view instance, std::string_view wanted, const ReaderOptions& wanted_options)
-      : options(wanted_options), reader(instance, options), prefix(wanted) {}
+  Impl(std::string_view instance, std::string_view wanted, const Position& since, const ReaderOptions& wanted_options)
+      : options(wanted_options), reader(instance, options), prefix(wanted), known(since) {}
   ~Impl() { leave_to_parent(); }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -198,7 +198,9 @@ struct Watch::Impl {
 };
 
 Watch::Watch(std::string_view instance, std::string_view prefix, ReaderOptions options)
-    : impl_(std::make_unique<Impl>(instance, prefix, options)) {}
+    : Watch(instance, prefix, Position{}, options) {}
+Watch::Watch(std::string_view instance, std::string_view prefix, const Position& since, ReaderOptions options)
+    : impl_(std::make_unique<Impl>(instance, prefix, since, options)) {}
 Watch::Watch(Watch&&) noexcept = default;
 Watch& Watch::operator=(Watch&&) noexcept = default;
 Watch::~Watch() = default;

@@ -209,7 +209,8 @@ static void many_are_read_at_once(shmstate_reader* reader) {
   char text[16];
   char small[2];
   shmstate_lookup lookups[6] = {{0}};
-  uint64_t epoch = 0;
+  shmstate_position position = {0};
+  shmstate_position current = {0};
   lookups[0].key = "int64";
   lookups[1].key = "float64";
   lookups[2].key = "bytes";
@@ -222,8 +223,9 @@ static void many_are_read_at_once(shmstate_reader* reader) {
   lookups[5].key = "bytes";
   lookups[0].key_bytes = lookups[1].key_bytes = lookups[2].key_bytes = SHMSTATE_TEXT;
   lookups[3].key_bytes = lookups[4].key_bytes = lookups[5].key_bytes = SHMSTATE_TEXT;
-  OK(shmstate_reader_get_many(reader, lookups, 6, &epoch));
-  EXPECT(epoch, shmstate_reader_get_epoch(reader));
+  OK(shmstate_reader_get_many(reader, lookups, 6, &position));
+  OK(shmstate_reader_get_position(reader, &current));
+  EXPECT(memcmp(&position, &current, sizeof current), 0);
   EXPECT(lookups[0].status == SHMSTATE_OK && lookups[0].value.int64 == INT64_MIN, 1);
   EXPECT(lookups[1].value.type == SHMSTATE_FLOAT64 && lookups[1].value.float64 == 0.5, 1);
   EXPECT(lookups[2].value.bytes == text && lookups[2].value.value_bytes == 7, 1);
@@ -233,6 +235,31 @@ static void many_are_read_at_once(shmstate_reader* reader) {
   EXPECT(lookups[3].value.type, SHMSTATE_NONE);
   EXPECT(lookups[4].status, SHMSTATE_NOT_FOUND);
   EXPECT(lookups[5].status, SHMSTATE_BUFFER_TOO_SMALL);
+}
+
+/* From where another one stopped, before "watched/a" was erased; or from the state, and says why. */
+static void a_watch_continues(const char* instance, const shmstate_position* since) {
+  shmstate_watch* watch = NULL;
+  shmstate_changes* changes = NULL;
+  shmstate_change change = {0};
+  shmstate_watch_batch batch = {0};
+  shmstate_position elsewhere = *since;
+  change.struct_bytes = sizeof change;
+  batch.struct_bytes = sizeof batch;
+  OK(shmstate_watch_open_since(instance, "watched/", SHMSTATE_TEXT, since, NULL, &watch));
+  OK(shmstate_watch_next(watch, kPatience, &batch, &changes));
+  EXPECT(batch.complete == 0 && batch.change_count == 1 && batch.gap_reason == 0, 1);
+  OK(shmstate_changes_next(changes, &change));
+  EXPECT(change.kind, SHMSTATE_CHANGE_ERASED);
+  shmstate_changes_close(changes);
+  shmstate_watch_close(watch);
+
+  elsewhere.instance[0] ^= 1;
+  OK(shmstate_watch_open_since(instance, "watched/", SHMSTATE_TEXT, &elsewhere, NULL, &watch));
+  OK(shmstate_watch_next(watch, kPatience, &batch, &changes));
+  EXPECT(batch.complete == 1 && batch.change_count == 0 && batch.gap_reason == SHMSTATE_GAP_RECREATED, 1);
+  shmstate_changes_close(changes);
+  shmstate_watch_close(watch);
 }
 
 /* The state, then what changes, then nothing; its descriptor says when to look. */
@@ -268,6 +295,7 @@ static void a_watch_follows(shmstate_writer* writer, const char* instance) {
   EXPECT(is_text(change.key, change.key_bytes, "watched/a"), 1);
   shmstate_changes_close(changes);
   OK(shmstate_writer_flush(writer, kPatience));
+  a_watch_continues(instance, &batch.position);
 }
 
 static void a_child_is_told(shmstate_writer* writer, shmstate_reader* reader) {

@@ -161,7 +161,7 @@ class Witness {
 
   /// Some keys of all writers, read together.
   void check_get_many() {
-    const Epoch epoch = reader_.get_many(key_views_, values_);
+    const Epoch epoch = reader_.get_many(key_views_, values_).epoch;
     check_epoch(epoch);
     std::unordered_map<std::string_view, ValueView> found;
     for (std::size_t i = 0; i < keys_.size(); ++i) {

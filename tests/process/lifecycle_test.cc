@@ -70,7 +70,7 @@ Counted count(Reader& reader) {
   std::vector<std::string_view> keys(names.begin(), names.end());
   keys.emplace_back("total");
   std::vector<std::optional<Value>> values;
-  Counted counted{.epoch = reader.get_many(keys, values)};
+  Counted counted{.epoch = reader.get_many(keys, values).epoch};
   const auto number = [&](std::size_t i) { return values[i] ? std::get<std::int64_t>(*values[i]) : 0; };
   std::int64_t total = 0;
   for (std::size_t i = 0; i < kWriters; ++i) total += counted.by_writer[i] = number(i);

@@ -154,7 +154,7 @@ void read_while_it_changes(const std::string& instance, Phase& phase, std::uint6
     const std::uint64_t first = random() % kKeys;
     const std::array<std::string, 2> keys{key_of(first), key_of((first + 1) % kKeys)};
     const std::array<std::string_view, 2> views{keys[0], keys[1]};
-    const Epoch epoch = reader.get_many(views, values);
+    const Epoch epoch = reader.get_many(views, values).epoch;
     must(epoch >= last_epoch, "an epoch went back");
     last_epoch = epoch;
     must(!values[0] || is_of(first, std::get<std::int64_t>(*values[0])), keys[0] + ": another key's value");

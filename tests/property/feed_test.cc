@@ -209,10 +209,14 @@ class Follower {
   Follower(History& history, std::string prefix)
       : history_(history), prefix_(std::move(prefix)), watch_(history.reader().path(), prefix_) {}
 
+  /// From now on, another watch follows from where this one stopped.
+  void hand_over() { watch_ = Watch(history_.reader().path(), prefix_, position_); }
+
   void check() {
     const WatchBatch batch = watch_.next(0ns);
-    ASSERT_GE(batch.position.epoch, epoch_);
-    epoch_ = batch.position.epoch;
+    ASSERT_GE(batch.position, position_);
+    ASSERT_EQ(batch.complete, position_ == Position{} || batch.gap_reason != GapReason::kNone);
+    position_ = batch.position;
     complete_ += batch.complete ? 1 : 0;
     if (batch.complete) mirror_.clear();
     ASSERT_TRUE(std::is_sorted(batch.changes.begin(), batch.changes.end(),
@@ -224,20 +228,45 @@ class Follower {
         mirror_.erase(change.key);
       }
     }
-    State wanted = history_.states().at(epoch_);
+    State wanted = history_.states().at(position_.epoch);
     std::erase_if(wanted, [this](const auto& entry) { return !entry.first.starts_with(prefix_); });
-    ASSERT_TRUE(mirror_ == wanted) << "prefix " << prefix_ << ", epoch " << epoch_;
+    ASSERT_TRUE(mirror_ == wanted) << "prefix " << prefix_ << ", epoch " << position_.epoch;
   }
   [[nodiscard]] int complete() const { return complete_; }
 
  private:
-  const History& history_;
+  History& history_;
   std::string prefix_;
   Watch watch_;
-  Epoch epoch_ = 0;
+  Position position_;
   State mirror_;
   int complete_ = 0;
 };
+
+// A watch that is opened at the position of the last batch of another one delivers what that would have delivered next:
+// exactly the changes since, or the complete state where the feed does not reach back.
+TEST(Feed, AWatchContinuesExactlyWhereAnotherStopped) {
+  int gaps = 0;
+  for (int run = 0; run < test::steps(4); ++run) {
+    SCOPED_TRACE("run " + std::to_string(run));
+    const bool is_large = run % 2 == 0;
+    Random random(400 + static_cast<std::uint64_t>(run));
+    History history(random, is_large ? std::uint64_t{1} << 18 : 256);
+    Follower all(history, "");
+    Follower some(history, "plain/1");
+    for (int i = 0; i < 100; ++i) {
+      history.turn();
+      if (random.chance(50)) all.check();
+      if (random.chance(20)) some.check();
+      if (random.chance(50)) all.hand_over();
+      if (random.chance(50)) some.hand_over();
+      if (HasFatalFailure()) return;
+    }
+    EXPECT_TRUE(all.complete() == 1 || !is_large);
+    gaps += all.complete() - 1;
+  }
+  EXPECT_GT(gaps, 0);
+}
 
 // For any epoch, the feed gives exactly the keys that changed since, in their latest state; across growth, restarts and
 // every way to be erased.

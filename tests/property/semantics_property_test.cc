@@ -746,11 +746,11 @@ TEST(Semantics, GetManyReadsOneEpoch) {
   });
   const std::array<std::string_view, 3> keys{"a", "b", "missing"};
   std::vector<std::optional<Value>> values;
-  Epoch last = 0;
+  Position last;
   for (int i = 0; i < 3'000; ++i) {
-    const Epoch epoch = reader.get_many(keys, values);
-    EXPECT_GE(epoch, last);
-    last = epoch;
+    const Position position = reader.get_many(keys, values);
+    EXPECT_GE(position, last);
+    last = position;
     EXPECT_TRUE(values[0] && values[0] == values[1] && !values[2]);
   }
   stop = true;
@@ -958,6 +958,58 @@ TEST(Semantics, AWatchThatCouldNotReadTheInstanceMadeAnewTriesAgainWithoutHoles)
   EXPECT_TRUE(batch.complete);
   EXPECT_TRUE(batch.conflated);
   EXPECT_EQ(batch.changes.size(), 20U);
+}
+
+// A watch that is to continue from a position which nothing is known about delivers the complete state, and says why.
+TEST(Semantics, AWatchAtAPositionThatIsGoneDeliversTheStateAndSaysWhy) {
+  TestInstance instance({.feed_record_count = 64});
+  std::optional<Writer> writer = instance.writer();
+  const auto first_batch = [&](const Position& since) { return Watch(instance.path(), "", since).next(0ns); };
+  writer->set("key", 0);
+  instance.pump();
+  const Position early = instance.reader().position();
+  EXPECT_TRUE(first_batch({}).complete);
+  EXPECT_EQ(first_batch({}).gap_reason, GapReason::kNone) << "from nowhere there is nothing to continue";
+  EXPECT_FALSE(first_batch(early).complete);
+  EXPECT_TRUE(first_batch(early).changes.empty());
+  EXPECT_EQ(first_batch(early).position, early);
+  for (std::int64_t i = 0; i < 200; ++i) {
+    writer->set("key", i);
+    instance.pump();
+  }
+  EXPECT_EQ(first_batch(early).gap_reason, GapReason::kFellBehind);
+  const Position late = instance.reader().position();
+  make_anew(instance);
+  writer.emplace(instance.writer());
+  writer->set("new", 1);
+  instance.pump();
+  const WatchBatch batch = first_batch(late);
+  EXPECT_EQ(batch.gap_reason, GapReason::kRecreated);
+  EXPECT_TRUE(batch.complete);
+  EXPECT_TRUE(batch.conflated);
+  ASSERT_EQ(batch.changes.size(), 1U);
+  EXPECT_EQ(batch.changes.front().key, "new");
+  EXPECT_EQ(batch.position, instance.reader().position());
+}
+
+// The descriptor of a watch that continues from a position is readable if something has been published since.
+TEST(Semantics, DescriptorOfAWatchAtAPositionTellsWhetherThereIsNews) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  writer.set("key", 1);
+  instance.pump();
+  const Position early = instance.reader().position();
+  const auto is_readable = [&](Watch& watch, int timeout_ms) {
+    pollfd poll_fd{.fd = watch.fd(), .events = POLLIN, .revents = 0};
+    return ::poll(&poll_fd, 1, timeout_ms) == 1;
+  };
+  Watch idle(instance.path(), "", early);
+  EXPECT_FALSE(is_readable(idle, 50));
+  writer.set("key", 2);
+  instance.pump();
+  Watch late(instance.path(), "", early);
+  EXPECT_TRUE(is_readable(late, 60'000));
+  EXPECT_EQ(late.next(0ns).changes.size(), 1U);
 }
 
 // While the directory is gone, the status says so, and the last state stays readable.

@@ -868,7 +868,7 @@ void Simulation::read_many() {
   std::array<std::size_t, 4> chosen{};
   for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] = keys()[chosen[i] = dice_.below(kKeyCount)];
   std::vector<std::optional<Value>> values;
-  expect(reader().get_many(wanted, values) == history_.back().epoch, "the epoch of several keys");
+  expect(reader().get_many(wanted, values).epoch == history_.back().epoch, "the epoch of several keys");
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const Known& known = now().keys[chosen[i]];
     const bool is_right =

@@ -72,7 +72,7 @@ TEST(CApi, StructsHaveTheirSizes) {
   EXPECT_EQ(sizeof(shmstate_entry), 96U);
   EXPECT_EQ(sizeof(shmstate_change), 80U);
   EXPECT_EQ(sizeof(shmstate_lookup), 80U);
-  EXPECT_EQ(sizeof(shmstate_watch_batch), 48U);
+  EXPECT_EQ(sizeof(shmstate_watch_batch), 56U);
   EXPECT_EQ(sizeof(shmstate_position), 24U);
 }
 
@@ -255,6 +255,8 @@ TEST(CApi, SenselessLookupsAndWatchesAreRefused) {
   shmstate_changes* changes = nullptr;
   EXPECT_EQ(shmstate_watch_open(nullptr, nullptr, 0, nullptr, &watch), SHMSTATE_INVALID_ARGUMENT);
   EXPECT_EQ(shmstate_watch_open(instance.path().c_str(), nullptr, 0, nullptr, nullptr), SHMSTATE_INVALID_ARGUMENT);
+  EXPECT_EQ(shmstate_watch_open_since(instance.path().c_str(), nullptr, 0, nullptr, nullptr, &watch),
+            SHMSTATE_INVALID_ARGUMENT);
   EXPECT_EQ(shmstate_watch_next(nullptr, 0, nullptr, &changes), SHMSTATE_INVALID_ARGUMENT);
   EXPECT_EQ(shmstate_watch_get_fd(nullptr), SHMSTATE_INVALID_ARGUMENT);
   shmstate_watch_close(nullptr);

@@ -209,7 +209,7 @@ TEST_F(ReaderTest, NumbersComeBackBitByBit) {
 TEST_F(ReaderTest, GetManyReadsEachKeyAsOfOneEpoch) {
   const std::vector<std::string_view> keys{"int", "missing", "text", "", kTooLongKey, "float", "int", "huge"};
   std::vector<std::optional<Value>> values{Value(1.0)};
-  EXPECT_EQ(reader_.get_many(keys, values), reader_.epoch());
+  EXPECT_EQ(reader_.get_many(keys, values), reader_.position());
   const std::vector<std::optional<Value>> expected{Value(std::int64_t{42}),
                                                    std::nullopt,
                                                    Value("some text"),
@@ -219,7 +219,7 @@ TEST_F(ReaderTest, GetManyReadsEachKeyAsOfOneEpoch) {
                                                    Value(std::int64_t{42}),
                                                    Value(std::string(kValueBytesMax, 'h'))};
   EXPECT_EQ(values, expected);
-  EXPECT_EQ(reader_.get_many(std::span<const std::string_view>{}, values), reader_.epoch());
+  EXPECT_EQ(reader_.get_many(std::span<const std::string_view>{}, values), reader_.position());
   EXPECT_TRUE(values.empty());
 }
 
@@ -229,7 +229,7 @@ TEST_F(ReaderTest, GetManyTakesKeysThatRememberTheirPlace) {
       Value(std::int64_t{42}), std::nullopt, Value("some text"), std::nullopt, std::nullopt, Value(1.5)};
   std::vector<std::optional<Value>> values;
   for (int i = 0; i < 3; ++i) {  // at first their places are unknown
-    EXPECT_EQ(reader_.get_many(keys, values), reader_.epoch());
+    EXPECT_EQ(reader_.get_many(keys, values), reader_.position());
     EXPECT_EQ(values, expected);
   }
   writer_.erase("text");
@@ -246,8 +246,8 @@ TEST_F(ReaderTest, GetManyHandsOutNumbersOfOneType) {
   std::vector<std::optional<std::int64_t>> integers(keys.size(), -1);
   std::vector<std::optional<double>> floats(keys.size(), -1);
   for (int i = 0; i < 2; ++i) {
-    EXPECT_EQ(i == 0 ? reader_.get_many(keys, integers) : reader_.get_many(bound, integers), reader_.epoch());
-    EXPECT_EQ(i == 0 ? reader_.get_many(keys, floats) : reader_.get_many(bound, floats), reader_.epoch());
+    EXPECT_EQ(i == 0 ? reader_.get_many(keys, integers) : reader_.get_many(bound, integers), reader_.position());
+    EXPECT_EQ(i == 0 ? reader_.get_many(keys, floats) : reader_.get_many(bound, floats), reader_.position());
     EXPECT_EQ(integers[0], 42);
     EXPECT_EQ(floats[4], 1.5);
     for (const std::size_t none : {1U, 2U, 3U}) {
@@ -273,7 +273,7 @@ TEST_F(ReaderTest, GetManyCopiesBytesIntoBuffersOfTheCaller) {
                                 Lookup{.key = ""},
                                 Lookup{.bound = &bound}};
   for (int i = 0; i < 2; ++i) {
-    EXPECT_EQ(reader_.get_many(lookups), reader_.epoch());
+    EXPECT_EQ(reader_.get_many(lookups), reader_.position());
     EXPECT_EQ(lookups[0].value, ValueView(42));
     EXPECT_EQ(lookups[1].value, ValueView(1.5));
     EXPECT_EQ(lookups[2].value, ValueView("some text"));
@@ -827,11 +827,11 @@ TEST_P(PublishingTest, GetManyNeverMixesTwoEpochs) {
   for (std::size_t i = 0; i < kTogether; i += 10) names.push_back(together_key(i));
   const std::vector<std::string_view> keys(names.begin(), names.end());
   std::vector<std::optional<Value>> values;
-  Epoch epoch = 0;
+  Position last;
   for (int i = 0; i < test::steps(20'000); ++i) {
-    const Epoch now = reader.get_many(keys, values);
-    ASSERT_GE(now, epoch);
-    epoch = now;
+    const Position now = reader.get_many(keys, values);
+    ASSERT_GE(now, last);
+    last = now;
     for (const std::optional<Value>& value : values) ASSERT_EQ(value, values.front());
   }
 }

@@ -206,18 +206,18 @@ class SHMSTATE_API Reader {
   /// The same, and reports why there is nothing.
   [[nodiscard]] Status read(std::string_view key, EntryInfo& info) noexcept;
 
-  /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing.
-  /// Returns the epoch. Throws `Error` (kDamaged, kSystem, kExpired); then `values` is unspecified.
-  Epoch get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values);
-  Epoch get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values);
+  /// Several keys as of one epoch; `values[i]` belongs to `keys[i]` and is empty when that key is missing. Returns the
+  /// position of that epoch. Throws `Error` (kDamaged, kSystem, kExpired); then `values` is unspecified.
+  Position get_many(std::span<const std::string_view> keys, std::vector<std::optional<Value> >& values);
+  Position get_many(std::span<Key> keys, std::vector<std::optional<Value> >& values);
   /// The same for numbers of one type, which allocates nothing; another type is as good as missing, with a double for
   /// an int64 entry as `get` has it. Also throws `Error` (kInvalidArgument) when there are fewer values than keys.
-  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values);
-  Epoch get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values);
-  Epoch get_many(std::span<const std::string_view> keys, std::span<std::optional<double> > values);
-  Epoch get_many(std::span<Key> keys, std::span<std::optional<double> > values);
+  Position get_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t> > values);
+  Position get_many(std::span<Key> keys, std::span<std::optional<std::int64_t> > values);
+  Position get_many(std::span<const std::string_view> keys, std::span<std::optional<double> > values);
+  Position get_many(std::span<Key> keys, std::span<std::optional<double> > values);
   /// The same for values of any type, which allocates nothing either: bytes go to buffers of the caller's.
-  Epoch get_many(std::span<Lookup> lookups);
+  Position get_many(std::span<Lookup> lookups);
 
   /// Pins the current snapshot. It costs a system call, and one more when it is dropped; while it is held, the merger
   /// cannot reuse that buffer, so hold it briefly. Throws `Error` (kDamaged, kSystem).

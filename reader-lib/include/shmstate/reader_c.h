@@ -86,10 +86,10 @@ typedef struct shmstate_lookup {
   int32_t reserved;
 } shmstate_lookup;
 
-/* Several keys as of one epoch, which goes to `*epoch` unless that is NULL. OK also when keys are missing: each has its
- * own status. Errors: DAMAGED, EXPIRED, NO_MEMORY, SYSTEM; then what is in `lookups` is unspecified. */
+/* Several keys as of one epoch, whose position goes to `*position` unless that is NULL. OK also when keys are missing:
+ * each has its own status. Errors: DAMAGED, EXPIRED, NO_MEMORY, SYSTEM; then what is in `lookups` is unspecified. */
 SHMSTATE_API int shmstate_reader_get_many(shmstate_reader* reader, shmstate_lookup* lookups, size_t lookup_count,
-                                          uint64_t* epoch) SHMSTATE_NOEXCEPT;
+                                          shmstate_position* position) SHMSTATE_NOEXCEPT;
 
 /* The epoch of the current snapshot. 0 for NULL. */
 SHMSTATE_API uint64_t shmstate_reader_get_epoch(shmstate_reader* reader) SHMSTATE_NOEXCEPT;

@@ -21,26 +21,35 @@ extern "C" {
 
 typedef struct shmstate_watch shmstate_watch;
 
-/* Options are those of a reader; NULL as the prefix means all keys. Sets `*watch` to a handle for shmstate_watch_close,
- * or to NULL on error. */
+/* Begins with the present state. Options are those of a reader; NULL as the prefix means all keys. Sets `*watch` to a
+ * handle for shmstate_watch_close, or to NULL on error. */
 SHMSTATE_API int shmstate_watch_open(const char* instance, const char* prefix, size_t prefix_bytes,
                                      const shmstate_reader_options* options, shmstate_watch** watch) SHMSTATE_NOEXCEPT;
+/* The same, but continues after `*since`, for example where another watch stopped (`position` of its last batch), also
+ * in another process: begins with what changed after it, or with the present state when that is not known
+ * (`gap_reason`) or `*since` is nowhere. */
+SHMSTATE_API int shmstate_watch_open_since(const char* instance, const char* prefix, size_t prefix_bytes,
+                                           const shmstate_position* since, const shmstate_reader_options* options,
+                                           shmstate_watch** watch) SHMSTATE_NOEXCEPT;
 /* Changes that came from it stay valid. */
 SHMSTATE_API void shmstate_watch_close(shmstate_watch* watch) SHMSTATE_NOEXCEPT;
 
 /* What the changes of one call are. */
 typedef struct shmstate_watch_batch {
   size_t struct_bytes;
-  shmstate_position position; /* up to which everything has been delivered; nowhere before the first state */
+  shmstate_position position; /* up to here everything has been delivered; nowhere before the first state */
   uint64_t change_count;      /* each key once */
-  int32_t complete;  /* 1: the complete state, all keys with the prefix that exist: at first, after falling behind the
-                        change feed, and when the instance was re-created */
+  int32_t complete;  /* 1: the complete state, all keys with the prefix that exist: at first, unless the watch continues
+                        from a position, after falling behind the change feed, and when the instance was re-created */
   int32_t conflated; /* 1: several epochs at once, so states in between may have been skipped */
+  int32_t gap_reason; /* SHMSTATE_GAP_...: why it is the complete state although a state was delivered before, or the
+                         watch continues from a position; 0 otherwise */
+  int32_t reserved;   /* 0 */
 } shmstate_watch_batch;
 
 /* The next changes, for shmstate_changes_next and shmstate_changes_close: at once when there are some, otherwise after
- * waiting for at most `timeout_ns`, then TIMEOUT, and `*changes` is NULL. The first call delivers the present state.
- * `batch` may be NULL. Other errors: as of shmstate_changes_open and shmstate_snapshot_open; nothing is skipped. */
+ * waiting for at most `timeout_ns`, then TIMEOUT, and `*changes` is NULL. `batch` may be NULL. Other errors: as of
+ * shmstate_changes_open and shmstate_snapshot_open; nothing is skipped. */
 SHMSTATE_API int shmstate_watch_next(shmstate_watch* watch, int64_t timeout_ns, shmstate_watch_batch* batch,
                                      shmstate_changes** changes) SHMSTATE_NOEXCEPT;
 
