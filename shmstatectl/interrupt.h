@@ -9,6 +9,8 @@ namespace shmstate::ctl {
 /// make `is_interrupted` true, and let system calls return.
 void end_on_interrupt();
 [[nodiscard]] bool is_interrupted() noexcept;
+/// Whether that limit was one of them.
+[[nodiscard]] bool is_at_cpu_limit() noexcept;
 
 /// For all others: at the limit of processor time (SIGXCPU) the process says so, and ends with the code that was set
 /// last, `kOther` at first.
@@ -22,7 +24,5 @@ class CpuLimitLater {
   CpuLimitLater& operator=(const CpuLimitLater&) = delete;
   ~CpuLimitLater();
 };
-/// Whether `is_interrupted` is true because of that limit.
-[[nodiscard]] bool is_at_cpu_limit() noexcept;
 
 }  // namespace shmstate::ctl

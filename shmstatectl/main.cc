@@ -1,16 +1,13 @@
-#include <cerrno>
 #include <exception>
-#include <new>
-#include <string>
-#include <system_error>
 
 #include "command_line.h"
 #include "exit_code.h"
-#include "files/os.h"
 #include "interrupt.h"
 #include "shmstate/status.h"
 #include "show/output.h"
 #include "show/report.h"
+#include "support/errors.h"
+#include "support/stop_signal.h"
 #include "usage.h"
 
 namespace {
@@ -21,7 +18,7 @@ int run(int argc, char** argv) {
   const int code = shmstate::ctl::run_command_line(argc, argv);
   shmstate::ctl::flush_output();
   if (!shmstate::ctl::is_at_cpu_limit()) return code;
-  shmstate::ctl::report(shmstate::internal::os::kCpuLimitText);
+  shmstate::ctl::report(shmstate::kCpuLimitText);
   return static_cast<int>(ExitCode::kOther);
 }
 
@@ -36,15 +33,8 @@ ExitCode code_of_what_was_thrown() {
     return ExitCode::kUsage;
   } catch (const shmstate::ctl::OutputError& error) {
     if (!error.is_reader_gone()) shmstate::ctl::report(error.what());
-  } catch (const std::bad_alloc&) {
-    shmstate::ctl::report(
-        "no memory is left for this process; " +
-        shmstate::internal::os::remedy_of(ENOMEM, "see what uses it: free, or memory.max of the service"));
-  } catch (const std::system_error& error) {
-    const std::string remedy = shmstate::internal::os::remedy_of(error.code().value());
-    shmstate::ctl::report(error.what() + (remedy.empty() ? remedy : "; " + remedy));
   } catch (const std::exception& error) {
-    shmstate::ctl::report(error.what());
+    shmstate::ctl::report(shmstate::text_of(error));
   }
   return ExitCode::kOther;
 }
@@ -54,7 +44,7 @@ ExitCode code_of_what_was_thrown() {
 int main(int argc, char** argv) {
   shmstate::ctl::prepare_streams();
   shmstate::ctl::end_at_cpu_limit();
-  shmstate::internal::os::end_without_memory(static_cast<int>(ExitCode::kOther));
+  shmstate::end_without_memory(static_cast<int>(ExitCode::kOther));
   try {
     return run(argc, argv);
   } catch (...) {

@@ -17,7 +17,6 @@
 #include <charconv>
 #include <climits>
 #include <ctime>
-#include <exception>
 #include <fstream>
 #include <string_view>
 #include <system_error>
@@ -149,27 +148,6 @@ Status status_of(int error_number) noexcept {
 }
 
 bool is_absence(int error_number) noexcept { return error_number == ENOENT || error_number == ENOTDIR; }
-
-void hear_of_cpu_limit() noexcept {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_CPU, &limit) != 0 || limit.rlim_cur < limit.rlim_max || limit.rlim_max < 2) return;
-  if (limit.rlim_max == RLIM_INFINITY) return;
-  limit.rlim_cur = limit.rlim_max - 1;
-  ::setrlimit(RLIMIT_CPU, &limit);
-}
-
-void end_without_memory(int code) noexcept {
-  static std::atomic<int> exit_code;
-  static std::terminate_handler otherwise = nullptr;
-  exit_code.store(code, std::memory_order_relaxed);
-  otherwise = std::set_terminate([] {
-    if (std::current_exception() != nullptr) otherwise();
-    constexpr std::string_view kText =
-        "shmstate: no memory is left for this process; raise the limit of data or of address space (ulimit -d, -v)\n";
-    static_cast<void>(!::write(STDERR_FILENO, kText.data(), kText.size()));
-    ::_exit(exit_code.load(std::memory_order_relaxed));
-  });
-}
 
 void throw_errno(const std::string& what, int error_number, const std::string& remedy) {
   const std::string advice = remedy_of(error_number, remedy);

@@ -2,14 +2,12 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "shmstate/status.h"
@@ -57,16 +55,6 @@ class NoCancellation {
 /// What to do about an errno value that comes from a limit of this process, the system or the file system; `otherwise`
 /// when it is none of these.
 [[nodiscard]] std::string remedy_of(int error_number, const std::string& otherwise = {});
-
-/// What a program says, and does, when SIGXCPU tells it that its processor time is used up.
-inline constexpr std::string_view kCpuLimitText =
-    "the limit of processor time is reached; raise it (ulimit -t, or LimitCPU of the service)";
-/// For programs: lets SIGXCPU come a second before the hard limit, which kills without a word.
-void hear_of_cpu_limit() noexcept;
-
-/// For programs: where there is not even memory for an exception, the process says so, and ends with `code` instead of
-/// aborting.
-void end_without_memory(int code) noexcept;
 
 /// Throws `Error`: "shmstate: <what>: <text of errno>; <remedy>", with the status and perhaps the remedy of errno.
 [[noreturn]] void throw_errno(const std::string& what, int error_number, const std::string& remedy = {});
