@@ -6,14 +6,13 @@
 #include <thread>
 #include <vector>
 
-#include "files/access.h"
+#include "doctor/places.h"
 #include "show/report.h"
 #include "show/text.h"
 #include "silence.h"
 #include "usage.h"
 
 namespace shmstate::ctl {
-using namespace internal;
 
 namespace {
 
@@ -33,14 +32,14 @@ std::uint64_t refreshes_of(const InstanceInfo& info) {
 
 // Behind a closed door there may well be one, and then starting a merger is no remedy.
 Error absence() {
-  const std::vector<Obstacle> closed = closed_directories();
+  const std::vector<ClosedDirectory> closed = closed_directories();
   if (closed.empty())
     return {Status::kNoInstance, "there is no instance that you may see; start shmstate-merger, or name one with -i"};
-  const Obstacle& first = closed.front();
+  const ClosedDirectory& first = closed.front();
   const std::string others = closed.size() > 1 ? fmt::format(" (and {} more)", closed.size() - 1) : "";
   return {Status::kNoPermission,
           fmt::format("there is no instance that you may see, but one may be where you cannot look: {}{}; {}",
-                      description(first), others, remedy_of_closed(first))};
+                      first.text, others, first.remedy)};
 }
 
 }  // namespace

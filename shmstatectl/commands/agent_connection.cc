@@ -13,9 +13,9 @@
 
 #include "show/text.h"
 #include "show/value_text.h"
+#include "support/errors.h"
 
 namespace shmstate::ctl {
-using namespace internal;
 
 namespace {
 
@@ -68,8 +68,8 @@ std::string agent_del_line(std::string_view key, std::optional<std::uint64_t> ve
 }
 
 AgentConnection::AgentConnection(std::string path)
-    : path_(std::move(path)), socket_(os::move_up(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0))) {
-  if (!socket_.is_open()) os::throw_errno("socket", errno);
+    : path_(std::move(path)), socket_(move_up(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0))) {
+  if (!socket_.is_open()) throw_errno("socket", errno);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path_.empty() || path_.size() >= sizeof address.sun_path)
@@ -78,7 +78,7 @@ AgentConnection::AgentConnection(std::string path)
   if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return;
   const int error_number = errno;
   const bool is_absent = error_number == ENOENT || error_number == ECONNREFUSED;
-  fail(is_absent ? Status::kNoInstance : os::status_of(error_number),
+  fail(is_absent ? Status::kNoInstance : status_of(error_number),
        fmt::format("cannot connect: {}; {}", std::generic_category().message(error_number),
                    is_absent ? "start shmstate-writer-agent with --socket, or look at the path"
                              : "see the mode and the group of the socket, and whether the agent is overloaded"));

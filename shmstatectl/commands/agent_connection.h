@@ -7,12 +7,11 @@
 #include <string>
 #include <string_view>
 
-#include "files/os.h"
 #include "shmstate/value.h"
 #include "shmstate/writer.h"
+#include "support/fd.h"
 
 namespace shmstate::ctl {
-using namespace internal;
 
 /// Lines in the language of the agent, docs/agent.md; each with its line end.
 [[nodiscard]] std::string agent_set_line(std::string_view key, ValueView value, const SetOptions& options);
@@ -38,7 +37,7 @@ class AgentConnection {
   [[noreturn]] void fail(Status status, const std::string& reason) const;
 
   std::string path_;
-  os::Fd socket_;
+  Fd socket_;
   std::string answers_;  // of the line that has not ended
   bool has_answered_ = false;
 };

@@ -1,28 +1,23 @@
 // instances: what there is to look at, and whether somebody serves it.
 #include <fmt/format.h>
-#include <pwd.h>
+#include <sys/stat.h>
 
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "commands/commands.h"
-#include "files/access.h"
-#include "files/control.h"
-#include "files/os.h"
+#include "doctor/places.h"
 #include "instance.h"
 #include "show/output.h"
 #include "show/report.h"
 #include "show/text.h"
 #include "silence.h"
+#include "support/accounts.h"
 
 namespace shmstate::ctl {
-using namespace internal;
 
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Seen {
   std::string path;
@@ -32,38 +27,26 @@ struct Seen {
   std::string problem = {};  // why there is no `info`
 };
 
-// The path, where the name alone leads elsewhere or cannot be one.
-std::string name_of(const fs::path& path) {
-  try {
-    if (instance_path(path.filename().string()) == path) return path.filename().string();
-  } catch (const Error&) {
-  }
-  return path.string();
-}
-
-std::string owner_of(const fs::path& path) {
-  const auto info = os::file_info(path);
-  if (!info) return {};
-  const passwd* const user = ::getpwuid(info->uid);
-  return user != nullptr ? user->pw_name : fmt::to_string(info->uid);
+std::string owner_of(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0 ? user_name(info.st_uid) : "";
 }
 
 std::vector<Seen> see_all() {
   std::vector<Seen> all;
   for (const std::string& path : list_instances()) {
-    Seen& seen = all.emplace_back(Seen{.path = path, .name = name_of(path), .owner = owner_of(path)});
+    Seen& seen = all.emplace_back(Seen{.path = path, .name = instance_name(path), .owner = owner_of(path)});
     try {
       seen.info = look_at(path);
     } catch (const Error& error) {
       seen.problem = error.what();
     }
   }
-  for (const Obstacle& closed : closed_directories()) {
-    all.push_back(
-        {.path = closed.path.string(),
-         .name = name_of(closed.path),
-         .owner = owner_of(closed.path),
-         .problem = fmt::format("you cannot look into {}; {}", description(closed), remedy_of_closed(closed))});
+  for (const ClosedDirectory& closed : closed_directories()) {
+    all.push_back({.path = closed.path,
+                   .name = instance_name(closed.path),
+                   .owner = owner_of(closed.path),
+                   .problem = fmt::format("you cannot look into {}; {}", closed.text, closed.remedy)});
   }
   return all;
 }

@@ -14,7 +14,6 @@
 #include "commands/load_plan.h"
 #include "commands/progress.h"
 #include "instance.h"
-#include "layout/record.h"
 #include "live/stable_snapshot.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
@@ -25,7 +24,6 @@
 #include "usage.h"
 
 namespace shmstate::ctl {
-using namespace internal;
 
 namespace {
 

@@ -22,6 +22,7 @@
 #include "doctor/findings.h"
 #include "doctor/mount.h"
 #include "doctor/pin_holders.h"
+#include "doctor/places.h"
 #include "files/access.h"
 #include "files/control.h"
 #include "files/os.h"
@@ -348,7 +349,7 @@ fs::path path_to_examine(const std::string& name) {
 // Where no name is given and none is seen, what is closed is what is meant.
 std::string instance_or_closed_directory(const std::string& asked) {
   if (asked.empty() && list_instances().empty()) {
-    if (const std::vector<Obstacle> closed = closed_directories(); !closed.empty()) return closed.front().path.string();
+    if (const std::vector<ClosedDirectory> closed = closed_directories(); !closed.empty()) return closed.front().path;
   }
   return resolve_instance(asked);
 }

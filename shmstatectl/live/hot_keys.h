@@ -7,12 +7,9 @@
 #include <string>
 #include <vector>
 
-namespace shmstate::ctl {
+#include "shmstate/inspect.h"
 
-struct KeyCount {
-  std::string key;
-  double count = 0;
-};
+namespace shmstate::ctl {
 
 class HotKeys {
  public:

@@ -1,7 +1,6 @@
 #include "commands/commands.h"
 #include "instance.h"
 #include "interrupt.h"
-#include "live/feed_sampler.h"
 #include "live/screen.h"
 #include "live/top_view.h"
 #include "usage.h"
@@ -14,21 +13,21 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kIntervalMin = std::chrono::milliseconds(100);  // as often as the merger refreshes what is shown
 
-// The instance may be gone, or being made anew: then the next look may find it.
-std::vector<KeyCount> changes_of(FeedSampler& feed) {
+// The instance may be gone, or being re-created: then the next look may find it.
+std::vector<KeyCount> changes_of(ChangeSampler& sampler) {
   try {
-    return feed.take();
+    return sampler.take();
   } catch (const Error&) {
     return {};
   }
 }
 
-TopLook take_look(const std::string& instance, FeedSampler& feed) {
+TopLook take_look(const std::string& instance, ChangeSampler& sampler) {
   TopLook look{.at = Clock::now()};
   try {
     look.info = look_at(instance);
     look.pin_holders = pin_holders(*look.info);
-    look.changes = changes_of(feed);
+    look.changes = changes_of(sampler);
   } catch (const Error& error) {
     look.problem = error.what();
   }
@@ -54,11 +53,11 @@ ExitCode run_top(const Options& options) {
   const std::string instance = resolve_instance(options.instance);
   static_cast<void>(look_at(instance));  // one that is not there is told before the screen changes
   end_on_interrupt();
-  FeedSampler feed(instance);
+  ChangeSampler sampler(instance);
   TopView view(options.refresh_interval);
   Screen screen;
   do {
-    if (!view.is_paused()) view.take(take_look(instance, feed));
+    if (!view.is_paused()) view.take(take_look(instance, sampler));
   } while (serve_keys(screen, view, Clock::now() + options.refresh_interval));
   return ExitCode::kOk;
 }

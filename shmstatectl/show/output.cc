@@ -11,17 +11,16 @@
 #include <cstdio>
 #include <system_error>
 
-#include "files/os.h"
 #include "show/report.h"
+#include "support/errors.h"
 
 namespace shmstate::ctl {
-using namespace internal;
 
 OutputError::OutputError(int error_number)
     : std::runtime_error(
           fmt::format("standard output cannot be written: {}; {}", std::generic_category().message(error_number),
                       error_number == ENOSPC ? "make room where it is redirected to"
-                                             : os::remedy_of(error_number, "look at where it is redirected to"))),
+                                             : remedy_of(error_number, "look at where it is redirected to"))),
       is_reader_gone_(error_number == EPIPE) {}
 
 void print(std::string_view text) {

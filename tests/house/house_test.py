@@ -67,6 +67,7 @@ BREAKING = {
     "arrows": [({"libshmstate/writer/a.cc": '\n#include "engine/b.h"\n', "merger/engine/b.h": ""}, 2),
                ({"libshmstate/layout/a.h": '#include "protocol/b.h"\n', "libshmstate/protocol/b.h": ""}, 1),
                ({"shmstatectl/a.cc": '#include "writer-agent/b.h"\n', "writer-agent/b.h": ""}, 1),
+               ({"shmstatectl/a.cc": '#include "files/b.h"\n', "libshmstate/files/b.h": ""}, 1),
                ({"demo/a.cc": '#include "shmstate/detail/b.h"\n', "libshmstate/include/shmstate/detail/b.h": ""}, 1)],
     "public_headers": [({"libshmstate/include/shmstate/a.h": "#include <fmt/format.h>\n"}, 1),
                        ({"reader-lib/include/shmstate/a.h": '#include "layout/b.h"\n'}, 1)],

@@ -66,8 +66,8 @@ ROOMS = {  # the longest match counts
     "libshmstate/include/shmstate/detail": "detail", "libshmstate/layout": "layout",
     "libshmstate/protocol": "protocol", "libshmstate/files": "files", "libshmstate/c_api": "c_api",
     "libshmstate/writer": "writer", "reader-lib/src": "reader", "merger/engine": "engine", "merger": "merger",
-    "writer-agent": "writer-agent", "shmstatectl": "shmstatectl", "demo": "demo", "support": "support",
-    "examples": "examples",
+    "writer-agent": "writer-agent", "shmstatectl": "shmstatectl", "shmstatectl/doctor": "doctor", "demo": "demo",
+    "support": "support", "examples": "examples",
 }
 PUBLIC = {"public headers"}
 INLINE = PUBLIC | {"detail"}
@@ -80,7 +80,8 @@ MAY_INCLUDE = {
     "writer": FILES | {"c_api", "writer"}, "reader": FILES | {"c_api", "reader"}, "engine": FILES | {"engine"},
     "merger": FILES | {"engine", "support", "merger"}, "support": PUBLIC | {"files", "support"},
     "writer-agent": PUBLIC | {"support", "writer-agent"},
-    "shmstatectl": PUBLIC | {"files", "support", "shmstatectl"},
+    "shmstatectl": PUBLIC | {"support", "doctor", "shmstatectl"},
+    "doctor": FILES | {"support", "doctor", "shmstatectl"},
     "demo": PUBLIC | {"support", "demo"}, "examples": PUBLIC | {"examples"},
 }
 INCLUDE_ROOTS = ("", "libshmstate/include/", "reader-lib/include/", "libshmstate/", "merger/", "reader-lib/src/")

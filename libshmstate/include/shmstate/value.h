@@ -14,6 +14,7 @@ namespace shmstate {
 
 inline constexpr std::size_t kKeyBytesMax = 4096;
 inline constexpr std::size_t kValueBytesMax = std::size_t{1} << 20;
+inline constexpr std::uint64_t kBatchBytesPerMutation = 512;  // that a batch may hold: see `Writer::batch_max`
 
 /// The type of a value; the numbers are part of the layout.
 enum class Type : std::uint8_t { kNone = 0, kInt64 = 1, kFloat64 = 2, kBytes = 3 };

@@ -182,9 +182,8 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   /// kMutationTooBig for those of batches that are larger than it allows.
   [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
   /// How many mutations a batch may hold, as the merger is configured now (`shmstate-merger --batch-max`); the largest
-  /// number when it sets no limit. A batch may hold 512 bytes for each of them, keys and values together, and must fit
-  /// the ring.
-  /// A larger one is kMutationTooBig. Cost: a load.
+  /// number when it sets no limit. A batch may hold `kBatchBytesPerMutation` for each of them, keys and values
+  /// together, and must fit the ring. A larger one is kMutationTooBig. Cost: a load.
   [[nodiscard]] std::uint64_t batch_max() const noexcept;
   /// The directory of the instance, and the identity of this writer's ring (its file is `rings/<16 hex digits>`).
   [[nodiscard]] const std::string& path() const noexcept;

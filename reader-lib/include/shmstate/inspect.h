@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -66,6 +67,32 @@ struct InspectOptions {
 
 /// Looks at an instance, by name or by the path of its directory. Throws `Error`.
 [[nodiscard]] SHMSTATE_API InstanceInfo inspect(std::string_view instance, const InspectOptions& options = {});
+
+/// A key, and in how many publishes it changed, as far as could be seen.
+struct KeyCount {
+  std::string key;
+  double count = 0;
+};
+
+/// Which keys change most, sampled from the change feed: without a pin, so that looking delays no publish. Use it from
+/// one thread; in a child of fork, make another.
+class SHMSTATE_API ChangeSampler {
+ public:
+  /// By name or by the path of its directory; `take` attaches.
+  explicit ChangeSampler(std::string_view instance);
+  ChangeSampler(ChangeSampler&&) noexcept;
+  ChangeSampler& operator=(ChangeSampler&&) noexcept;
+  ~ChangeSampler();
+
+  /// What changed since the previous call: the 256 keys that were set most, and all that were erased. When more than
+  /// 32,768 records of the feed are new, counts are scaled up from a sample of as many. Nothing the first time, and
+  /// after the instance was re-created. Throws `Error`.
+  [[nodiscard]] std::vector<KeyCount> take();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 /// The directories of the instances that this user can see.
 [[nodiscard]] SHMSTATE_API std::vector<std::string> list_instances();

@@ -51,9 +51,8 @@ inline constexpr std::uint8_t kOptionalWordFlags = kWithTtl | kWithVersion | kWi
   return sizeof(layout::RecordHead) + optional_words * kWord + padded(key_bytes) + padded(value_bytes);
 }
 
-/// A batch is merged in one go, and whoever else pushes waits for that. So it is limited: in its mutations, and to so
-/// many bytes for each that it might have. One mutation alone is never too much.
-inline constexpr std::uint64_t kBatchBytesPerMutation = 512;
+/// A batch is merged in one go, and whoever else pushes waits for that. So it is limited: in its mutations, and in
+/// bytes for each that it might have. One mutation alone is never too much.
 [[nodiscard]] constexpr bool is_batch_allowed(std::uint64_t count, std::uint64_t bytes,
                                               std::uint64_t count_max) noexcept {
   return count <= 1 || (count <= count_max && bytes / kBatchBytesPerMutation <= count_max);
