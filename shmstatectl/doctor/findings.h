@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "exit_code.h"
@@ -17,6 +18,30 @@ struct Finding {
   std::string text;                  // what was found
   std::string remedy = {};           // empty when there is nothing to do
   ExitCode code = ExitCode::kOther;  // of an error
+};
+
+/// What has been found so far. A remedy may be empty: nothing is to be done, or the text says it.
+class Findings {
+ public:
+  void ok(std::string check, std::string text) { add(Severity::kOk, std::move(check), std::move(text), {}); }
+  void note(std::string check, std::string text, std::string remedy = {}) {
+    add(Severity::kNote, std::move(check), std::move(text), std::move(remedy));
+  }
+  void warning(std::string check, std::string text, std::string remedy) {
+    add(Severity::kWarning, std::move(check), std::move(text), std::move(remedy));
+  }
+  void error(std::string check, std::string text, std::string remedy, ExitCode code = ExitCode::kOther) {
+    add(Severity::kError, std::move(check), std::move(text), std::move(remedy), code);
+  }
+  [[nodiscard]] const std::vector<Finding>& all() const noexcept { return all_; }
+
+ private:
+  void add(Severity severity, std::string check, std::string text, std::string remedy,
+           ExitCode code = ExitCode::kOther) {
+    all_.push_back({severity, std::move(check), std::move(text), std::move(remedy), code});
+  }
+
+  std::vector<Finding> all_;
 };
 
 /// A line per finding, and one more with the remedy where there is one.
