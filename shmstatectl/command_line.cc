@@ -10,7 +10,6 @@
 #include "arguments.h"
 #include "commands/commands.h"
 #include "show/output.h"
-#include "show/report.h"
 #include "show/text.h"
 
 namespace shmstate::ctl {

@@ -7,9 +7,8 @@
 #include <vector>
 
 #include "doctor/places.h"
-#include "show/report.h"
+#include "show/output.h"
 #include "show/text.h"
-#include "silence.h"
 #include "usage.h"
 
 namespace shmstate::ctl {

@@ -1,6 +1,7 @@
 // Which instance a command means, and what to say when nobody serves it.
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "shmstate/inspect.h"
@@ -23,6 +24,9 @@ namespace shmstate::ctl {
 /// The same once the merger has refreshed what it says after this call began: statistics and rings are up to 100 ms old
 /// otherwise. As it is, when no merger runs, or it does nothing for a second.
 [[nodiscard]] InstanceInfo look_at_fresh(const std::string& instance);
+
+/// An idle merger gives ten heartbeats a second: one that is this late is stopped or badly behind.
+inline constexpr auto kSilenceNoticed = std::chrono::seconds(1);
 
 /// Tells on standard error when the merger is gone or hangs, so that what is shown may be old.
 void report_silent_merger(const InstanceInfo& info);

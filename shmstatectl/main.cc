@@ -5,7 +5,6 @@
 #include "interrupt.h"
 #include "shmstate/status.h"
 #include "show/output.h"
-#include "show/report.h"
 #include "support/errors.h"
 #include "support/stop_signal.h"
 #include "usage.h"

@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "inputs/followed_file.h"
-#include "inputs/stream_inputs.h"
 
 namespace shmstate::agent {
 namespace {

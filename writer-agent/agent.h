@@ -10,7 +10,7 @@
 #include "flusher.h"
 #include "inputs/input.h"
 #include "inputs/name_watch.h"
-#include "inputs/socket_inputs.h"
+#include "inputs/stream_inputs.h"
 #include "lines/session.h"
 #include "notifier.h"
 #include "options.h"

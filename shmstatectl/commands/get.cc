@@ -6,7 +6,6 @@
 #include "instance.h"
 #include "live/stable_snapshot.h"
 #include "show/output.h"
-#include "show/report.h"
 #include "show/text.h"
 #include "show/value_text.h"
 #include "usage.h"

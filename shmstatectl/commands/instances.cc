@@ -10,9 +10,7 @@
 #include "doctor/places.h"
 #include "instance.h"
 #include "show/output.h"
-#include "show/report.h"
 #include "show/text.h"
-#include "silence.h"
 #include "support/accounts.h"
 
 namespace shmstate::ctl {

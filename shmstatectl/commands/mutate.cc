@@ -12,7 +12,6 @@
 #include "shmstate/writer.h"
 #include "show/output.h"
 #include "show/rejection.h"
-#include "show/report.h"
 #include "show/text.h"
 #include "show/value_text.h"
 #include "usage.h"

@@ -10,7 +10,6 @@
 #include "shmstate/watch.h"
 #include "show/change_text.h"
 #include "show/output.h"
-#include "show/report.h"
 #include "show/text.h"
 
 namespace shmstate::ctl {

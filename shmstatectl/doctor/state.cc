@@ -17,7 +17,6 @@
 #include "layout/layout.h"
 #include "live/rates.h"
 #include "show/text.h"
-#include "silence.h"
 
 namespace shmstate::ctl {
 using namespace internal;

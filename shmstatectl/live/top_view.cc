@@ -8,8 +8,8 @@
 #include <iterator>
 #include <tuple>
 
+#include "instance.h"
 #include "show/text.h"
-#include "silence.h"
 
 namespace shmstate::ctl {
 

@@ -11,7 +11,7 @@
 #include <cstdio>
 #include <system_error>
 
-#include "show/report.h"
+#include "show/text.h"
 #include "support/errors.h"
 
 namespace shmstate::ctl {
@@ -41,6 +41,14 @@ void try_print(std::string_view text) {
 void flush_output() {
   if (std::fflush(stdout) != 0) throw OutputError(errno);
   if (std::ferror(stdout) != 0) throw OutputError(EIO);
+}
+
+// Standard error that takes nothing changes nothing: the exit code says it all the same.
+void report(std::string_view message) {
+  constexpr std::string_view kPrefix = "shmstate: ";
+  if (message.starts_with(kPrefix)) message.remove_prefix(kPrefix.size());
+  const std::string line = fmt::format("{}{}\n", kPrefix, printable(message));
+  static_cast<void>(std::fwrite(line.data(), 1, line.size(), stderr));
 }
 
 bool is_reader_gone() noexcept {

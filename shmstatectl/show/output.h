@@ -1,4 +1,4 @@
-// What commands say on standard output, and what becomes of it.
+// What commands say on standard output and standard error, and what becomes of it.
 #pragma once
 
 #include <stdexcept>
@@ -25,6 +25,9 @@ void print(std::string_view text);
 void try_print(std::string_view text);
 /// Writes what others have put into `stdout`. Throws `OutputError`.
 void flush_output();
+
+/// Prints one line for people on standard error; it begins with "shmstate: ", whether or not `message` already does.
+void report(std::string_view message);
 
 /// Whether standard output leads nowhere any more: what reads it has closed it. False when that cannot be known.
 [[nodiscard]] bool is_reader_gone() noexcept;

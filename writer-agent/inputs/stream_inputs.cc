@@ -103,4 +103,11 @@ Fd FifoInput::open_again() {
   }
 }
 
+Connection::Connection(InputContext& shared, Fd fd, std::string name, bool answers_lines)
+    : Input(shared, std::move(name)) {
+  set_fd(std::move(fd));
+  talk_back(answers_lines);
+  allow_own_ring();
+}
+
 }  // namespace shmstate::agent

@@ -1,4 +1,4 @@
-// Standard input, and FIFOs.
+// Standard input, FIFOs, and connections to a socket.
 #pragma once
 
 #include <memory>
@@ -45,6 +45,15 @@ class FifoInput final : public Input {
   NameWatch watch_;
   bool is_replaced_ = false;      // by another input, which has the name
   std::string reported_problem_;  // why the name cannot be had
+};
+
+/// A producer that connected to the socket, and may be answered.
+class Connection final : public Input {
+ public:
+  Connection(InputContext& shared, Fd fd, std::string name, bool answers_lines);
+
+ private:
+  void on_end_of_stream() override { end(); }
 };
 
 }  // namespace shmstate::agent

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "support/batch_limit.h"
 #include "support/escape.h"
 
 namespace shmstate::agent {
@@ -112,9 +111,10 @@ Verdict Session::collect(const Command& mutation) {
 
 std::string Session::why_too_big() const {
   const std::uint64_t batch_max = sink_->batch_max();
-  if (!fits_batch(batch_.count(), batch_.ring_bytes(), batch_max)) {
-    return "the batch is larger than the " + std::to_string(batch_max) +
-           " mutations, of 512 bytes each, that the merger allows; make it smaller, or raise its --batch-max";
+  if (!is_batch_allowed(batch_.count(), batch_.ring_bytes(), batch_max)) {
+    return "the batch is larger than the " + std::to_string(batch_max) + " mutations, of " +
+           std::to_string(kBatchBytesPerMutation) +
+           " bytes each, that the merger allows; make it smaller, or raise its --batch-max";
   }
   if (batch_.ring_bytes() <= batch_bytes_max_) return {};
   return "the batch is bigger than the ring; make it smaller, or raise --ring-size";

@@ -1,4 +1,4 @@
-// Values as callers hand them in and get them back: a typed view, and an owning variant.
+// Values as callers hand them in and get them back: a typed view, and an owning variant. And what limits a mutation.
 #pragma once
 
 #include <concepts>
@@ -14,7 +14,14 @@ namespace shmstate {
 
 inline constexpr std::size_t kKeyBytesMax = 4096;
 inline constexpr std::size_t kValueBytesMax = std::size_t{1} << 20;
-inline constexpr std::uint64_t kBatchBytesPerMutation = 512;  // that a batch may hold: see `Writer::batch_max`
+/// A batch is merged in one go, and whoever else pushes waits for that. So it is limited: in its mutations
+/// (`Writer::batch_max`), and in bytes for each that it might have, as they lie in the ring. One mutation alone is
+/// never too much.
+inline constexpr std::uint64_t kBatchBytesPerMutation = 512;
+[[nodiscard]] constexpr bool is_batch_allowed(std::uint64_t count, std::uint64_t bytes,
+                                              std::uint64_t count_max) noexcept {
+  return count <= 1 || (count <= count_max && bytes / kBatchBytesPerMutation <= count_max);
+}
 
 /// The type of a value; the numbers are part of the layout.
 enum class Type : std::uint8_t { kNone = 0, kInt64 = 1, kFloat64 = 2, kBytes = 3 };

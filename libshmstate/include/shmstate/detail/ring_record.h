@@ -51,13 +51,6 @@ inline constexpr std::uint8_t kOptionalWordFlags = kWithTtl | kWithVersion | kWi
   return sizeof(layout::RecordHead) + optional_words * kWord + padded(key_bytes) + padded(value_bytes);
 }
 
-/// A batch is merged in one go, and whoever else pushes waits for that. So it is limited: in its mutations, and in
-/// bytes for each that it might have. One mutation alone is never too much.
-[[nodiscard]] constexpr bool is_batch_allowed(std::uint64_t count, std::uint64_t bytes,
-                                              std::uint64_t count_max) noexcept {
-  return count <= 1 || (count <= count_max && bytes / kBatchBytesPerMutation <= count_max);
-}
-
 inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValueBytesMax, kOptionalWordFlags);
 
 [[nodiscard]] inline std::size_t value_bytes_of(const ValueView& value) noexcept {
