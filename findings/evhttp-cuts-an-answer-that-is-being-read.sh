@@ -3,7 +3,7 @@
 # the time in which the client sends nothing counts, too, although it has nothing to send. An answer that takes longer
 # than the timeout is cut, also when the client takes data all the time; without an error on either side but the missing
 # bytes. Expected: a connection on which data moves is not idle. (An answer in pieces lives on, since each
-# evhttp_send_reply_chunk() begins the time anew.)
+# evhttp_send_reply_chunk() restarts the time.)
 #
 # Seen with a timeout of 2 s: 8 MiB taken at 2 MiB/s are cut; the same without a timeout is whole.
 set -euo pipefail

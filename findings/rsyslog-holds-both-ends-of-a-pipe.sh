@@ -3,7 +3,7 @@
 # its own pipe, and nothing that a reader does reaches it:
 #   1 what it writes while nobody reads is neither refused nor dropped: the next reader gets it;
 #   2 readers never see an end of the stream from it;
-#   3 when the pipe is removed and made anew under the same name, it goes on writing into the removed one, silently.
+#   3 when the pipe is removed and re-created under the same name, it goes on writing into the removed one, silently.
 # Expected: an error when the last reader goes (EPIPE), and the name opened again after it. Whoever reads a pipe of
 # rsyslog must never replace it, or have rsyslog told (HUP).
 set -euo pipefail
@@ -58,6 +58,6 @@ reader=$!
 sleep 1
 tell two
 wait "$reader"
-expect "3 sent after the pipe was made anew, bytes at its reader:" 0 "$(stat -c %s new)"
+expect "3 sent after the pipe was re-created, bytes at its reader:" 0 "$(stat -c %s new)"
 expect "3 it holds the removed one:" 1 "$(find "/proc/$daemon/fd" -lname '*pipe (deleted)' | wc -l)"
 expect "3 lines in its log:" 0 "$(wc -l <log)"

@@ -198,11 +198,11 @@ void Agent::look_after_socket() {
   if (socket_file_ == nullptr || socket_file_->has_its_name()) return;
   socket_watch_->renew();
   try {
-    auto anew = std::make_unique<SocketFile>(options_.socket, options_.socket_mode, kNoWait);
-    listeners_.back()->move_to(anew->take_fd());
-    socket_file_ = std::move(anew);
+    auto renewed = std::make_unique<SocketFile>(options_.socket, options_.socket_mode, kNoWait);
+    listeners_.back()->move_to(renewed->take_fd());
+    socket_file_ = std::move(renewed);
     socket_problem_.clear();
-    spdlog::warn("socket {}: was removed or replaced; made anew", options_.socket);
+    spdlog::warn("socket {}: was removed or replaced; created again", options_.socket);
   } catch (const Error& error) {
     if (std::exchange(socket_problem_, error.what()) == error.what()) return;
     spdlog::warn("socket {}: was removed or replaced, and nobody can connect: {}; trying again", options_.socket,
@@ -328,7 +328,7 @@ void Agent::summarise() const {
 
 std::string Agent::ring_loss_text() const {
   if (sink_.ring_loss() != Status::kNoInstance) return std::string(describe(sink_.ring_loss()));
-  return fmt::format("the instance {} was removed, or made anew", writer_.path());
+  return fmt::format("the instance {} was removed or re-created", writer_.path());
 }
 
 }  // namespace shmstate::agent

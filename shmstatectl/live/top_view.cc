@@ -184,7 +184,7 @@ std::vector<Line> TopView::alarm_lines() const {
   if (!look_.problem.empty()) lines.push_back({"what follows was seen before that", Style::kAlarm});
   if (made_anew_at_ && look_.at - *made_anew_at_ < kAnewShown) {
     const std::string ago = format_duration(look_.at - *made_anew_at_);
-    lines.push_back({fmt::format("the instance was made anew, {} ago", ago), Style::kAlarm});
+    lines.push_back({fmt::format("the instance was re-created, {} ago", ago), Style::kAlarm});
   }
   std::size_t quarantined_count = 0;
   for (const RingInfo& ring : look_.info->rings) {

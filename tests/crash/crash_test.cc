@@ -2,7 +2,7 @@
 // epochs only grow for a reader that lives through it, and nothing is left behind.
 //
 // A merger and a writer run as processes of their own, built with crash points. A plan says which point kills whoever
-// comes to it, or stops it, and at which occurrence; the harness starts the victim anew and goes on. A new writer goes
+// comes to it, or stops it, and at which occurrence; the harness restarts the victim and goes on. A new writer goes
 // on from what its predecessor's ring brought into the snapshot, so that a repeated or a lost mutation shows in the
 // sums.
 //

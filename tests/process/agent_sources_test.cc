@@ -341,7 +341,7 @@ TEST_F(AgentFollows, ASymbolicLinkMayLeadElsewhereAndItsFileBeRotated) {
   EXPECT_EQ(end(agent), 0);
 }
 
-TEST_F(AgentFollows, ADirectoryMayComeLaterAndBeRenamedAndMadeAnew) {
+TEST_F(AgentFollows, ADirectoryMayComeLaterAndBeRenamedAndRecreated) {
   fs::remove_all(logs_);
   Agent agent = follow();
   fs::create_directory(logs_);
@@ -422,7 +422,7 @@ class AgentKeepsItsNames : public AgentProcess {
   fs::path socket_ = directory_ / "socket";
 };
 
-TEST_F(AgentKeepsItsNames, AFifoThatIsRemovedIsMadeAnew) {
+TEST_F(AgentKeepsItsNames, AFifoThatIsRemovedIsCreatedAgain) {
   const Agent agent = start({"--fifo", fifo_});
   for (int i = 1; i <= 3; ++i) {
     fs::remove(fifo_);
@@ -463,7 +463,7 @@ TEST_F(AgentKeepsItsNames, APlainFileInPlaceOfAFifoIsToldAndALoss) {
   EXPECT_EQ(agent.wait(), 1);
 }
 
-TEST_F(AgentKeepsItsNames, AFifoWhoseDirectoryIsMadeAnewIsMadeAnewToo) {
+TEST_F(AgentKeepsItsNames, AFifoWhoseDirectoryIsRecreatedIsCreatedAgain) {
   fs::create_directory(directory_ / "run");
   const fs::path fifo = directory_ / "run/fifo";
   const Agent agent = start({"--fifo", fifo});
@@ -485,7 +485,7 @@ TEST_F(AgentKeepsItsNames, AFifoThatIsNamedTwiceIsReadOnce) {
   EXPECT_EQ(reader_.snapshot().size(), 11U);
 }
 
-TEST_F(AgentKeepsItsNames, ASocketThatIsRemovedIsMadeAnew) {
+TEST_F(AgentKeepsItsNames, ASocketThatIsRemovedIsCreatedAgain) {
   const Agent agent = start({"--socket", socket_});
   Client before(socket_);
   asks(before, "a");
@@ -509,7 +509,7 @@ TEST_F(AgentKeepsItsNames, ASocketThatSomebodyElseHasIsTakenBackWhenHeIsGone) {
   }();
   agent.will_log("somebody listens on it already");
   other = os::Fd{};
-  agent.will_log("made anew");
+  agent.will_log("created again");
   Client client(socket_);
   asks(client, "a");
 }

@@ -431,14 +431,14 @@ TEST_F(AgentProcess, WhatWasPushedWhileTheMergerWasDownIsReadableWhenItIsBack) {
   EXPECT_EQ(reader_.get<std::int64_t>("a"), 1);
 }
 
-TEST_F(AgentProcess, AnInstanceMadeAnewEndsTheAgentSoThatItCanAttachAgain) {
+TEST_F(AgentProcess, ARecreatedInstanceEndsTheAgentSoThatItCanAttachAgain) {
   Agent agent = start_agent();
   agent.will_log("pushing into");
   merger_.kill();
   fs::remove_all(instance_);
   merger_ = start_merger(instance_);
   EXPECT_EQ(agent.wait(), 1);
-  EXPECT_TRUE(contains(agent.log(), "was removed, or made anew"));
+  EXPECT_TRUE(contains(agent.log(), "was removed or re-created"));
 }
 
 // `ok` was the answer to a producer whose every batch had been thrown away.

@@ -481,7 +481,7 @@ TEST_F(CtlProcess, WatchSurvivesARestartOfTheMerger) {
   EXPECT_EQ(watch.wait(), 0);
 }
 
-// A watch outlives the instance, too, which goes with a merger that removes it, and follows the one made anew.
+// A watch outlives the instance, too, which goes with a merger that removes it, and follows the one that is re-created.
 TEST_F(CtlProcess, AWatchEndedWhenTheMergerRemovedItsInstance) {
   stop_merger();
   start_merger("plant", {"--remove-at-exit"});
@@ -1198,7 +1198,7 @@ TEST_F(CtlProcess, LongWorkShowsProgressOnATerminal) {
 }
 
 // top shows rates, rings and hot keys, follows the size of the terminal, a merger that ends and an instance that is
-// made anew, and leaves the terminal as it was.
+// re-created, and leaves the terminal as it was.
 TEST_F(CtlProcess, TopFollowsTheInstance) {
   Writer writer(instance().string(), {.name = "pump station"});
   OnTerminal top(command({"-i", "plant", "top", "--interval", "100ms"}));
@@ -1224,7 +1224,7 @@ TEST_F(CtlProcess, TopFollowsTheInstance) {
   fs::remove_all(instance());
   EXPECT_TRUE(top.eventually_shows("seen before that")) << top.screen();
   start_merger();
-  EXPECT_TRUE(top.eventually_shows("made anew")) << top.screen();
+  EXPECT_TRUE(top.eventually_shows("re-created")) << top.screen();
 
   top.type("q");
   EXPECT_EQ(top.wait(), 0) << top.screen();

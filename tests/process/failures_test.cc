@@ -249,8 +249,8 @@ TEST_F(Failures, ARemovedDoorbellComesBackWithTheNextMerger) {
   EXPECT_EQ(number("sum"), 3);
 }
 
-// A merger refuses an instance without its snapshot, names it and says what to do; without the directory it begins
-// anew.
+// A merger refuses an instance without its snapshot, names it and says what to do; without the directory it
+// creates an empty one.
 TEST_F(Failures, AMergerRefusesAnInstanceWithoutItsSnapshot) {
   Program merger = start_merger(instance_);
   stop(merger);
@@ -263,7 +263,7 @@ TEST_F(Failures, AMergerRefusesAnInstanceWithoutItsSnapshot) {
   const Program next = start_merger(instance_);
 }
 
-// Files of another boot are no state: the merger begins with an empty one, and readers that have the old one go over.
+// Files of another boot are no state: the merger begins with an empty one, and readers of the old one reattach.
 TEST_F(Failures, FilesOfAnotherBootAreReplaced) {
   Program merger = start_merger(instance_);
   Writer writer(instance_);
@@ -275,8 +275,8 @@ TEST_F(Failures, FilesOfAnotherBootAreReplaced) {
   EXPECT_EQ(number("sum"), std::nullopt);
   EXPECT_EQ(writer.add("sum", 1), Status::kOk);
   EXPECT_EQ(writer.flush(kPatience), Status::kNoInstance);
-  Writer anew(instance_);
-  add_and_flush(anew, "new");
+  Writer next_writer(instance_);
+  add_and_flush(next_writer, "new");
   eventually("the new instance", [&] {
     static_cast<void>(reader.age());
     return reader.get<std::int64_t>("new") == 1;
@@ -298,8 +298,8 @@ TEST_F(Failures, ADirectoryThatIsRemovedWithoutAMergerIsNoticed) {
   eventually("a reader that knows", [&] { return reader.status().instance_gone; });
   EXPECT_EQ(reader.get<std::int64_t>("sum"), 1);
   merger = start_merger(instance_);
-  Writer anew(instance_);
-  add_and_flush(anew, "new");
+  Writer next_writer(instance_);
+  add_and_flush(next_writer, "new");
   eventually("the new instance", [&] { return reader.status().reattach_count == 1; });
   EXPECT_EQ(reader.get<std::int64_t>("new"), 1);
 }

@@ -211,7 +211,7 @@ TEST_P(UnknownBoot, KeepsAMergerFromStartingAndReplacesNothing) {
     Program doctor(SHMSTATE_CTL, {"-i", instance_, "doctor"});
     doctor.wait();
     must(doctor.output().find("cannot tell whether the files are of this boot") != std::string::npos, doctor.output());
-    must(doctor.output().find("anew") == std::string::npos, doctor.output());
+    must(doctor.output().find("re-create") == std::string::npos, doctor.output());
   });
   EXPECT_EQ(blind.verdict(), "");
   EXPECT_EQ(inspect(instance_).id, id);
@@ -273,7 +273,7 @@ TEST_F(Faults, AMergerRemovesNoOtherInstanceThanItsOwnAtItsExit) {
 
 // Between the files of an instance that goes and those of the one that comes there is no damage: who attaches meanwhile
 // waits for the new one.
-TEST_F(Faults, WhoAttachesWhileAnInstanceIsMadeAnewAllTheTimeIsLetIn) {
+TEST_F(Faults, WhoAttachesWhileAnInstanceIsRecreatedAllTheTimeIsLetIn) {
   constexpr int kInstances = 30;
   Board<std::atomic<bool>> may_end;
   std::vector<Child> attaching;

@@ -37,7 +37,7 @@ class Fork : public testing::Test {
   [[nodiscard]] std::int64_t number(const std::string& key) const {
     return Reader(path()).get<std::int64_t>(key).value_or(-1);
   }
-  /// Publishes often enough that every buffer that nobody pins is written anew.
+  /// Publishes often enough that every buffer that nobody pins is overwritten.
   static void publish_often(Writer& writer) {
     for (int i = 0; i < 10; ++i) {
       ASSERT_EQ(writer.set("turn", i), Status::kOk);

@@ -285,7 +285,7 @@ TEST_F(Lifecycle, EphemeralKeysGoWithTheirWriter) {
 
 // When an instance is removed under a running merger, the merger ends with a failure, writers are told, and readers go
 // over to the new instance that the next merger creates.
-TEST_F(Lifecycle, RemovedInstanceIsMadeAnew) {
+TEST_F(Lifecycle, RemovedInstanceIsRecreated) {
   Program merger = start_merger(instance_);
   Writer writer(instance_);
   Reader reader(instance_);

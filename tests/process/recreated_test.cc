@@ -1,5 +1,5 @@
-// An instance that is removed and made anew under a writer: it is told, soon and in whatever way it pushes, or goes
-// over by itself when it asked for that.
+// An instance that is removed and re-created under a writer: the writer is told, soon and in whatever way it pushes, or
+// reattaches by itself if it asked for that.
 #include <gtest/gtest.h>
 
 #include <ostream>
@@ -53,7 +53,7 @@ class Recreated : public testing::TestWithParam<std::tuple<Way, Removal>> {
       EXPECT_EQ(merger_.wait(), 1) << "it notices";
     }
   }
-  void make_anew() {
+  void recreate() {
     remove();
     merger_ = start_merger(instance_);
   }
@@ -78,7 +78,7 @@ TEST_P(Recreated, APushSaysSo) {
   Writer writer(path(), options());
   ASSERT_EQ(writer.set("key", 1), Status::kOk);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);
-  make_anew();
+  recreate();
   EXPECT_EQ(first_failure(writer), Status::kNoInstance);
   EXPECT_LT(writer.counters().pushed, kSmallRing / 24) << "the ring is not full yet";
   EXPECT_EQ(writer.counters().conflated, 0U);
@@ -115,14 +115,14 @@ TEST_P(Recreated, AFlushSaysSoBeforeItSaysTimeout) {
   for (const auto timeout : {0ns, std::chrono::nanoseconds(1ms), std::chrono::nanoseconds(kPatience)}) {
     Writer writer(path(), options());
     ASSERT_EQ(writer.flush(kPatience), Status::kOk);
-    make_anew();
+    recreate();
     const Status pushed = writer.set("key", 1);  // the first one may be accepted
     EXPECT_TRUE(pushed == Status::kOk || pushed == Status::kNoInstance) << describe(pushed);
     EXPECT_EQ(writer.flush(timeout), Status::kNoInstance) << timeout.count();
   }
 }
 
-TEST_P(Recreated, AWriterThatAskedForItGoesOverAndTellsWhatWasLost) {
+TEST_P(Recreated, AWriterThatAskedForItReattachesAndTellsWhatWasLost) {
   Writer writer(path(), options(true));
   for (int round = 1; round <= 3; ++round) {
     ASSERT_EQ(writer.set("key", round), Status::kOk);
@@ -132,7 +132,7 @@ TEST_P(Recreated, AWriterThatAskedForItGoesOverAndTellsWhatWasLost) {
     for (int i = 0; i < 10; ++i) ASSERT_EQ(writer.add("sum", 1), Status::kOk);
     const Ticket ticket = writer.ticket();
     if (std::get<Removal>(GetParam()) == Removal::kWhenItIsKilled) {
-      make_anew();
+      recreate();
     } else {
       fs::rename(instance_, directory_ / "away");  // it goes on, merges what there is, and then notices
       merger_.go_on();
@@ -149,7 +149,7 @@ TEST_P(Recreated, AWriterThatAskedForItGoesOverAndTellsWhatWasLost) {
       return status;
     };
     eventually("a push into the new instance", [&] {
-      must_be_ok(writer.set("key", 10 * round), "a push while it goes over");
+      must_be_ok(writer.set("key", 10 * round), "a push while it reattaches");
       static_cast<void>(flush(1ms));
       return reader.get<std::int64_t>("key") == 10 * round;
     });
@@ -173,7 +173,7 @@ TEST_P(Recreated, AWriterThatAskedForItGoesOverAndTellsWhatWasLost) {
 }
 
 // Flush is told, once, that something was lost; what was conflated is not lost.
-TEST_P(Recreated, WhatIsConflatedGoesOverToTheNewInstance) {
+TEST_P(Recreated, WhatIsConflatedIsCarriedOverToTheNewInstance) {
   if (options().when_full != WhenFull::kConflate) GTEST_SKIP() << "it conflates nothing";
   Writer writer(path(), options(true));
   merger_.stop();

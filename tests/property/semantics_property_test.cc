@@ -872,17 +872,17 @@ TEST(Semantics, NewWriterOfASharedRingDoesNotReportOldRefusals) {
   EXPECT_EQ(second.flush(0ns), Status::kOk);
 }
 
-// ---- instances that are made anew
+// ---- instances that are re-created
 
-/// Removes the instance's directory, lets the old engine notice, and makes the instance anew.
-void make_anew(TestInstance& instance) {
+/// Removes the instance's directory, lets the old engine notice, and re-creates the instance.
+void recreate(TestInstance& instance) {
   std::filesystem::remove_all(instance.path());
   instance.step(2s);  // retires the old one
   instance.stop();
   instance.start();
 }
 
-/// Waits for a reader that does nothing but read to go over.
+/// Waits until a reader that does nothing but read has reattached.
 template <typename Read>
 void read_until_reattached(Reader& reader, Read&& read) {
   for (const auto end = std::chrono::steady_clock::now() + 60s;
@@ -891,9 +891,9 @@ void read_until_reattached(Reader& reader, Read&& read) {
   }
 }
 
-// A reader goes over to an instance that was made anew; an old snapshot still shows the old state; a bound key finds
+// A reader reattaches to an instance that was re-created; an old snapshot still shows the old state; a bound key finds
 // the new place; changes of the old instance's epochs are a gap.
-TEST(Semantics, ReadersGoOverToAnInstanceMadeAnew) {
+TEST(Semantics, ReadersReattachToARecreatedInstance) {
   TestInstance instance;
   std::optional<Writer> writer = instance.writer();
   Reader reader = instance.reader();
@@ -909,7 +909,7 @@ TEST(Semantics, ReadersGoOverToAnInstanceMadeAnew) {
   ASSERT_EQ(reader.get<std::int64_t>(bound), 1);
   const Position old_position = reader.position();
   const Snapshot old = reader.snapshot();
-  make_anew(instance);
+  recreate(instance);
   EXPECT_EQ(writer->flush(1s), Status::kOk) << "what was pushed was readable";
   writer.emplace(instance.writer());
   writer->set(bound, 2);
@@ -935,11 +935,11 @@ TEST(Semantics, ReadersGoOverToAnInstanceMadeAnew) {
 }
 
 // It is told the complete state of the new instance, also when its first try to read that failed.
-TEST(Semantics, AWatchThatCouldNotReadTheInstanceMadeAnewTriesAgainWithoutHoles) {
+TEST(Semantics, AWatchThatCouldNotReadTheRecreatedInstanceTriesAgainWithoutHoles) {
   TestInstance instance;
   Watch watch(instance.path(), "");
   ASSERT_TRUE(watch.next(0ns).complete);
-  make_anew(instance);
+  recreate(instance);
   Writer writer = instance.writer();
   for (std::int64_t i = 0; i < 20; ++i) {
     writer.set("key" + std::to_string(i), i);
@@ -979,7 +979,7 @@ TEST(Semantics, AWatchAtAPositionThatIsGoneDeliversTheStateAndSaysWhy) {
   }
   EXPECT_EQ(first_batch(early).gap_reason, GapReason::kFellBehind);
   const Position late = instance.reader().position();
-  make_anew(instance);
+  recreate(instance);
   writer.emplace(instance.writer());
   writer->set("new", 1);
   instance.pump();
@@ -1028,16 +1028,16 @@ TEST(Semantics, StatusSaysThatTheInstanceIsGone) {
   EXPECT_EQ(reader.status().reattach_count, 0U);
 }
 
-// The read that goes over to the new instance already finds what is in it: a key that both instances hold is never
+// The read that reattaches to the new instance already finds what is in it: a key that both instances hold is never
 // missing.
-TEST(Semantics, ReadThatGoesOverFindsTheKeyInTheNewInstance) {
+TEST(Semantics, ReadThatReattachesFindsTheKeyInTheNewInstance) {
   TestInstance instance;
   std::optional<Writer> writer = instance.writer();
   Reader reader = instance.reader();
   writer->set("key", 1);
   instance.pump();
   ASSERT_EQ(reader.get<std::int64_t>("key"), 1);
-  make_anew(instance);
+  recreate(instance);
   writer.emplace(instance.writer());
   writer->set("key", 2);
   instance.pump();
@@ -1052,7 +1052,7 @@ TEST(Semantics, ReadThatGoesOverFindsTheKeyInTheNewInstance) {
 }
 
 // The same with a bound key.
-TEST(Semantics, BoundReadThatGoesOverFindsTheKeyInTheNewInstance) {
+TEST(Semantics, BoundReadThatReattachesFindsTheKeyInTheNewInstance) {
   TestInstance instance;
   std::optional<Writer> writer = instance.writer();
   Reader reader = instance.reader();
@@ -1060,7 +1060,7 @@ TEST(Semantics, BoundReadThatGoesOverFindsTheKeyInTheNewInstance) {
   writer->set("key", 1);
   instance.pump();
   ASSERT_EQ(reader.get<std::int64_t>(key), 1);
-  make_anew(instance);
+  recreate(instance);
   writer.emplace(instance.writer());
   writer->set("key", 2);
   instance.pump();
@@ -1074,8 +1074,8 @@ TEST(Semantics, BoundReadThatGoesOverFindsTheKeyInTheNewInstance) {
   EXPECT_EQ(missing, 0) << "hashed for the old instance, looked up in the new one";
 }
 
-// A wait for a value that goes over to the new instance waits for its epochs, not for the old ones.
-TEST(Semantics, WaitThatGoesOverWaitsForTheNewInstance) {
+// A wait for a value that reattaches to the new instance waits for its epochs, not for the old ones.
+TEST(Semantics, WaitThatReattachesWaitsForTheNewInstance) {
   constexpr auto kTimeout = 5s;
   for (int reads_before = 1018; reads_before <= 1024; ++reads_before) {  // a reader looks around now and then
     TestInstance instance;
@@ -1085,7 +1085,7 @@ TEST(Semantics, WaitThatGoesOverWaitsForTheNewInstance) {
       writer->set("key", 1);
       instance.pump();
     }
-    make_anew(instance);
+    recreate(instance);
     writer.emplace(instance.writer());
     writer->set("key", 2);
     instance.pump();
@@ -1103,7 +1103,7 @@ TEST(Semantics, WaitThatGoesOverWaitsForTheNewInstance) {
   }
 }
 
-// A watch's descriptor tells that the instance was made anew, even when the new one has reached the same epoch.
+// A watch's descriptor tells that the instance was re-created, even when the new one has reached the same epoch.
 TEST(Semantics, DescriptorOfAWatchTellsOfANewInstanceAtTheSameEpoch) {
   TestInstance instance;
   instance.step();

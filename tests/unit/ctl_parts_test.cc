@@ -505,9 +505,9 @@ TEST(CtlRates, NeedTwoLooksAtTheSameMerger) {
   InstanceInfo restarted = before;
   ++restarted.merger_pid;
   EXPECT_FALSE(rates_between(before, restarted, 2s));
-  InstanceInfo anew = before;
-  anew.id = "0";
-  EXPECT_FALSE(rates_between(before, anew, 2s));
+  InstanceInfo recreated = before;
+  recreated.id = "0";
+  EXPECT_FALSE(rates_between(before, recreated, 2s));
 }
 
 // Counters of a damaged instance may tell of more than fits a duration.
@@ -661,7 +661,7 @@ TEST(CtlTop, TheLargestRingSizeMadeTheOrderUndefined) {
   EXPECT_LT(text.rfind("pump"), text.find("idle")) << text;
 }
 
-// What is wrong is said as an alarm: no merger, no instance any more, one made anew, a quarantined ring.
+// What is wrong is said as an alarm: no merger, no instance any more, a re-created one, a quarantined ring.
 TEST(CtlTop, SaysWhatIsWrong) {
   TopView view = busy_view();
   const auto alarms = [&view] {
@@ -684,7 +684,7 @@ TEST(CtlTop, SaysWhatIsWrong) {
   info.id = "another";
   view.take({.at = kStart + 5s, .info = info});
   EXPECT_EQ(alarms().find("is gone"), std::string::npos) << alarms();
-  EXPECT_NE(alarms().find("made anew"), std::string::npos) << alarms();
+  EXPECT_NE(alarms().find("re-created"), std::string::npos) << alarms();
   EXPECT_EQ(text_of(view.lines({40, 100})).find("valve"), std::string::npos)
       << "its keys are those of another instance";
 }

@@ -25,7 +25,8 @@ namespace shmstate {
 using namespace internal;
 namespace {
 
-constexpr std::string_view kRemedy = "the layout changed: take it back, or raise the layout version and freeze it anew";
+constexpr std::string_view kRemedy =
+    "the layout changed: take it back, or raise the layout version and freeze it again";
 
 struct Frozen {
   std::string_view what;

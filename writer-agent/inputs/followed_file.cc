@@ -192,8 +192,8 @@ void FollowedFile::count_late_bytes() {
   std::erase_if(left_files_, [](const LeftFile& file) { return Clock::now() - file.since > kLookAfter; });
 }
 
-/// A file that has several of the followed names is read through one of them, and goes over to another when it has lost
-/// that one.
+/// A file that has several of the followed names is read through one of them, and through another once it has
+/// lost that one.
 bool FollowedFile::is_read_elsewhere() {
   if (is_reading_) return false;
   bool is_first = true;
@@ -293,7 +293,7 @@ std::size_t FollowedFile::take_out_holes(std::span<char> bytes) {
   return kept;
 }
 
-/// A line begins there. Without a hole before it, the file was written anew, and the line is whole.
+/// A line begins there. Without a hole before it, the file was rewritten, and the line is whole.
 void FollowedFile::end_hole(std::uint64_t end) {
   const std::optional<std::uint64_t> cut_from = std::exchange(cut_from_, std::nullopt);
   const std::uint64_t bytes = std::exchange(hole_bytes_, 0);

@@ -80,7 +80,7 @@ class FollowedFile final : public Input, private Notified, private WatchedName::
 
   FileIdentity identity_ = kNoFile;
   std::uint64_t offset_ = 0;
-  std::string last_bytes_;    // what lies before the offset, if nobody has written the file anew
+  std::string last_bytes_;    // what lies before the offset, if nobody has rewritten the file
   bool has_read_all_ = true;  // at the last time
   bool is_reading_ = false;   // and no other name that leads to the same file is
   bool has_reported_other_ = false;

@@ -57,7 +57,7 @@ ssize_t FifoInput::read_some(std::span<char> buffer) {
   return -1;
 }
 
-/// Opens the FIFO anew before the old descriptor is closed, so that what a new producer has written stays.
+/// Opens the FIFO again before the old descriptor is closed, so that what a new producer has written stays.
 void FifoInput::on_end_of_stream() {
   if (is_replaced_) {
     end();

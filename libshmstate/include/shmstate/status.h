@@ -74,7 +74,7 @@ enum class Status : std::uint8_t {
     case Status::kNoMerger: return "no merger is running";
     case Status::kSystem: return "system error";
     case Status::kInvalidArgument: return "invalid argument";
-    case Status::kForked: return "opened before a fork, by the parent; open it anew in the child";
+    case Status::kForked: return "opened before a fork, by the parent; open it again in the child";
   }
   return "unknown status";
 }
