@@ -14,6 +14,7 @@
 #include "harness/positions.h"
 #include "harness/test_instance.h"
 #include "protocol/publish.h"
+#include "shmstate/inspect.h"
 #include "shmstate/watch.h"
 
 namespace shmstate {
@@ -307,6 +308,51 @@ TEST(Feed, TinyFeedLeadsToGapsAndNeverToHoles) {
     gaps += all.complete() - 1;
   }
   EXPECT_GT(gaps, 0);
+}
+
+std::map<std::string, double> taken(ChangeSampler& sampler) {
+  std::map<std::string, double> counts;
+  for (const KeyCount& change : sampler.take()) counts[change.key] += change.count;
+  return counts;
+}
+
+// A sampler counts in how many publishes each key was set or erased since it was asked before.
+TEST(Feed, ASamplerCountsThePublishesThatChangedAKey) {
+  using Counts = std::map<std::string, double>;
+  TestInstance instance;
+  Writer writer = instance.writer();
+  writer.set("before", 1);
+  instance.pump();
+  ChangeSampler sampler(instance.path());
+  EXPECT_EQ(taken(sampler), Counts()) << "it begins here";
+  for (int i = 0; i < 10; ++i) {
+    writer.set("hot", i);
+    if (i == 5) writer.set("cold", i);
+    instance.pump();
+  }
+  writer.erase("before");
+  instance.pump();
+  EXPECT_EQ(taken(sampler), (Counts{{"before", 1}, {"cold", 1}, {"hot", 10}}));
+  EXPECT_EQ(taken(sampler), Counts());
+}
+
+// Of more than it looks at, it takes a sample, and scales up what it saw.
+TEST(Feed, ASamplerScalesUpItsSample) {
+  constexpr int kKeys = 200;
+  constexpr int kPublishes = 500;
+  TestInstance instance({.feed_record_count = std::uint64_t{1} << 18});
+  Writer writer = instance.writer(ring_of(kRingBytes));
+  ChangeSampler sampler(instance.path());
+  EXPECT_TRUE(taken(sampler).empty());
+  for (int i = 0; i < kPublishes; ++i) {
+    for (int key = 0; key < kKeys; ++key) writer.set("key/" + std::to_string(key), i);
+    instance.pump();
+  }
+  const std::map<std::string, double> counts = taken(sampler);
+  EXPECT_EQ(counts.size(), std::size_t{kKeys});
+  double sum = 0;
+  for (const auto& [key, count] : counts) sum += count;
+  EXPECT_NEAR(sum, kKeys * kPublishes, 1);
 }
 
 // `oldest` is a position that can be asked for, whatever was asked.
