@@ -6,7 +6,7 @@
 namespace shmstate::ctl {
 
 std::string instance_name(const std::filesystem::path& instance) {
-  const std::string name = instance.filename().string();
+  std::string name = instance.filename().string();
   try {
     if (internal::instance_path(name) == instance) return name;
   } catch (const Error&) {
