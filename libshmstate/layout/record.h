@@ -31,13 +31,22 @@ class MutationHead {
   /// is one, follow just the key and the value.
   [[nodiscard]] bool is_plain() const noexcept { return has_nothing_but(kBatchContinues | kWithHint); }
 
-  /// Of the whole record; zero when that is no mutation. Nearly all are a number and a key.
+  /// A set of bytes without attributes.
+  [[nodiscard]] bool is_plain_bytes() const noexcept {
+    return type() == Type::kBytes && (flags() & ~unsigned{kBatchContinues | kWithHint}) == 0;
+  }
+
+  /// Of the whole record; zero when that is no mutation.
   [[nodiscard]] std::size_t record_bytes() const noexcept {
-    if (!has_nothing_but(kBatchContinues) || !is_of_number()) return other_record_bytes();
-    return key_bytes() - 1 < kKeyBytesMax ? sizeof *this + padded(key_bytes()) + kWord : 0;
+    const std::size_t bytes = usual_record_bytes();
+    return bytes != 0 ? bytes : other_record_bytes();
+  }
+  /// Of the whole record when it is just a number and a key, as nearly all are; zero when it is another one, or none.
+  [[nodiscard]] std::size_t usual_record_bytes() const noexcept {
+    if (!has_nothing_but(kBatchContinues) || !is_of_number() || key_bytes() - 1 >= kKeyBytesMax) return 0;
+    return sizeof *this + padded(key_bytes()) + kWord;
   }
   /// Between the head and the key.
-  [[nodiscard]] bool has_optional_words() const noexcept { return (flags() & kOptionalWordFlags) != 0; }
   [[nodiscard]] std::size_t optional_words() const noexcept {
     return (has(kWithTtl) ? 1U : 0U) + (has(kWithVersion) ? 1U : 0U) + (has(kWithHint) ? 1U : 0U);
   }
@@ -77,7 +86,7 @@ struct RecordView {
   std::uint8_t flags = 0;
   std::uint16_t key_bytes = 0;
   std::uint32_t value_bytes = 0;
-  std::size_t bytes = 0;  // of the whole record
+  std::size_t bytes = 0;  // of the whole record, when it was parsed
   std::uint64_t ttl_ns = 0;
   std::uint64_t version = 0;
   std::uint64_t hint = 0;
@@ -106,8 +115,7 @@ struct RecordView {
                     .type = head.type(),
                     .flags = static_cast<std::uint8_t>(head.flags()),
                     .key_bytes = static_cast<std::uint16_t>(head.key_bytes()),
-                    .value_bytes = head.value_bytes(),
-                    .bytes = head.record_bytes()};
+                    .value_bytes = head.value_bytes()};
   const std::uint64_t* word = key - head.optional_words();
   const auto take = [&](RecordFlag flag) { return head.has(flag) ? load_word(word++, std::memory_order_relaxed) : 0; };
   record.ttl_ns = take(kWithTtl);
@@ -125,6 +133,7 @@ struct RecordView {
   const std::size_t bytes = head.record_bytes();
   if (bytes == 0 || bytes > available) return false;
   record = view_of(head, reinterpret_cast<const std::uint64_t*>(at) + 1 + head.optional_words());
+  record.bytes = bytes;
   return true;
 }
 

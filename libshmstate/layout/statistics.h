@@ -52,7 +52,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"publishes", "", "snapshots published since the merger started"},
     {"turn_duration_max", "ns", "longest turn: drain, apply, publish, catch up; since the merger started"},
     {"turn_duration_total", "ns", "time spent in such turns since the merger started"},
-    {"lines_copied", "", "64-byte lines copied to bring stale buffers up to date"},
+    {"lines_copied", "", "64-byte lines copied, whole or in part, to bring stale buffers up to date"},
     {"rings_live", "", "rings served now"},
     {"rings_seen", "", "rings served since the merger started"},
     {"rings_quarantined", "", "rings whose bytes were no mutations, since the merger started"},

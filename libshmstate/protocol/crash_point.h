@@ -23,7 +23,7 @@ namespace shmstate::internal {
   X(PagesCommitted) X(SegmentCleared) X(EntryMoved) X(SegmentSplit) X(DirectoryCopied) X(DirectoryDoubled)          \
   /* publish, catch-up */                                                                                           \
   X(BufferHeaderWritten) X(StampWritten) X(EpochWritten) X(CountersMirrored) X(HeadMoved) X(ReadersWoken)           \
-  X(BufferClaimed) X(BufferTaken) X(LineCopied) X(BufferCaughtUp)                                                   \
+  X(BufferClaimed) X(BufferTaken) X(LineCopied) X(ValueCopied) X(BufferCaughtUp)                                    \
   /* a ring's end */                                                                                                \
   X(OwnedErased) X(SharedNameRemoved) X(RingRemoved) X(CursorDropped) X(OrphanDropped)                              \
   /* a reader with a pin */                                                                                         \

@@ -10,7 +10,7 @@ namespace shmstate::internal {
 static_assert(!std::is_copy_constructible_v<BackBuffer> && !std::is_copy_assignable_v<BackBuffer>);
 static_assert(std::is_nothrow_move_constructible_v<BackBuffer> && !std::is_move_assignable_v<BackBuffer>);
 static_assert(!std::is_default_constructible_v<BackBuffer>);
-static_assert(!std::is_constructible_v<BackBuffer, std::byte*, std::uint32_t, std::uint64_t, LineSet&&>);
+static_assert(!std::is_constructible_v<BackBuffer, std::byte*, std::uint32_t, std::uint64_t, Differences&&>);
 
 void BackBuffer::store_bytes(std::uint64_t* words, std::string_view bytes) {
   for_each_word(bytes,

@@ -1,16 +1,15 @@
 // The right to write one buffer. Only a claim makes one (`Replicas::claim`), and a publish consumes it, so nothing that
-// changes a buffer compiles without the claim. It marks the 64-byte lines that it stores to: by those, the other
-// buffers are stale after the publish.
+// changes a buffer compiles without the claim. It notes the 64-byte lines and the entries that it stores to: by those,
+// the other buffers are stale after the publish.
 #pragma once
 
 #include <atomic>
-#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <utility>
 
-#include "engine/line_set.h"
+#include "engine/differences.h"
 #include "layout/layout.h"
 #include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/shared_word.h"
@@ -33,7 +32,7 @@ class BackBuffer {
   [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
   /// Whether it differs from the current buffer by more than its epoch.
-  [[nodiscard]] bool is_changed() const noexcept { return written_.lines().size() > 1; }
+  [[nodiscard]] bool is_changed() const noexcept { return written_.size() > 1; }
 
   [[nodiscard]] std::byte* base() const noexcept { return base_; }
   template <typename T>
@@ -50,29 +49,35 @@ class BackBuffer {
     mark(&word);
     store_word(&word, value, std::memory_order_release);
   }
-  /// For a line that has been stored to since the claim.
-  void store_again(std::uint64_t& word, std::uint64_t value) {
-    assert(written_.contains(line_of(&word)));  // for every mutation, so not in release builds
-    store_word(&word, value, std::memory_order_release);
+  /// Changes a value of one word, in an entry whose epoch of change is true. Returns whether it is the entry's first
+  /// change since the claim.
+  bool store_value(layout::Slot& slot, std::uint64_t value) {
+    const bool is_first = slot.changed_epoch != epoch_;
+    if (is_first) {
+      written_.add_entry(line_of(&slot));
+      store_word(&slot.changed_epoch, epoch_, std::memory_order_release);
+    }
+    store_word(&slot.words[0], value, std::memory_order_release);
+    return is_first;
   }
   /// Copies `bytes` to a word-aligned place and pads the last word with zeros.
   void store_bytes(std::uint64_t* words, std::string_view bytes);
 
  private:
   friend class Replicas;
-  BackBuffer(std::byte* base, std::uint32_t index, std::uint64_t epoch, LineSet&& empty) noexcept
+  BackBuffer(std::byte* base, std::uint32_t index, std::uint64_t epoch, Differences&& empty) noexcept
       : base_(base), epoch_(epoch), index_(index), written_(std::move(empty)) {}
 
   [[nodiscard]] std::uint32_t line_of(const void* address) const noexcept {
     const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(address) - base_);
     return static_cast<std::uint32_t>(offset / layout::kLine);
   }
-  void mark(const void* address) { written_.insert(line_of(address)); }
+  void mark(const void* address) { written_.add_line(line_of(address)); }
 
   std::byte* base_;
   std::uint64_t epoch_;
   std::uint32_t index_;
-  LineSet written_;  // since the claim
+  Differences written_;  // since the claim
 };
 
 }  // namespace shmstate::internal

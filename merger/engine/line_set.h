@@ -23,7 +23,6 @@ class LineSet {
     word |= bit;
     lines_.push_back(line);
   }
-  [[nodiscard]] bool contains(std::uint32_t line) const noexcept { return (bits_[line / 64] >> line % 64 & 1) != 0; }
   void clear() noexcept {
     for (const std::uint32_t line : lines_) bits_[line / 64] = 0;
     lines_.clear();

@@ -1,5 +1,6 @@
 #include "engine/replicas.h"
 
+#include <span>
 #include <utility>
 
 #include "protocol/crash_point.h"
@@ -12,6 +13,40 @@ namespace {
 constexpr std::size_t kPrefetchAhead = 16;  // lines; covers the latency of memory at the speed of copying
 
 std::uint64_t line_count(const Geometry& geometry) { return geometry.buffer_stride / layout::kLine; }
+
+void copy_line(std::uint32_t line, const std::byte* from, std::byte* to) noexcept {
+  crash_point(CrashPoint::kLineCopied);
+  const std::size_t offset = std::size_t{line} * layout::kLine;
+  const auto* const from_words = reinterpret_cast<const std::uint64_t*>(from + offset);
+  auto* const to_words = reinterpret_cast<std::uint64_t*>(to + offset);
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < layout::kLine / kWord; ++i) {
+    store_word(to_words + i, from_words[i], std::memory_order_release);
+  }
+}
+
+// Of an entry that changed in nothing else: the value and the epoch of change.
+void copy_value(std::uint32_t line, const std::byte* from, std::byte* to) noexcept {
+  crash_point(CrashPoint::kValueCopied);
+  const std::size_t offset = std::size_t{line} * layout::kLine;
+  const auto& from_slot = *reinterpret_cast<const layout::Slot*>(from + offset);
+  auto& to_slot = *reinterpret_cast<layout::Slot*>(to + offset);
+  store_word(&to_slot.changed_epoch, from_slot.changed_epoch, std::memory_order_release);
+  store_word(to_slot.words, from_slot.words[0], std::memory_order_release);
+}
+
+// Calls `copy` for all lines, and prefetches what it will touch.
+template <typename Copy>
+void copy_all(std::span<const std::uint32_t> lines, const std::byte* from, std::byte* to, Copy&& copy) noexcept {
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    if (i + kPrefetchAhead < lines.size()) {
+      const std::size_t ahead = std::size_t{lines[i + kPrefetchAhead]} * layout::kLine;
+      __builtin_prefetch(from + ahead, 0);
+      __builtin_prefetch(to + ahead, 1);
+    }
+    copy(lines[i], from, to);
+  }
+}
 
 }  // namespace
 
@@ -55,38 +90,20 @@ BackBuffer Replicas::open(std::uint32_t buffer) {
   return back;
 }
 
-void Replicas::copy_line(std::uint32_t line, std::byte* to) const noexcept {
-  crash_point(CrashPoint::kLineCopied);
-  const std::size_t offset = std::size_t{line} * layout::kLine;
-  const auto* const from_words = reinterpret_cast<const std::uint64_t*>(current_base_ + offset);
-  auto* const to_words = reinterpret_cast<std::uint64_t*>(to + offset);
-#pragma GCC unroll 8
-  for (std::size_t i = 0; i < layout::kLine / kWord; ++i) {
-    store_word(to_words + i, from_words[i], std::memory_order_release);
-  }
-}
-
 // Returns the number of lines copied.
 std::uint64_t Replicas::catch_up(std::uint32_t buffer, std::byte* to) {
-  std::uint64_t copied = 0;
+  Differences& stale = stale_[buffer];
+  std::uint64_t copied = stale.size();
   if (lacks_all_[buffer]) {
     const std::uint64_t pages = reinterpret_cast<const layout::BufferHeader*>(current_base_)->page_count;
     const std::uint64_t lines = pages * layout::kPageBytes / layout::kLine;
-    for (; copied < lines; ++copied) copy_line(static_cast<std::uint32_t>(copied), to);
+    for (copied = 0; copied < lines; ++copied) copy_line(static_cast<std::uint32_t>(copied), current_base_, to);
     lacks_all_[buffer] = false;
   } else {
-    const std::vector<std::uint32_t>& lines = stale_[buffer].lines();
-    for (std::size_t i = 0; i < lines.size(); ++i) {
-      if (i + kPrefetchAhead < lines.size()) {
-        const std::size_t ahead = std::size_t{lines[i + kPrefetchAhead]} * layout::kLine;
-        __builtin_prefetch(current_base_ + ahead, 0);
-        __builtin_prefetch(to + ahead, 1);
-      }
-      copy_line(lines[i], to);
-    }
-    copied = lines.size();
+    copy_all(stale.lines(), current_base_, to, copy_line);
+    copy_all(stale.entries(), current_base_, to, copy_value);
   }
-  stale_[buffer].clear();
+  stale.clear();
   return copied;
 }
 
@@ -105,8 +122,7 @@ void Replicas::publish(BackBuffer&& back) {
     return;
   }
   for (std::uint32_t b = 0; b < buffer_count_; ++b) {
-    if (b == version.buffer || lacks_all_[b]) continue;
-    for (const std::uint32_t line : spare_.lines()) stale_[b].insert(line);
+    if (b != version.buffer && !lacks_all_[b]) stale_[b].add(spare_);
   }
   spare_.clear();
 }

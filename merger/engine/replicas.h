@@ -1,9 +1,11 @@
 // The buffers as byte replicas of each other.
 //
 // One buffer is current: it holds the newest epoch, and readers read it. After a publish, every other buffer is stale
-// by exactly the lines that the published one was written in; a claim catches up by copying just those, at the same
-// offsets. Nothing here knows about tables, so whatever is laid out in a buffer is replicated; the cost is that of what
-// changed.
+// by exactly what the published one was written in; a claim catches up by copying just that, at the same offsets: whole
+// lines, and of entries that changed in nothing else the two words of value and epoch of change. It is always copied
+// from the current buffer, so it does not matter how often, in which order, or for which turn something was noted; and
+// a buffer in which a merger died, or of which nothing is known, is copied as a whole. Nothing else here knows about
+// tables, so whatever is laid out in a buffer is replicated; the cost is that of what changed.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +14,8 @@
 #include <vector>
 
 #include "engine/back_buffer.h"
+#include "engine/differences.h"
 #include "engine/instance_owner.h"
-#include "engine/line_set.h"
 #include "protocol/publish.h"
 
 namespace shmstate::internal {
@@ -26,7 +28,7 @@ class Replicas {
   [[nodiscard]] Version current() const noexcept { return current_; }
   /// The buffer that was claimed last.
   [[nodiscard]] std::uint32_t last_claimed() const noexcept { return last_claimed_; }
-  /// Lines copied to catch up, so far.
+  /// Lines copied to catch up, whole or in part, so far.
   [[nodiscard]] std::uint64_t lines_copied() const noexcept { return lines_copied_; }
 
   /// In a new instance: the first buffer, which nobody can read yet.
@@ -49,7 +51,6 @@ class Replicas {
   void check_claim(std::uint32_t buffer) const noexcept;
   [[nodiscard]] BackBuffer open(std::uint32_t buffer);
   std::uint64_t catch_up(std::uint32_t buffer, std::byte* to);
-  void copy_line(std::uint32_t line, std::byte* to) const noexcept;
   void set_current(Version version);
 
   InstanceOwner& owner_;
@@ -57,9 +58,9 @@ class Replicas {
   Version current_;
   std::byte* current_base_ = nullptr;
   std::uint32_t last_claimed_ = 0;
-  bool is_claimed_ = false;     // a back buffer has been claimed and not been published
-  LineSet spare_;               // empty, for the next claim
-  std::vector<LineSet> stale_;  // by buffer: what it lacks
+  bool is_claimed_ = false;         // a back buffer has been claimed and not been published
+  Differences spare_;               // empty, for the next claim
+  std::vector<Differences> stale_;  // by buffer: what it lacks
   std::vector<bool> lacks_all_;
   std::uint64_t lines_copied_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "layout/hash.h"
@@ -69,9 +70,7 @@ void RingDrain::merge(Pass& pass) {
     const Group group = next_group(pass);
     if (pass.ring.file.has_faulted()) break;
     crash_point(CrashPoint::kGroupStaged);
-    std::size_t rejected_count = 0;
-    for (std::size_t i = 0; i < group.count; ++i) rejected_count += apply(pass, staged_[i]) ? 0 : 1;
-    pass.applied_count += group.count - rejected_count;
+    pass.applied_count += apply(pass, group.count);
     if (group.count > 0) pass.is_in_batch = continues(group);
     pass.position = group.end;
     if (pass.is_in_batch) continue;
@@ -110,7 +109,9 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
   Staged* next = staged_.data();
   while (next != staged_.data() + kGroupRecords && at < end) {
     const MutationHead head = MutationHead::take(at);
-    const std::size_t bytes = head.record_bytes();
+    std::size_t bytes = head.usual_record_bytes();
+    const bool is_usual = bytes != 0;
+    if (!is_usual) bytes = head.record_bytes();
     if (bytes == 0 || bytes > static_cast<std::size_t>(end - at)) {
       pass.is_malformed = true;
       break;
@@ -118,9 +119,10 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
     Staged& staged = *next++;
     staged.head = head;
     staged.key = reinterpret_cast<const std::uint64_t*>(at) + 1;
-    if (head.has_optional_words()) staged.key += head.optional_words();
-    if (head.has(kWithHint)) {
-      staged.guess = table_.segments().prefetch_hint(pass.back, view_of(head, staged.key).hint);
+    if (!is_usual) staged.key += head.optional_words();
+    if (!is_usual && head.has(kWithHint)) {
+      const std::uint64_t hint = load_word(staged.key - 1, std::memory_order_relaxed);
+      staged.guess = table_.segments().prefetch_hint(pass.back, hint);
     } else {
       const std::string_view key{reinterpret_cast<const char*>(staged.key), head.key_bytes()};
       staged.home = guesses.prefetch_home(hash_key(key, hash_seed));
@@ -204,11 +206,17 @@ void RingDrain::refuse_batch(Pass& pass) {
 
 // ---- mutations
 
-// Returns whether the mutation was applied; if not, it is counted as rejected, or its ring is about to be quarantined.
-bool RingDrain::apply(Pass& pass, const Staged& staged) {
-  crash_point(CrashPoint::kMutationApplied);
-  return (staged.guess != nullptr && table_.update(pass.back, *staged.guess, staged.head, staged.key)) ||
-         apply_by_key(pass, staged);
+// Returns how many were applied. The others are counted as rejected, unless their ring is about to be quarantined.
+std::size_t RingDrain::apply(Pass& pass, std::size_t count) {
+  Table& table = table_;
+  BackBuffer& back = pass.back;
+  std::size_t applied_count = count;
+  for (const Staged& staged : std::span(staged_).first(count)) {
+    crash_point(CrashPoint::kMutationApplied);
+    if (staged.guess != nullptr && table.update(back, *staged.guess, staged.head, staged.key)) continue;
+    if (!apply_by_key(pass, staged)) --applied_count;
+  }
+  return applied_count;
 }
 
 // Whatever needs more than a look at one slot. The hash must be that of the bytes that are stored, so they are copied

@@ -74,7 +74,7 @@ class RingDrain {
   [[nodiscard]] Survey survey_batch(Pass& pass, std::uint64_t begin) const noexcept;
   void refuse_batch(Pass& pass);
 
-  [[nodiscard]] bool apply(Pass& pass, const Staged& staged);
+  [[nodiscard]] std::size_t apply(Pass& pass, std::size_t count);
   [[nodiscard]] bool apply_by_key(Pass& pass, const Staged& staged);
   [[nodiscard]] std::optional<layout::Reject> change(Pass& pass, const RecordView& record, const HashedKey& key,
                                                      const NewValue& value);

@@ -36,6 +36,18 @@ Table::Table(PageAllocator& pages, Feed& feed, const Geometry& geometry)
 
 // ---- mutations
 
+// Bytes that lie in the slot, and are as long as those that are there.
+bool Table::update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key) {
+  SlotHead head(mutation.key_bytes(), mutation.value_bytes(), Type::kBytes);
+  head.place();
+  if (head.flags != 0 || here.head != head.pack()) return false;
+  const std::size_t key_words = words_of(mutation.key_bytes());
+  if (!holds_key(here.words + head.key_word(), key, key_words)) return false;
+  back.store_bytes(here.words, {reinterpret_cast<const char*>(key + key_words), mutation.value_bytes()});
+  changed(back, Segments::place_of(back, here));
+  return true;
+}
+
 std::optional<Reject> Table::set(BackBuffer& back, const HashedKey& key, const NewValue& value,
                                  const Attributes& attributes) {
   Place at;
@@ -56,12 +68,11 @@ std::optional<Reject> Table::combine(BackBuffer& back, Operation operation, cons
   if (segments_.view(back).find(key, at, head) != BufferView::Found::kYes) return insert(back, key, operand, {});
   if (head.type == kTombstone) return replace(back, at, head, key, operand, {});
   if (head.type != operand.type) return Reject::kWrongType;
-  std::uint64_t& word = slot(back, at).words[0];
-  const std::optional<std::uint64_t> result = combine_bits(operation, operand.type, word, operand.number);
+  layout::Slot& here = slot(back, at);
+  const std::optional<std::uint64_t> result = combine_bits(operation, operand.type, here.words[0], operand.number);
   if (!result) return Reject::kOutOfRange;
-  if (*result == word) return std::nullopt;
-  back.store(word, *result);
-  changed(back, at);
+  if (*result == here.words[0]) return std::nullopt;
+  if (back.store_value(here, *result)) feed_.changed(back, at);
   return std::nullopt;
 }
 
@@ -143,6 +154,10 @@ std::optional<Reject> Table::replace(BackBuffer& back, const Place& place, const
                                      const NewValue& value, const Attributes& attributes) {
   layout::Slot& here = slot(back, place);
   const SlotHead head = new_head(key, value, attributes);
+  if (PlainNumber::is(here.head) && head.pack() == here.head) {
+    if (back.store_value(here, value.number)) feed_.changed(back, place);
+    return std::nullopt;
+  }
   Blocks blocks;
   if (!allocate_blocks(back, &here, old, head, blocks)) return Reject::kNoMemory;
   release_blocks(here, old, blocks);

@@ -104,6 +104,9 @@ class Table {
                                                       const Attributes& attributes);
   void remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash);
   void erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason);
+  [[nodiscard]] static bool holds_key(const std::uint64_t* stored, const std::uint64_t* key, std::size_t key_words);
+  [[nodiscard]] bool update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
+                                  const std::uint64_t* key);
   void changed(BackBuffer& back, const Place& place);
   void track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
   void count(const SlotHead& old, const SlotHead& now);
@@ -138,16 +141,23 @@ class Table {
 
 // A hostile writer may change the key in the ring at any time, also between the hash that led here and this comparison.
 // It then has named another key, whose slot this is: each word is loaded once, and the mutation is one of the key that
-// these words make. How long the key is says the head, which is a private copy. So the key needs none.
-inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key) {
-  if (!mutation.is_plain() || mutation.key_bytes() > PlainNumber::kKeyBytesMax) return false;
-  if (here.head != SlotHead(mutation.key_bytes(), kWord, mutation.type()).pack()) return false;
-  const std::uint64_t* const key_end = key + words_of(mutation.key_bytes());
-  const std::uint64_t* stored = here.words + 1;  // padded with zeros; a key that is not comes another way
-  for (; key != key_end; ++key, ++stored) {
+// these words make. How long the key is says the head, which is a private copy. So the key needs none. Stored keys are
+// padded with zeros; one in the ring that is not is found later, by its bytes.
+inline bool Table::holds_key(const std::uint64_t* stored, const std::uint64_t* key, std::size_t key_words) {
+  for (const std::uint64_t* const end = key + key_words; key != end; ++key, ++stored) {
     if (load_word(key, std::memory_order_relaxed) != *stored) return false;
   }
-  std::uint64_t value = load_word(key_end, std::memory_order_relaxed);
+  return true;
+}
+
+inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key) {
+  if (!mutation.is_plain() || mutation.key_bytes() > PlainNumber::kKeyBytesMax) {
+    return mutation.is_plain_bytes() && update_bytes(back, here, mutation, key);
+  }
+  if (here.head != SlotHead(mutation.key_bytes(), kWord, mutation.type()).pack()) return false;
+  const std::size_t key_words = words_of(mutation.key_bytes());
+  if (!holds_key(here.words + 1, key, key_words)) return false;
+  std::uint64_t value = load_word(key + key_words, std::memory_order_relaxed);
   if (mutation.operation() != Operation::kSet) {
     const std::optional<std::uint64_t> result =
         combine_bits(mutation.operation(), mutation.type(), here.words[0], value);
@@ -155,11 +165,7 @@ inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mut
     if (*result == here.words[0]) return true;
     value = *result;
   }
-  if (here.changed_epoch != back.epoch()) {
-    back.store(here.changed_epoch, back.epoch());
-    feed_.changed(back, Segments::place_of(back, here));
-  }
-  back.store_again(here.words[0], value);  // in the line of changed_epoch
+  if (back.store_value(here, value)) feed_.changed(back, Segments::place_of(back, here));
   return true;
 }
 

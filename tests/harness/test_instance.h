@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <random>
@@ -28,6 +29,7 @@
 #include "files/os.h"
 #include "files/ring_file.h"
 #include "layout/statistics.h"
+#include "protocol/publish.h"
 #include "shmstate/reader.h"
 #include "shmstate/writer.h"
 
@@ -140,6 +142,21 @@ class TestInstance {
   void pass_rounds(int rounds = 4) {
     for (int i = 0; i < rounds; ++i) step(std::chrono::milliseconds(100));
     pump();
+  }
+
+  /// After a step: whether the claimed buffer, if there is one, is what the current one is, to the last byte. Only its
+  /// epoch is the next one.
+  [[nodiscard]] bool is_caught_up() {
+    const Version current = current_version(owner_->publication());
+    const std::uint32_t back = engine_->back_buffer();
+    if (back == current.buffer || !is_being_written(owner_->publication(), back)) return true;
+    const std::byte* const from = owner_->buffer(current.buffer);
+    const std::byte* const to = owner_->buffer(back);
+    const auto& header = *reinterpret_cast<const layout::BufferHeader*>(from);
+    constexpr std::size_t kEpoch = offsetof(layout::BufferHeader, epoch);
+    constexpr std::size_t kBehind = kEpoch + sizeof header.epoch;
+    return std::memcmp(from, to, kEpoch) == 0 &&
+           std::memcmp(from + kBehind, to + kBehind, header.page_count * layout::kPageBytes - kBehind) == 0;
   }
 
   [[nodiscard]] std::uint64_t statistic(Stat stat) {

@@ -14,6 +14,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <filesystem>
 #include <limits>
@@ -184,6 +185,9 @@ class Simulation final : public SimulatedKernel {
   [[nodiscard]] bool is_merger_busy() const noexcept;
   void set_back_cursors();
   void check_publish();
+  void check_catch_up();
+  [[nodiscard]] const std::byte* current_buffer();
+  [[nodiscard]] std::uint64_t current_pages();
   void check_rings(const layout::RingCursor* cursors);
   void check_entry(std::size_t key, const BufferView& view, const layout::RingCursor* cursors);
   [[nodiscard]] bool may_be_erased(const Known& known) const;
@@ -240,6 +244,7 @@ class Simulation final : public SimulatedKernel {
   std::optional<InstanceOwner> owner_;
   std::optional<MergeEngine> engine_;
   std::uint64_t step_ns_ = 0;
+  std::uint64_t alike_pages_ = ~std::uint64_t{0};  // of the buffers; the dead may have left anything behind them
   bool is_starting_ = false;
 
   std::array<Producer, 7> producers_;
@@ -432,6 +437,7 @@ void Simulation::pass(CrashPoint point) {
   if (!failure_.empty()) return;
   observe(point);
   if (point == CrashPoint::kLineCopied && dice_.below(64) != 0) return;  // there are thousands
+  if (point == CrashPoint::kValueCopied && dice_.below(8) != 0) return;
   if (point == CrashPoint::kGroupRead && dice_.below(64) != 0) return;
   if (--points_left_ != 0) return;
   points_left_ = dice_.between(1, points_apart_);
@@ -465,6 +471,7 @@ void Simulation::observe(CrashPoint point) {
     case CrashPoint::kStampWritten:
     case CrashPoint::kHeadMoved: return check_heads();
     case CrashPoint::kEpochWritten: return check_publish();
+    case CrashPoint::kBufferCaughtUp: return check_catch_up();
     default: return;
   }
 }
@@ -503,6 +510,7 @@ void Simulation::start_merger() {
 }
 
 void Simulation::bury_merger() {
+  if (owner_) alike_pages_ = current_pages();
   engine_.reset();
   owner_.reset();
   back_ = now();
@@ -536,6 +544,19 @@ void Simulation::check_publish() {
   expect(header.tombstone_count == back_.tombstone_count(), "the number of tombstones");
   history_.push_back({.epoch = version.epoch, .feed_end = header.feed_end, .state = back_});
   if (history_.size() > kHistoryMax) history_.pop_front();
+}
+
+const std::byte* Simulation::current_buffer() { return owner_->buffer(current_version(owner_->publication()).buffer); }
+
+std::uint64_t Simulation::current_pages() {
+  return reinterpret_cast<const layout::BufferHeader*>(current_buffer())->page_count;
+}
+
+// To the last byte.
+void Simulation::check_catch_up() {
+  const std::uint64_t bytes = std::min(alike_pages_, current_pages()) * layout::kPageBytes;
+  expect(std::memcmp(current_buffer(), owner_->buffer(engine_->back_buffer()), bytes) == 0,
+         "a claimed buffer that is not the current one");
 }
 
 void Simulation::check_rings(const layout::RingCursor* cursors) {

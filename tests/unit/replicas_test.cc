@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -22,7 +24,7 @@ using test::Random;
 static_assert(!std::is_default_constructible_v<BackBuffer>);
 static_assert(!std::is_copy_constructible_v<BackBuffer> && !std::is_copy_assignable_v<BackBuffer>);
 static_assert(std::is_nothrow_move_constructible_v<BackBuffer> && !std::is_move_assignable_v<BackBuffer>);
-static_assert(!std::is_constructible_v<BackBuffer, std::byte*, std::uint32_t, std::uint64_t, LineSet&&>);
+static_assert(!std::is_constructible_v<BackBuffer, std::byte*, std::uint32_t, std::uint64_t, Differences&&>);
 static_assert(!std::is_invocable_v<decltype(&Replicas::publish), Replicas&, BackBuffer&>, "a publish consumes it");
 
 struct Pinned {
@@ -34,7 +36,7 @@ constexpr std::uint64_t kDataOffset = layout::kCursorOffset;  // any words will 
 
 class ReplicasTest : public testing::Test {
  protected:
-  ReplicasTest() {
+  explicit ReplicasTest(std::uint32_t buffer_count = 3) : own_(buffer_count) {
     BackBuffer first = replicas_.first();
     first.store(first.header().page_count, own_.owner().geometry().first_page);
     replicas_.publish(std::move(first));
@@ -50,11 +52,96 @@ class ReplicasTest : public testing::Test {
     return reinterpret_cast<const std::uint64_t*>(own_.owner().buffer(buffer) + kDataOffset)[index];
   }
 
-  OwnReplicas own_{3};
+  OwnReplicas own_;
   Replicas& replicas_ = own_.replicas();
 };
 
 using ReplicasDeathTest = ReplicasTest;
+
+// ---- catch-up by entries
+
+class CatchUpTest : public ReplicasTest, public testing::WithParamInterface<std::uint32_t> {
+ protected:
+  CatchUpTest() : ReplicasTest(GetParam()) {}
+
+  [[nodiscard]] static layout::Slot* slots(std::byte* buffer) {
+    return reinterpret_cast<layout::Slot*>(buffer + kDataOffset);
+  }
+  /// Claims a buffer, which must then hold what the model says.
+  [[nodiscard]] std::optional<BackBuffer> claim_checked(std::uint32_t buffer) {
+    std::optional<BackBuffer> back = claim(buffer);
+    EXPECT_TRUE(back);
+    EXPECT_EQ(std::memcmp(slots(own_.owner().buffer(buffer)), model_.data(), sizeof model_), 0) << "buffer " << buffer;
+    return back;
+  }
+  /// As a mutation that finds its key.
+  void change(BackBuffer& back, std::size_t index, std::uint64_t value) {
+    const bool is_first = model_[index].changed_epoch != back.epoch();
+    EXPECT_EQ(back.store_value(slots(back.base())[index], value), is_first);
+    model_[index].changed_epoch = back.epoch();
+    model_[index].words[0] = value;
+  }
+  /// As an insert: whatever was in the slot before, nothing of it is left.
+  void reuse(BackBuffer& back, std::size_t index, std::uint64_t word) {
+    layout::Slot& slot = slots(back.base())[index];
+    back.store(slot.head, model_[index].head = word);
+    back.store(slot.words[1], model_[index].words[1] = ~word);
+    back.store(slot.changed_epoch, model_[index].changed_epoch = 0);
+  }
+
+  std::array<layout::Slot, 1'000> model_{};
+};
+
+TEST_P(CatchUpTest, ValuesReachEveryBufferWhateverElseHappensToTheirSlots) {
+  Random random(2);
+  for (int turn = 0; turn < 300 && !HasFailure(); ++turn) {
+    auto buffer = static_cast<std::uint32_t>(random.below(GetParam()));
+    if (buffer == replicas_.current().buffer) buffer = (buffer + 1) % GetParam();
+    std::optional<BackBuffer> back = claim_checked(buffer);
+    for (std::size_t n = random.below(100); n > 0; --n) {
+      const std::size_t index = random.chance(50) ? random.below(8) : random.below(model_.size());
+      random.chance(80) ? change(*back, index, random.word()) : reuse(*back, index, random.word());
+    }
+    replicas_.publish(std::move(*back));
+  }
+}
+
+TEST_P(CatchUpTest, AnEntryThatChangesOftenInATurnIsCopiedOnce) {
+  for (std::uint32_t turn = 1; turn < 5; ++turn) {
+    const std::uint64_t before = replicas_.lines_copied();
+    std::optional<BackBuffer> back = claim_checked(turn % 2);
+    const std::uint64_t copied = replicas_.lines_copied() - before;
+    EXPECT_TRUE(turn <= 2 || copied == 2) << "it, and the epoch in the header: " << copied;
+    for (std::uint64_t value = 0; value < 100; ++value) change(*back, 7, value);
+    EXPECT_TRUE(back->is_changed());
+    replicas_.publish(std::move(*back));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Buffers, CatchUpTest, testing::Values(2U, 3U),
+                         [](const auto& test) { return "Of" + std::to_string(test.param); });
+
+using LongCatchUpTest = CatchUpTest;
+
+// A buffer that is pinned for long lacks more turns than a list of entries may hold.
+TEST_P(LongCatchUpTest, AListOfEntriesThatIsFullBecomesLines) {
+  replicas_.publish(std::move(*claim_checked(2)));
+  std::size_t listed = 0;
+  for (std::uint32_t turn = 0; listed <= Differences::kEntriesMax + model_.size(); ++turn) {
+    std::optional<BackBuffer> back = claim_checked(turn % 2);
+    const std::size_t first = turn == 0 ? 0 : 1;  // the entry that is changed once must not get lost
+    for (std::size_t i = first; i < model_.size(); ++i, ++listed) change(*back, i, listed);
+    replicas_.publish(std::move(*back));
+  }
+  const std::uint64_t before = replicas_.lines_copied();
+  static_cast<void>(claim_checked(2));
+  EXPECT_LT(replicas_.lines_copied() - before, 3 * model_.size()) << "each line once, and what was listed since";
+}
+
+INSTANTIATE_TEST_SUITE_P(Buffers, LongCatchUpTest, testing::Values(3U),
+                         [](const auto& test) { return "Of" + std::to_string(test.param); });
+
+// ---- claim and publish
 
 TEST_F(ReplicasTest, AClaimIsForTheNextEpochAndShowsInTheStamp) {
   const std::optional<BackBuffer> back = claim(1);
