@@ -58,6 +58,27 @@ TEST_F(ChangedRing, AKeyThatChangesIntoANewOneIsInsertedWhereThatBelongs) {
   EXPECT_EQ(instance_.engine().table().entry_count(), 34U) << "a merger that starts finds each where its hash says";
 }
 
+TEST_F(ChangedRing, WhatIsNotPaddedIsTheSame) {
+  ASSERT_EQ(writer_.set("text", "one"), Status::kOk);
+  instance_.pump();
+  constexpr std::uint64_t kBytes = record_bytes(2, kWord, 0);
+  ASSERT_EQ(writer_.set("k0", 7), Status::kOk);
+  std::memset(ring_.at(writer_.ticket() - kBytes) + kWord + 2, 0xff, kWord - 2);
+  ASSERT_EQ(writer_.set("text", "two"), Status::kOk);
+  std::memset(ring_.at(writer_.ticket() - kWord) + 3, 0xff, kWord - 3);
+  instance_.pump();
+  EXPECT_EQ(read("k0"), 7);
+  EXPECT_EQ(reader_.get<std::string>("text"), "two");
+  EXPECT_EQ(instance_.engine().table().entry_count(), 3U);
+  const std::byte* const buffer = instance_.owner().buffer(current_version(instance_.owner().publication()).buffer);
+  Place at;
+  SlotHead head;
+  const BufferView view(buffer, instance_.owner().geometry().pages_max());
+  const HashedKey key{.bytes = "text", .hash = hash_key("text", instance_.owner().geometry().hash_seed)};
+  ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
+  EXPECT_EQ(view.segment(at.page).slots[at.slot].words[0] >> 24, 0U) << "in the buffer it is padded with zeros";
+}
+
 TEST_F(ChangedRing, WhatATruncatedFileReadsAsIsNoKey) {
   ASSERT_EQ(writer_.set("k0", 7), Status::kOk);
   {
