@@ -46,6 +46,7 @@ struct RawOptions {
   std::string mode;
   std::string readers_group;
   std::string writers_group;
+  std::string pins = "announced";
   bool only_check = false;
   std::uint64_t feed_bytes = InstanceOptions{}.feed_record_count * sizeof(layout::FeedRecord);
 };
@@ -191,6 +192,8 @@ void add_fixed(CLI::App& app, RawOptions& raw, InstanceOptions& files) {
         "three quarters of the file system, at most 8g", "Memory of all buffers together, e.g. 512m"},
        {"--max-rings", number(files.ring_count_max, CLI::Range(1U, layout::kRingsMax)), "",
         "Rings served at once, 1 to 4096"},
+       {"--pins", one_of(raw.pins, {"announced", "ask"}), "",
+        "How the merger learns of readers' pins: announced needs write access to one word, ask costs a call each turn"},
        {"--feed-bytes", size(raw.feed_bytes, odd_feed), "", "Size of the change feed, a power of two"}});
 }
 
@@ -231,6 +234,7 @@ void apply(const RawOptions& raw, ServiceOptions& service) {
   if (!raw.mode.empty()) service.files.directory_mode = static_cast<unsigned>(std::stoul(raw.mode, nullptr, 8));
   if (!raw.readers_group.empty()) service.files.readers_group = os::group_id(raw.readers_group);
   if (!raw.writers_group.empty()) service.files.writers_group = os::group_id(raw.writers_group);
+  service.files.has_announced_pins = raw.pins == "announced";
   service.files.feed_record_count = raw.feed_bytes / sizeof(layout::FeedRecord);
 }
 

@@ -38,6 +38,8 @@ void warn_if_kept(std::string_view option, const std::string& made, const std::s
 void warn_of_what_is_kept(const Geometry& made, const InstanceOptions& wanted) {
   warn_if_kept("--buffers", std::to_string(made.buffer_count), std::to_string(wanted.buffer_count));
   warn_if_kept("--max-rings", std::to_string(made.ring_count_max), std::to_string(wanted.ring_count_max));
+  const auto pins_text = [](bool announced) { return std::string(announced ? "announced" : "ask"); };
+  warn_if_kept("--pins", pins_text(made.has_announced_pins), pins_text(wanted.has_announced_pins));
   warn_if_kept("--feed-bytes", size_text(made.feed_record_count * sizeof(layout::FeedRecord)),
                size_text(wanted.feed_record_count * sizeof(layout::FeedRecord)));
   const std::uint64_t limit = made.buffer_count * made.buffer_stride;

@@ -30,6 +30,7 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
   }
   const Geometry g{.instance_id = identity.instance_id,
                    .hash_seed = identity.hash_seed,
+                   .has_announced_pins = (identity.required_features & layout::kAnnouncedPins) != 0,
                    .control_bytes = identity.control_bytes,
                    .snapshot_bytes = identity.snapshot_bytes,
                    .buffer_offset = identity.buffer_offset,

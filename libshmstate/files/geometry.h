@@ -14,6 +14,7 @@ namespace shmstate::internal {
 struct Geometry {
   layout::Id instance_id{};
   std::uint64_t hash_seed = 0;
+  bool has_announced_pins = false;
   std::uint64_t control_bytes = 0;
   std::uint64_t snapshot_bytes = 0;
   std::uint64_t buffer_offset = 0;

@@ -34,19 +34,20 @@ extern "C" void __tsan_release(void* address);
 #endif
 
 namespace shmstate::internal::os {
-namespace {
 
-// Orders everybody who touches one file's locks. The kernel alone does not: it changes its list under a spinlock, but
-// finds it empty without. So a pin and the question whether there is one could pass each other's access to a stamp. A
-// builtin, since GCC takes no std::atomic_thread_fence under ThreadSanitizer; that cannot see all this, and is told.
-void order_lock_holders() {
+// Locks need it, too. The kernel alone orders nothing: it changes its list of locks under a spinlock, but finds it empty
+// without. So a pin and the question whether there is one could pass each other's access to a stamp. A builtin, since
+// GCC takes no std::atomic_thread_fence under ThreadSanitizer; that cannot see all this, and is told.
+void fence() noexcept {
   __sync_synchronize();
 #ifdef SHMSTATE_TSAN
-  static char all_locks;
-  __tsan_acquire(&all_locks);
-  __tsan_release(&all_locks);
+  static char everybody;
+  __tsan_acquire(&everybody);
+  __tsan_release(&everybody);
 #endif
 }
+
+namespace {
 
 int lock_command(int fd, int command, short type, std::uint64_t byte, short* found = nullptr) noexcept {
   struct flock request {};
@@ -54,13 +55,13 @@ int lock_command(int fd, int command, short type, std::uint64_t byte, short* fou
   request.l_whence = SEEK_SET;
   request.l_start = static_cast<off_t>(byte);
   request.l_len = 1;
-  order_lock_holders();
+  fence();
   int result = 0;
   do {
     result = ::fcntl(fd, command, &request);
   } while (result != 0 && errno == EINTR);
   const int error_number = errno;
-  order_lock_holders();
+  fence();
   if (found != nullptr) *found = request.l_type;
   return result == 0 ? 0 : error_number;
 }

@@ -116,6 +116,9 @@ void unlock(int fd, std::uint64_t byte) noexcept;
 /// Whether another open file description holds any lock on that byte; true also when the kernel cannot tell.
 [[nodiscard]] bool is_locked(int fd, std::uint64_t byte) noexcept;
 
+/// A full barrier between threads that take or ask for locks, or call this.
+void fence() noexcept;
+
 /// Sleeps while `*word == expected`, at most `timeout`; may return early for no reason. Works on read-only mappings and
 /// across processes.
 void futex_wait(const std::uint32_t* word, std::uint32_t expected, std::chrono::nanoseconds timeout) noexcept;

@@ -78,6 +78,7 @@ fs::path new_control_path(const fs::path& instance) { return instance / "control
 fs::path gate_path(const fs::path& instance) { return instance / "writers"; }
 fs::path rings_path(const fs::path& instance) { return gate_path(instance) / "rings"; }
 fs::path doorbell_path(const fs::path& instance) { return gate_path(instance) / "doorbell"; }
+fs::path pins_path(const fs::path& instance) { return instance / "pins"; }
 
 std::string quoted(const fs::path& instance) {
   return "instance \"" + instance.filename().string() + "\" (" + instance.string() + ")";

@@ -37,6 +37,8 @@ namespace shmstate::internal {
 [[nodiscard]] std::filesystem::path gate_path(const std::filesystem::path& instance);
 [[nodiscard]] std::filesystem::path rings_path(const std::filesystem::path& instance);
 [[nodiscard]] std::filesystem::path doorbell_path(const std::filesystem::path& instance);
+/// Where readers announce their pins.
+[[nodiscard]] std::filesystem::path pins_path(const std::filesystem::path& instance);
 
 /// "instance "plant"", for messages.
 [[nodiscard]] std::string quoted(const std::filesystem::path& instance);

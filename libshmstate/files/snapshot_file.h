@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 
+#include "files/announced_pins.h"
 #include "files/control.h"
 #include "files/fork.h"
 #include "protocol/buffer_view.h"
@@ -15,7 +16,7 @@ class SnapshotFile {
  public:
   /// Maps the file read-only. Throws `Error`. Where `control` is guarded, so is this, and both are lost together: a
   /// stamp of zero voids whatever was read from zeros here.
-  explicit SnapshotFile(const Control& control);
+  explicit SnapshotFile(const Control& control, AnnouncedPins announced = {});
 
   [[nodiscard]] bool is_possible(Version version) const noexcept {
     return version.epoch != 0 && version.buffer < buffer_count_;
@@ -30,7 +31,8 @@ class SnapshotFile {
   void prefault(std::uint32_t buffer) const noexcept;
 
   /// The kernel's locks on the bytes of the buffers. They belong to this open file, so several pins of one buffer are
-  /// counted here and the kernel sees one lock.
+  /// counted here; the kernel sees one lock, and the merger one announcement. False with errno set: EACCES without
+  /// the permission to announce, EAGAIN to try again.
   [[nodiscard]] bool pin(std::uint32_t buffer) noexcept;
   void unpin(std::uint32_t buffer) noexcept;
 
@@ -38,6 +40,7 @@ class SnapshotFile {
   OwnFd fd_;
   Mapping mapping_;
   FaultGuard guard_;
+  AnnouncedPins announced_;
   std::uint64_t feed_offset_;
   const std::byte* buffers_ = nullptr;
   std::uint64_t buffer_stride_;

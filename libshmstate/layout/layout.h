@@ -3,6 +3,7 @@
 //
 //   <instance>/control      this header, statistics, ring table     written by the merger
 //   <instance>/snapshot     change feed, then the buffers           written by the merger
+//   <instance>/pins         announces pins to the merger            counted up by readers
 //   <instance>/writers/     the gate: who passes it may write
 //     rings/<id>            one ring                                written by its writer; `head` etc. by the merger
 //     doorbell              wakes a sleeping merger                 written by everybody who may write
@@ -24,7 +25,8 @@ namespace shmstate::internal::layout {
 
 inline constexpr std::uint64_t kControlMagic = 0x314c'5254'434d'4853;  // "SHMCTRL1"
 /// Feature bits: an unknown required bit must be refused, an unknown optional bit may be ignored.
-inline constexpr std::uint64_t kRequiredFeatures = 0;
+inline constexpr std::uint64_t kAnnouncedPins = 1;  // who pins must announce it in `pins`
+inline constexpr std::uint64_t kRequiredFeatures = kAnnouncedPins;  // all that are known
 inline constexpr std::uint64_t kOptionalFeatures = 0;
 
 inline constexpr std::uint32_t kBuffersMin = 2;
@@ -115,14 +117,21 @@ struct FeedRecord {
   std::uint64_t body;
 };
 
-// ---- doorbell ------------------------------------------------------------------------------------------------------
+// ---- doorbell, pins -------------------------------------------------------------------------------------------------
 
-// Whoever may write it may also truncate it. So writers never touch it: the kernel does, by FUTEX_WAKE_OP, and returns
-// an error where they would get SIGBUS. The merger guards its mapping, and makes the file whole again.
+// Whoever may write these may also truncate them. So writers and readers never touch them: the kernel does, by
+// FUTEX_WAKE_OP, and returns an error where they would get SIGBUS. The merger guards its mappings, and makes the files
+// whole again.
 
 struct alignas(kLine) Doorbell {
   Shared<std::uint32_t> wakes;          // writers: +1 to wake the merger; the futex that it sleeps on
   Shared<std::uint32_t> registrations;  // writers: +1 after a ring file appeared
+  std::uint64_t reserved[7];
+};
+
+struct alignas(kLine) PinWord {
+  Shared<std::uint32_t> announced;  // readers: +1 for each pin, after its lock was taken
+  std::uint32_t reserved_0;
   std::uint64_t reserved[7];
 };
 

@@ -37,6 +37,7 @@ enum class Stat : std::uint8_t {
   kExpired,
   kHugePageBytes,
   kRefreshes,
+  kPinQuestions,
   kCount
 };
 
@@ -74,6 +75,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"entries_expired", "", "entries erased because their time to live was over"},
     {"huge_page_bytes", "bytes", "memory of all buffers that the merger moved to huge pages"},
     {"refreshes", "", "times that these statistics were written, since the merger started"},
+    {"pin_questions", "", "times that the merger asked the kernel whether a buffer is pinned"},
 }};
 
 }  // namespace shmstate::internal

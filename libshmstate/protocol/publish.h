@@ -51,7 +51,7 @@ template <typename P>
   return publication.stamps[version.buffer].load(std::memory_order_relaxed) == version.epoch;  // pair: stamp
 }
 
-/// True until the merger takes back a buffer that is pinned. That it asks for pins makes no difference to who has one.
+/// True until the merger takes back a buffer that is pinned. That it looks for pins makes no difference to who has one.
 template <typename P>
 [[nodiscard]] bool is_kept(const P& publication, Version pinned) noexcept {
   return (publication.stamps[pinned.buffer].load(std::memory_order_relaxed) & ~layout::kClaimed) == pinned.epoch;
@@ -69,9 +69,8 @@ template <typename P, typename Locks>
 
 // ---- merger
 
-/// Steps 1 to 3. The kernel's lock list, with the fences around each call (os.cc), orders the pin of a reader and the
-/// question of the merger: either the merger sees the pin here, or the reader sees kClaimed after it. With `force`,
-/// pins are overridden.
+/// Steps 1 to 3. The fences of `locks` order the pin of a reader and the merger's look for pins: either the merger sees
+/// the pin here, or the reader sees kClaimed after it. With `force`, pins are overridden.
 template <typename P, typename Locks>
 [[nodiscard]] bool try_claim(P& publication, Locks& locks, std::uint32_t buffer, bool force) {
   auto& stamp = publication.stamps[buffer];

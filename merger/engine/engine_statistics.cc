@@ -36,6 +36,7 @@ void EngineStatistics::write(InstanceOwner& owner, const Table& table, const Pag
   write(Stat::kSleeps, sleep_count);
   write(Stat::kCommitFailures, commit_failures);
   write(Stat::kHugePageBytes, owner.collapsed_bytes());
+  write(Stat::kPinQuestions, pin_questions);
   write(Stat::kRefreshes, ++refresh_count);  // a reader that saw it grow twice saw what was true in between
 }
 

@@ -24,6 +24,7 @@ struct EngineStatistics {
   std::uint64_t stall_ns_total = 0;
   std::uint64_t stall_ns_max = 0;
   std::uint64_t pins_expired = 0;
+  std::uint64_t pin_questions = 0;
   std::uint64_t commit_failures = 0;
   std::uint64_t sleep_count = 0;
   std::uint64_t refresh_count = 0;

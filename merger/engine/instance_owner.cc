@@ -20,7 +20,6 @@ namespace fs = std::filesystem;
 using layout::kPageBytes;
 
 constexpr unsigned kDirectoryMode = 0750;
-constexpr std::size_t kDoorbellBytes = round_up(sizeof(layout::Doorbell), 4096);
 
 }  // namespace
 
@@ -36,8 +35,7 @@ InstanceOwner::InstanceOwner(fs::path path, const InstanceOptions& options)
   is_resumed_ = can_resume();
   if (!is_resumed_) create(options);
   guard_state();
-  open_doorbell();
-  crash_point(CrashPoint::kDoorbellReady);
+  open_public_pages();
   heartbeat().merger_pid.store(static_cast<std::uint32_t>(::getpid()), std::memory_order_relaxed);
   heartbeat().started_ns.store(os::now_ns(), std::memory_order_relaxed);
   heartbeat().retired.store(0, std::memory_order_relaxed);
@@ -190,35 +188,17 @@ void InstanceOwner::guard_state() {
   snapshot_guard_ = FaultGuard(snapshot_mapping_.data(), snapshot_mapping_.size(), last_words_.c_str());
 }
 
-// A new doorbell gets its name only once writers may open it: they already see an instance that is resumed.
-void InstanceOwner::open_doorbell() {
-  const fs::path path = doorbell_path(path_);
-  const bool is_new = !exists_or_throw(path);
-  const fs::path here = is_new ? fs::path(path.string() + ".new") : path;
-  doorbell_ = open_or_throw(here, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
-  map_doorbell();
-  internal::apply_permissions(doorbell_, here, doorbell_mode(permissions_.directory_mode), ::getegid());
-  if (is_new) rename_or_throw(here, path);
+void InstanceOwner::open_public_pages() {
+  const unsigned mode = permissions_.directory_mode;
+  if (geometry_.has_announced_pins) pins_ = PublicPage(pins_path(path_), pins_mode(mode), permissions_.readers_group);
+  crash_point(CrashPoint::kPinsReady);
+  doorbell_ = PublicPage(doorbell_path(path_), doorbell_mode(mode), ::getegid());
+  crash_point(CrashPoint::kDoorbellReady);
 }
 
-void InstanceOwner::map_doorbell() {
-  const fs::path path = doorbell_path(path_);
-  if (const int error_number = os::resize(doorbell_.get(), kDoorbellBytes); error_number != 0) {
-    os::throw_errno("cannot size " + path.string(), error_number);
-  }
-  commit_or_throw(doorbell_, path, 0, kDoorbellBytes);
-  Mapping mapping(doorbell_, Access::kReadWrite, 0, kDoorbellBytes, path.string());
-  doorbell_guard_ = FaultGuard(mapping.data(), kDoorbellBytes);  // every writer may truncate it
-  doorbell_mapping_ = std::move(mapping);
-}
-
-void InstanceOwner::repair_doorbell() noexcept {
-  const std::optional<os::FileInfo> info = os::file_info(doorbell_.get());
-  if (info && info->bytes == kDoorbellBytes && !doorbell_guard_.has_faulted()) return;
-  try {
-    map_doorbell();
-  } catch (const std::exception&) {  // no memory now: what the guard mapped there serves until the next call
-  }
+void InstanceOwner::repair_public_pages() noexcept {
+  doorbell_.repair();
+  if (geometry_.has_announced_pins) pins_.repair();
 }
 
 void InstanceOwner::apply_snapshot_permissions() {
@@ -241,6 +221,7 @@ std::error_code InstanceOwner::remove_files() const noexcept {
   if (error) return error;
   fs::remove_all(gate_path(path_), error);
   fs::remove(path_ / "snapshot", error);
+  fs::remove(pins_path(path_), error);
   fs::remove(new_control_path(path_), error);
   fs::remove(path_ / "merger.lock", error);
   fs::remove(path_, error);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/instance_plan.h"
+#include "engine/public_page.h"
 #include "files/control.h"
 #include "files/fault_guard.h"
 #include "files/mapping.h"
@@ -44,8 +45,14 @@ class InstanceOwner {
   [[nodiscard]] layout::Publication& publication() noexcept { return header().publication; }
   [[nodiscard]] layout::Heartbeat& heartbeat() noexcept { return header().heartbeat; }
   [[nodiscard]] layout::Doorbell& doorbell() noexcept {
-    return *reinterpret_cast<layout::Doorbell*>(doorbell_mapping_.data());
+    return *reinterpret_cast<layout::Doorbell*>(doorbell_.data());
   }
+  /// Precondition: the instance has announced pins.
+  [[nodiscard]] const layout::PinWord& pin_word() const noexcept {
+    return *reinterpret_cast<const layout::PinWord*>(pins_.data());
+  }
+  /// Whether what was read there may be no reader's word.
+  [[nodiscard]] bool is_pin_word_lost() const noexcept { return pins_.is_lost(); }
   [[nodiscard]] layout::Sleep& sleep() noexcept { return header().sleep; }
   [[nodiscard]] layout::RingStatus& ring_status(std::size_t index) noexcept {
     return reinterpret_cast<layout::RingStatus*>(control_mapping_.data() + geometry_.ring_table_offset)[index];
@@ -71,9 +78,9 @@ class InstanceOwner {
   [[nodiscard]] std::uint64_t collapsed_bytes() const noexcept { return collapsed_bytes_; }
   /// Whether the directory still leads to these files; true if that cannot be determined.
   [[nodiscard]] bool is_current() const noexcept { return leads_to(control_path_, control_).value_or(true); }
-  /// Restores the doorbell if a writer has truncated or extended it. Without memory for that, writers wake the merger
-  /// late until a later call succeeds.
-  void repair_doorbell() noexcept;
+  /// Restores what a writer or reader has truncated or extended. Without memory for that, until a later call succeeds,
+  /// writers wake the merger late, and the merger asks for pins in each turn.
+  void repair_public_pages() noexcept;
   /// Lets others attach to a new instance: called once the first snapshot is published. Throws `Error`.
   void announce();
   /// Removes the instance's files and its directory; if the directory holds something else, that is the error. If the
@@ -92,8 +99,7 @@ class InstanceOwner {
   void refuse_if_control_is_lost() const;
   void create(const InstanceOptions& options);
   void guard_state();
-  void open_doorbell();
-  void map_doorbell();
+  void open_public_pages();
   void open_snapshot();
   void apply_snapshot_permissions();
 
@@ -104,16 +110,15 @@ class InstanceOwner {
   os::Fd lock_;
   os::Fd control_;
   os::Fd snapshot_;
-  os::Fd doorbell_;
   Mapping control_mapping_;
   Mapping snapshot_mapping_;
   std::uint64_t collapse_tries_ = 0;  // of huge pages, round robin over the buffers
   std::uint64_t collapsed_bytes_ = 0;
-  Mapping doorbell_mapping_;
+  PublicPage doorbell_;
+  PublicPage pins_;
   std::string last_words_;
   FaultGuard control_guard_;
   FaultGuard snapshot_guard_;
-  FaultGuard doorbell_guard_;
   Geometry geometry_;
   bool is_resumed_ = false;
 };

@@ -35,6 +35,7 @@ Geometry plan_instance(const InstanceOptions& options, const fs::path& path) {
   Geometry g;
   os::random_bytes(g.instance_id.data(), g.instance_id.size());
   os::random_bytes(&g.hash_seed, sizeof g.hash_seed);
+  g.has_announced_pins = options.has_announced_pins;
   g.buffer_count = options.buffer_count;
   g.ring_count_max = options.ring_count_max;
   g.statistic_count = static_cast<std::uint32_t>(Stat::kCount);
@@ -55,7 +56,7 @@ Geometry plan_instance(const InstanceOptions& options, const fs::path& path) {
 void write_identity(layout::Identity& identity, const Geometry& g, const layout::Id& boot_id) {
   identity.layout_major = layout::kLayoutMajor;
   identity.layout_minor = layout::kLayoutMinor;
-  identity.required_features = layout::kRequiredFeatures;
+  identity.required_features = g.has_announced_pins ? layout::kAnnouncedPins : 0;
   identity.optional_features = layout::kOptionalFeatures;
   identity.control_bytes = g.control_bytes;
   identity.snapshot_bytes = g.snapshot_bytes;

@@ -12,6 +12,9 @@ namespace shmstate::internal {
 
 struct InstanceOptions {
   std::uint32_t buffer_count = 2;  ///< 2 to 8
+  /// Readers announce their pins, for which they need write access to a file of one word. Otherwise the merger asks the
+  /// kernel in each turn.
+  bool has_announced_pins = true;
   /// For all buffers together; 0: three quarters of the file system, at most 8 GiB.
   std::uint64_t memory_limit_bytes = 0;
   std::uint32_t ring_count_max = 1024;                       ///< 1 to 4,096
@@ -49,6 +52,10 @@ void write_descriptions(layout::StatisticName* names);
 }
 [[nodiscard]] inline unsigned doorbell_mode(unsigned directory_mode) {
   return is_open_to_group(directory_mode) ? 0666 : 0600;
+}
+[[nodiscard]] inline unsigned pins_mode(unsigned directory_mode) {
+  const unsigned read = file_mode(directory_mode);  // who may read may announce a pin
+  return read | (read & 0044) >> 1;
 }
 /// Set-group-ID: a ring belongs to its writer and the merger's own group, so that no other writer can open it. Sticky:
 /// a writer cannot remove another writer's ring.

@@ -212,7 +212,8 @@ void MergeEngine::wake_readers() {
 void MergeEngine::maintain() {
   next_maintenance_ns_ = turn_.now_ns + kMaintenanceIntervalNs;
   search_.request_news();
-  owner_.repair_doorbell();
+  owner_.repair_public_pages();
+  pins_.forget_news();
   rings_.inspect_some();
   if (turn_.now_ns >= next_directory_check_ns_) {
     next_directory_check_ns_ = turn_.now_ns + kDirectoryCheckIntervalNs;

@@ -9,17 +9,25 @@
 namespace shmstate::internal {
 namespace {
 
-// Which buffers are pinned: the kernel knows; readers are never asked.
-class SnapshotLocks {
- public:
-  explicit SnapshotLocks(int fd) : fd_(fd) {}
-  [[nodiscard]] bool is_pinned(std::uint32_t buffer) const noexcept { return os::is_locked(fd_, kPinByte + buffer); }
+struct Kernel {
+  static void fence() noexcept { os::fence(); }
+  [[nodiscard]] bool is_locked(std::uint32_t buffer) const noexcept {
+    ++questions;
+    return os::is_locked(snapshot_fd, kPinByte + buffer);
+  }
 
- private:
-  int fd_;
+  int snapshot_fd;
+  std::uint64_t& questions;
 };
 
 }  // namespace
+
+bool Pins::is_pinned(std::uint32_t buffer) noexcept {
+  const Kernel kernel{context_.owner.snapshot_fd(), context_.statistics.pin_questions};
+  if (!context_.owner.geometry().has_announced_pins) return kernel.is_locked(buffer);
+  const bool is_pinned = news_.is_pinned(context_.owner.pin_word().announced, buffer, kernel);
+  return context_.owner.is_pin_word_lost() ? kernel.is_locked(buffer) : is_pinned;
+}
 
 std::optional<BackBuffer> Pins::claim(std::uint64_t now_ns) {
   const auto pin_time_max = static_cast<std::uint64_t>(context_.options.pin_time_max.count());
@@ -42,14 +50,13 @@ void Pins::wait(std::uint64_t now_ns, bool has_waiting_work) noexcept {
 }
 
 void Pins::forget_ended_pins() noexcept {
-  const SnapshotLocks locks(context_.owner.snapshot_fd());
   for (std::uint32_t b = 0; b < context_.owner.geometry().buffer_count; ++b) {
-    if ((expired_ >> b & 1) != 0 && !locks.is_pinned(b)) expired_ &= ~(1U << b);
+    if ((expired_ >> b & 1) != 0 && !is_pinned(b)) expired_ &= ~(1U << b);
   }
 }
 
 std::optional<BackBuffer> Pins::claim_newest(std::uint64_t now_ns, Override pins) {
-  SnapshotLocks locks(context_.owner.snapshot_fd());
+  Locks locks{*this};
   std::uint32_t tried = 1U << replicas_.current().buffer;
   while (const std::optional<std::uint32_t> buffer = newest_buffer_except(tried)) {
     const std::uint32_t bit = 1U << *buffer;

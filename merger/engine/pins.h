@@ -11,6 +11,7 @@
 #include "engine/back_buffer.h"
 #include "engine/engine_context.h"
 #include "engine/replicas.h"
+#include "protocol/pin_news.h"
 
 namespace shmstate::internal {
 
@@ -22,6 +23,9 @@ class Pins {
   [[nodiscard]] std::optional<BackBuffer> claim(std::uint64_t now_ns);
   /// After a failed claim. Without waiting work, a stall ends: its reason is gone.
   void wait(std::uint64_t now_ns, bool has_waiting_work) noexcept;
+
+  /// The kernel is asked again, whatever readers have announced.
+  void forget_news() noexcept { news_.forget(); }
 
   /// Whether work waits for a pin to end.
   [[nodiscard]] bool is_stalled() const noexcept { return stalled_since_ns_ != 0; }
@@ -35,8 +39,14 @@ class Pins {
   }
 
  private:
+  /// Which buffers are pinned; readers are never asked, they may stand still.
+  struct Locks {
+    [[nodiscard]] bool is_pinned(std::uint32_t buffer) noexcept { return pins.is_pinned(buffer); }
+    Pins& pins;
+  };
   enum class Override : std::uint8_t { kNone, kExpired, kAll };
 
+  [[nodiscard]] bool is_pinned(std::uint32_t buffer) noexcept;
   [[nodiscard]] std::optional<BackBuffer> claim_newest(std::uint64_t now_ns, Override pins);
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void forget_ended_pins() noexcept;
@@ -44,6 +54,7 @@ class Pins {
 
   EngineContext context_;
   Replicas& replicas_;
+  PinNews news_;
   std::uint64_t stalled_since_ns_ = 0;
   std::uint32_t expired_ = 0;  // a bit for each buffer whose pin was overridden and still exists
 };

@@ -8,12 +8,12 @@ namespace shmstate::internal {
 
 Attachment::Attachment(const std::filesystem::path& path, std::chrono::nanoseconds timeout, bool survive_truncation)
     : control(path, timeout, survive_truncation ? WhenTruncated::kReadZeros : WhenTruncated::kDie),
-      snapshot(open_more(control, [this] { return SnapshotFile(control); })) {
+      snapshot(open_more(control, [this] { return SnapshotFile(control, AnnouncedPins(control)); })) {
   Version version;
-  if (pin_current(version) != Status::kOk) return;
-  const bool is_foreign = has_foreign_snapshot(version);
-  snapshot.unpin(version.buffer);
-  if (!is_foreign) return;
+  Epoch found = 0;
+  constexpr int kTries = 1000;
+  const auto look = [&](const BufferView& buffer) { found = buffer.epoch(); };
+  if (look_unpinned(kTries, version, look) != Status::kOk || found == version.epoch) return;
   control.must_be_current();
   throw error_of(InstanceError::kSnapshotForeign, path);
 }
@@ -33,7 +33,7 @@ Status Attachment::pin_current(Version& version) noexcept {
     if (!snapshot.is_possible(current_version(publication()))) return Status::kDamaged;
     errno = 0;
     if (try_pin(publication(), snapshot, version)) return Status::kOk;
-    if (errno != 0 && errno != EAGAIN) return Status::kSystem;  // the kernel has no lock for us
+    if (errno != 0 && errno != EAGAIN) return os::status_of(errno);  // no permission, or no lock is left
     tries_of_it = version.epoch == tried ? tries_of_it + 1 : 0;
     tried = version.epoch;
   }

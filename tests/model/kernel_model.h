@@ -3,6 +3,7 @@
 #pragma once
 
 #include "checked_memory.h"
+#include "protocol/pin_news.h"
 
 namespace shmstate::model {
 
@@ -58,12 +59,14 @@ class ExclusiveLock {
   rl::atomic<unsigned> holder_{0U};
 };
 
-/// The readers' shared locks on the bytes of the buffers, with `os::try_lock` and `os::is_locked` around them. The
+/// The readers' shared locks on the bytes of the buffers, with `os::try_lock` and `os::is_locked` around them, where the
+/// merger asks in each turn (--pins ask). The
 /// kernel changes its list under a spinlock, but a question finds a list empty without taking it; so nothing orders
 /// these calls against the stamps but the fences of our own, which are weakened like any other access.
 template <unsigned kBuffers>
-class Pins {
+class AskedPins {
  public:
+  void init() {}
   [[nodiscard]] bool pin(std::uint32_t buffer) {
     count_[buffer].rmw(rl::rmw_type_t<rl::rmw_type_add>(), 1U, rl::mo_acq_rel, RL_INFO);
     full_fence();  // os::try_lock, after the call
@@ -82,6 +85,36 @@ class Pins {
     Zero() : rl::atomic<unsigned>(0U) {}
   };
   Zero count_[kBuffers];
+};
+
+/// The same, with announcements: SnapshotFile::pin, and Pins::is_pinned of the engine.
+template <unsigned kBuffers>
+class AnnouncedPins {
+ public:
+  void init() { set_count(0); }
+  /// As anybody does who may announce.
+  void set_count(std::uint32_t count) { announced_.store(count, std::memory_order_relaxed); }
+  [[nodiscard]] bool pin(std::uint32_t buffer) { return internal::lock_announced(Kernel{*this}, buffer); }
+  void unpin(std::uint32_t buffer) { locks_.unpin(buffer); }
+  [[nodiscard]] bool is_pinned(std::uint32_t buffer) { return news_.is_pinned(announced_, buffer, Kernel{*this}); }
+
+ private:
+  struct Kernel {
+    static void fence() { full_fence(); }
+    [[nodiscard]] bool try_lock(std::uint32_t buffer) const { return pins.locks_.pin(buffer); }
+    void unlock(std::uint32_t buffer) const { pins.locks_.unpin(buffer); }
+    [[nodiscard]] bool announce() const {
+      pins.announced_.raw().rmw(rl::rmw_type_t<rl::rmw_type_add>(), 1U, rl::mo_relaxed, RL_INFO);
+      return true;
+    }
+    [[nodiscard]] bool is_locked(std::uint32_t buffer) const { return pins.locks_.is_pinned(buffer); }
+
+    AnnouncedPins& pins;
+  };
+
+  AskedPins<kBuffers> locks_;
+  CheckedAtomic<std::uint32_t> announced_;
+  internal::PinNews news_;  // the merger's own
 };
 
 }  // namespace shmstate::model

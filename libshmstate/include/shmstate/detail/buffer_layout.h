@@ -20,7 +20,7 @@ struct alignas(kLine) Publication {
   Shared<std::uint64_t> stamps[kBuffersMax];  // merger: the epoch that a buffer holds (see kClaimed), or kWriting
 };
 inline constexpr std::uint64_t kWriting = 0;
-/// Set in a stamp while the merger asks whether a reader pins the buffer, which still holds that epoch.
+/// Set in a stamp while the merger finds out whether a reader pins the buffer, which still holds that epoch.
 inline constexpr std::uint64_t kClaimed = std::uint64_t{1} << 63;
 inline constexpr unsigned kBufferBits = 3;
 

@@ -15,7 +15,7 @@ inline constexpr std::size_t kLine = 64;
 
 /// A reader or writer of another major version must refuse; a newer minor version only adds.
 inline constexpr std::uint32_t kLayoutMajor = 1;
-inline constexpr std::uint32_t kLayoutMinor = 1;
+inline constexpr std::uint32_t kLayoutMinor = 2;
 
 using Id = std::array<std::uint8_t, 16>;
 

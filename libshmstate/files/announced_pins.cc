@@ -1,0 +1,47 @@
+#include "files/announced_pins.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "files/os.h"
+#include "files/paths.h"
+
+namespace shmstate::internal {
+namespace {
+
+constexpr std::size_t kFileBytes = sizeof(layout::PinWord);
+
+}  // namespace
+
+AnnouncedPins::AnnouncedPins(const Control& control) : is_needed_(control.geometry().has_announced_pins) {
+  if (!is_needed_) return;
+  const std::filesystem::path path = pins_path(control.path());
+  fd_ = OwnFd::open_file(path, O_RDWR);
+  if (!fd_.is_open()) {
+    if (errno == EACCES || errno == EPERM || errno == EROFS) return;
+    os::throw_errno("cannot open " + path.string(), errno);
+  }
+  mapping_ = fd_.opened_again(
+      O_RDWR, [&](const os::Fd& file) { return Mapping(file, Access::kReadWrite, 0, kFileBytes, path.string()); });
+}
+
+bool AnnouncedPins::may_pin() const noexcept {
+  if (!is_needed_ || fd_.is_open()) return true;
+  errno = EACCES;
+  return false;
+}
+
+bool AnnouncedPins::announce() const noexcept {
+  if (!is_needed_) return true;
+  if (!os::futex_add_and_wake(word().announced.futex())) {  // another reader has truncated it
+    if (const int error_number = os::resize(fd_.get(), kFileBytes); error_number != 0) {
+      errno = error_number;
+      return false;
+    }
+    return os::futex_add_and_wake(word().announced.futex());
+  }
+  return true;
+}
+
+}  // namespace shmstate::internal
