@@ -26,22 +26,15 @@ AnnouncedPins::AnnouncedPins(const Control& control) : is_needed_(control.geomet
       O_RDWR, [&](const os::Fd& file) { return Mapping(file, Access::kReadWrite, 0, kFileBytes, path.string()); });
 }
 
-bool AnnouncedPins::may_pin() const noexcept {
-  if (!is_needed_ || fd_.is_open()) return true;
-  errno = EACCES;
-  return false;
-}
-
 bool AnnouncedPins::announce() const noexcept {
   if (!is_needed_) return true;
-  if (!os::futex_add_and_wake(word().announced.futex())) {  // another reader has truncated it
-    if (const int error_number = os::resize(fd_.get(), kFileBytes); error_number != 0) {
-      errno = error_number;
-      return false;
-    }
-    return os::futex_add_and_wake(word().announced.futex());
+  if (!fd_.is_open()) {
+    errno = EACCES;
+    return false;
   }
-  return true;
+  if (os::futex_add_and_wake(word().announced.futex())) return true;
+  errno = os::resize(fd_.get(), kFileBytes);  // another reader has truncated it
+  return errno == 0 && os::futex_add_and_wake(word().announced.futex());
 }
 
 }  // namespace shmstate::internal

@@ -15,9 +15,7 @@ class AnnouncedPins {
   /// of permission: then this process may read, and cannot pin.
   explicit AnnouncedPins(const Control& control);
 
-  /// Whether this process may pin. False with errno set (EACCES).
-  [[nodiscard]] bool may_pin() const noexcept;
-  /// Behind the lock: see protocol/pin_news.h. False with errno set.
+  /// To be called before the lock is taken: see protocol/pin_news.h. False with errno set: EACCES without permission.
   [[nodiscard]] bool announce() const noexcept;
 
  private:

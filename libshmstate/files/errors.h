@@ -36,6 +36,8 @@ namespace shmstate::internal {
   X(SnapshotTruncated, Damaged, "snapshot is truncated", "remove the directory and restart the merger")                \
   X(SnapshotForeign, Damaged, "snapshot is not the one that control describes",                                        \
     "remove the directory and restart the merger")                                                                     \
+  X(PinsClosed, NoPermission, "a snapshot needs write access to …",                                                    \
+    "mount it writable, or create the instance with --pins ask; reads of single keys need none")                       \
   X(FilesTruncated, Damaged, "its files were truncated", "remove the directory and restart the merger")                \
   /* found by a writer */                                                                                              \
   X(BatchOpen, InvalidArgument, "a batch of this writer is open", "commit it, or let it go, before the next one")      \

@@ -35,9 +35,9 @@ extern "C" void __tsan_release(void* address);
 
 namespace shmstate::internal::os {
 
-// Locks need it, too. The kernel alone orders nothing: it changes its list of locks under a spinlock, but finds it empty
-// without. So a pin and the question whether there is one could pass each other's access to a stamp. A builtin, since
-// GCC takes no std::atomic_thread_fence under ThreadSanitizer; that cannot see all this, and is told.
+// Locks need it, too. The kernel alone orders nothing: it changes its list of locks under a spinlock, but finds it
+// empty without. So a pin and the question whether there is one could pass each other's access to a stamp. A builtin,
+// since GCC takes no std::atomic_thread_fence under ThreadSanitizer; that cannot see all this, and is told.
 void fence() noexcept {
   __sync_synchronize();
 #ifdef SHMSTATE_TSAN

@@ -6,23 +6,8 @@
 
 #include "files/access.h"
 #include "files/errors.h"
-#include "protocol/pin_news.h"
 
 namespace shmstate::internal {
-namespace {
-
-struct Kernel {
-  static void fence() noexcept { os::fence(); }
-  [[nodiscard]] bool try_lock(std::uint32_t buffer) const noexcept { return os::try_lock(fd, kPinByte + buffer, false); }
-  void unlock(std::uint32_t buffer) const noexcept { os::unlock(fd, kPinByte + buffer); }
-  [[nodiscard]] bool announce() const noexcept { return announced.announce(); }
-
-  int fd;
-  const AnnouncedPins& announced;
-};
-
-}  // namespace
-
 SnapshotFile::SnapshotFile(const Control& control, AnnouncedPins announced)
     : announced_(std::move(announced)),
       feed_offset_(control.geometry().feed_offset),
@@ -53,9 +38,7 @@ void SnapshotFile::prefault(std::uint32_t buffer_index) const noexcept {
 }
 
 bool SnapshotFile::pin(std::uint32_t buffer) noexcept {
-  if (pins_[buffer] == 0 && (!announced_.may_pin() || !lock_announced(Kernel{fd_.get(), announced_}, buffer))) {
-    return false;
-  }
+  if (pins_[buffer] == 0 && !(announced_.announce() && os::try_lock(fd_.get(), kPinByte + buffer, false))) return false;
   ++pins_[buffer];
   return true;
 }

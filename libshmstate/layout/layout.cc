@@ -81,5 +81,6 @@ static_assert(offsetof(RingHeader, verdict) == 392 && offsetof(RingHeader, appli
 static_assert(offsetof(RingHeader, rejected) == 448);
 static_assert(is_plain<RecordHead, 8>() && offsetof(RecordHead, key_bytes) == 4 && offsetof(RecordHead, kind) == 6);
 static_assert(is_plain<Doorbell, kLine>() && offsetof(Doorbell, registrations) == 4);
+static_assert(is_plain<PinWord, kLine>() && offsetof(PinWord, announced) == 0);
 
 }  // namespace shmstate::internal::layout

@@ -25,7 +25,7 @@ namespace shmstate::internal::layout {
 
 inline constexpr std::uint64_t kControlMagic = 0x314c'5254'434d'4853;  // "SHMCTRL1"
 /// Feature bits: an unknown required bit must be refused, an unknown optional bit may be ignored.
-inline constexpr std::uint64_t kAnnouncedPins = 1;  // who pins must announce it in `pins`
+inline constexpr std::uint64_t kAnnouncedPins = 1;                  // who pins must announce it in `pins`
 inline constexpr std::uint64_t kRequiredFeatures = kAnnouncedPins;  // all that are known
 inline constexpr std::uint64_t kOptionalFeatures = 0;
 
@@ -130,7 +130,7 @@ struct alignas(kLine) Doorbell {
 };
 
 struct alignas(kLine) PinWord {
-  Shared<std::uint32_t> announced;  // readers: +1 for each pin, after its lock was taken
+  Shared<std::uint32_t> announced;  // readers: +1 before each pin
   std::uint32_t reserved_0;
   std::uint64_t reserved[7];
 };

@@ -1,20 +1,21 @@
 // How the merger learns of pins without a system call in each turn.
 //
-//   reader                                              merger
-//   1 lock the byte of the buffer                       1 stamp |= kClaimed
-//   2 announced + 1, in the kernel                      2 barrier; a = announced
-//   3 barrier                                           3 a is what it was when the kernel last said "no"? not pinned
-//   4 is the stamp still that of the epoch? pinned      4 otherwise ask the kernel; on "no", keep a
+//   merger                                              reader
+//   1 claim the buffer: stamp |= kClaimed               1 version = (epoch, buffer) from the epoch word (acquire)
+//   2 barrier; n = announced                            2 announced + 1, in the kernel
+//   3 n is what was kept for this buffer? not pinned    3 lock the byte of the buffer; barrier
+//   4 otherwise ask the kernel; on "no", keep n         4 is the stamp still that epoch? then it is pinned
 //
-// Either the merger's step 2 sees the announcement, and its step 4 the lock that was taken before; or the reader's step
-// 4 sees the claim. The lock comes before its announcement: the other way round, a merger that asks between the two
-// would hear "no", and keep the count of a pin that it does not know.
+// Why step 3 of the merger is right: let the reader's step 4 see the epoch, unclaimed. Then the barriers let the
+// merger's step 2 in its next claim of that buffer see the announcement, and its step 4 the lock. What was kept for the
+// buffer dates from a claim before that epoch was published in it, so before the reader's step 1, and is without that
+// announcement: n is another number, and the kernel is asked.
 //
 // Readers can write the count, so it is only a hint not to ask. Who sets it back hides pins until the merger forgets
 // what it kept: such a pin expires early, which its holder sees in the stamp.
 //
-// Templates, so that a model checker can run exactly this code. `kernel` has `fence()`, a full barrier; for a reader
-// `try_lock`, `unlock` and `announce`, which adds 1 to the count; for the merger `is_locked`.
+// A template, so that a model checker can run exactly this code: `kernel` has `fence()`, a full barrier, and
+// `is_locked(buffer)`.
 #pragma once
 
 #include <array>
@@ -26,25 +27,12 @@
 
 namespace shmstate::internal {
 
-/// The reader's steps 1 to 3.
-template <typename Kernel>
-[[nodiscard]] bool lock_announced(const Kernel& kernel, std::uint32_t buffer) noexcept {
-  if (!kernel.try_lock(buffer)) return false;
-  if (!kernel.announce()) {
-    kernel.unlock(buffer);
-    return false;
-  }
-  kernel.fence();  // pair: pins
-  return true;
-}
-
-/// What the merger knows.
 class PinNews {
  public:
   /// The merger's steps 2 to 4.
   template <typename Word, typename Kernel>
   [[nodiscard]] bool is_pinned(const Word& announced, std::uint32_t buffer, const Kernel& kernel) noexcept {
-    kernel.fence();  // pair: pins
+    kernel.fence();
     const std::uint32_t count = announced.load(std::memory_order_relaxed);
     if (count == unpinned_at_[buffer]) return false;
     if (kernel.is_locked(buffer)) return true;

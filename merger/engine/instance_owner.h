@@ -44,9 +44,7 @@ class InstanceOwner {
 
   [[nodiscard]] layout::Publication& publication() noexcept { return header().publication; }
   [[nodiscard]] layout::Heartbeat& heartbeat() noexcept { return header().heartbeat; }
-  [[nodiscard]] layout::Doorbell& doorbell() noexcept {
-    return *reinterpret_cast<layout::Doorbell*>(doorbell_.data());
-  }
+  [[nodiscard]] layout::Doorbell& doorbell() noexcept { return *reinterpret_cast<layout::Doorbell*>(doorbell_.data()); }
   /// Precondition: the instance has announced pins.
   [[nodiscard]] const layout::PinWord& pin_word() const noexcept {
     return *reinterpret_cast<const layout::PinWord*>(pins_.data());

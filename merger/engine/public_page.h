@@ -1,5 +1,5 @@
-// A page of memory with a name that others write to: the doorbell, and the word that announces pins. Whoever may write it
-// may also truncate it; so it is guarded, and made whole again.
+// A page of memory with a name that others write to: the doorbell, and the word that announces pins. Whoever may write
+// it may also truncate it; so it is guarded, and made whole again.
 #pragma once
 
 #include <cstddef>

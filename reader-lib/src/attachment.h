@@ -23,11 +23,6 @@ struct Attachment {
   [[nodiscard]] Position position_of(Version version) const noexcept {
     return {.instance = control.geometry().instance_id, .epoch = version.epoch};
   }
-  /// Whether a pinned buffer is not of the instance that control describes. One that the merger reclaimed meanwhile,
-  /// because whoever pinned it stood still for too long, does not show that.
-  [[nodiscard]] bool has_foreign_snapshot(Version pinned) const noexcept {
-    return snapshot.buffer(pinned.buffer).epoch() != pinned.epoch && is_kept(publication(), pinned);
-  }
   /// Pins the current buffer. An attempt fails when the merger publishes between its two loads; one epoch after the
   /// other fails only in a flood of publishes, and the same one again and again only when its stamp is damaged.
   [[nodiscard]] Status pin_current(Version& version) noexcept;

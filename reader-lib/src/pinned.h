@@ -5,6 +5,7 @@
 #include <string>
 
 #include "attachment.h"
+#include "files/errors.h"
 
 namespace shmstate::internal {
 
@@ -12,7 +13,7 @@ class Pinned {
  public:
   /// Throws `Error`.
   explicit Pinned(std::shared_ptr<Attachment> files) : files_(std::move(files)) {
-    if (const Status status = files_->pin_current(version_); status != Status::kOk) fail(status);
+    if (const Status status = files_->pin_current(version_); status != Status::kOk) fail_pin(status);
   }
   ~Pinned() {
     if (!is_forked()) files_->snapshot.unpin(version_.buffer);
@@ -47,6 +48,12 @@ class Pinned {
   }
 
  private:
+  [[noreturn]] void fail_pin(Status status) const {
+    const std::filesystem::path& path = files_->control.path();
+    if (status == Status::kNoPermission) throw error_of(InstanceError::kPinsClosed, path, {pins_path(path).native()});
+    fail(status);
+  }
+
   std::shared_ptr<Attachment> files_;
   Version version_;
   Maker maker_;

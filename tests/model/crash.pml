@@ -25,6 +25,7 @@
 #define CAPACITY 2 /* of a ring, in records: it wraps, and it is full at times */
 #define WRITING 0 /* layout::kWriting */
 #define CLAIMED 128 /* layout::kClaimed */
+#define UNKNOWN 255 /* what PinNews has forgotten */
 
 /* The mutants. */
 #define HEAD_BEFORE_PUBLISH (mutant == 1)
@@ -42,6 +43,8 @@
 #define NO_CATCH_UP (mutant == 13)
 #define ORPHANS_KEEP_EPHEMERALS (mutant == 14)
 #define FINISH_WITHOUT_LOOKING_AT_TAIL (mutant == 15)
+#define ANNOUNCED_BEFORE_VERSION (mutant == 16)
+#define NOT_ANNOUNCED (mutant == 17)
 byte mutant;
 
 /* ---- shared files */
@@ -56,6 +59,7 @@ typedef Buffer {
 Buffer buffers[BUFFERS];
 byte word_epoch, word_buffer; /* the epoch word: always read and written in one step */
 byte pins[BUFFERS];           /* the kernel's lock list */
+byte announced;               /* how many pins */
 
 typedef Ring {
   bit file;
@@ -162,6 +166,8 @@ proctype Merger() {
   byte cursor[RINGS];           /* RingConsumer */
   byte published_cursor[RINGS]; /* ServedRing */
   byte stale[BUFFERS], written; /* Replicas: sets of lines */
+  byte unpinned_at[BUFFERS];    /* PinNews */
+  byte count;
 
 start: /* the constructor, resume() and resume_rings() */
   skip;
@@ -178,6 +184,7 @@ start: /* the constructor, resume() and resume_rings() */
     :: back == BUFFERS -> break
     :: back < BUFFERS ->
       stale[back] = ((back == current || RESTART_TRUSTS_BACK_BUFFER) -> 0 : ALL_LINES);
+      unpinned_at[back] = UNKNOWN;
       back++
     od;
     back = 0;
@@ -230,12 +237,19 @@ claim:
     fi;
     buffers[back].stamp = buffers[back].stamp | CLAIMED; /* step 1 */
     MAY_DIE;
-    if /* step 2 */
-    :: pins[back] == 0 || PINS_ASKED_BEFORE_CLAIM
-    :: pins[back] != 0 && !PINS_ASKED_BEFORE_CLAIM ->
-      buffers[back].stamp = buffers[back].stamp & (CLAIMED - 1);
-      goto claim
+    count = announced; /* step 2: PinNews::is_pinned */
+    if
+    :: count == unpinned_at[back] || PINS_ASKED_BEFORE_CLAIM
+    :: count != unpinned_at[back] && !PINS_ASKED_BEFORE_CLAIM ->
+      if
+      :: pins[back] == 0 -> unpinned_at[back] = count
+      :: pins[back] != 0 ->
+        buffers[back].stamp = buffers[back].stamp & (CLAIMED - 1);
+        count = 0;
+        goto claim
+      fi
     fi;
+    count = 0;
     if
     :: NO_WRITING_STAMP
     :: else -> buffers[back].stamp = WRITING /* step 3 */
@@ -465,6 +479,10 @@ proctype Reader() {
   do
   :: reads == READS -> break
   :: reads < READS ->
+    if
+    :: ANNOUNCED_BEFORE_VERSION -> announced++
+    :: else
+    fi;
     d_step { /* current_version */
       epoch = word_epoch;
       buffer = word_buffer;
@@ -483,7 +501,11 @@ proctype Reader() {
     }
     if
     :: is_pinned = 0
-    :: pins[buffer]++; /* try_pin */
+    :: if /* try_pin */
+      :: ANNOUNCED_BEFORE_VERSION || NOT_ANNOUNCED
+      :: else -> announced++
+      fi;
+      pins[buffer]++;
       is_pinned = 1;
       if
       :: buffers[buffer].stamp != epoch -> goto done

@@ -59,10 +59,10 @@ class ExclusiveLock {
   rl::atomic<unsigned> holder_{0U};
 };
 
-/// The readers' shared locks on the bytes of the buffers, with `os::try_lock` and `os::is_locked` around them, where the
-/// merger asks in each turn (--pins ask). The
-/// kernel changes its list under a spinlock, but a question finds a list empty without taking it; so nothing orders
-/// these calls against the stamps but the fences of our own, which are weakened like any other access.
+/// The readers' shared locks on the bytes of the buffers, with `os::try_lock` and `os::is_locked` around them, where
+/// the merger asks in each turn (--pins ask). The kernel changes its list under a spinlock, but a question finds a list
+/// empty without taking it; so nothing orders these calls against the stamps but the fences of our own, which are
+/// weakened like any other access.
 template <unsigned kBuffers>
 class AskedPins {
  public:
@@ -94,19 +94,16 @@ class AnnouncedPins {
   void init() { set_count(0); }
   /// As anybody does who may announce.
   void set_count(std::uint32_t count) { announced_.store(count, std::memory_order_relaxed); }
-  [[nodiscard]] bool pin(std::uint32_t buffer) { return internal::lock_announced(Kernel{*this}, buffer); }
+  [[nodiscard]] bool pin(std::uint32_t buffer) {
+    announced_.raw().rmw(rl::rmw_type_t<rl::rmw_type_add>(), 1U, rl::mo_relaxed, RL_INFO);
+    return locks_.pin(buffer);
+  }
   void unpin(std::uint32_t buffer) { locks_.unpin(buffer); }
   [[nodiscard]] bool is_pinned(std::uint32_t buffer) { return news_.is_pinned(announced_, buffer, Kernel{*this}); }
 
  private:
   struct Kernel {
     static void fence() { full_fence(); }
-    [[nodiscard]] bool try_lock(std::uint32_t buffer) const { return pins.locks_.pin(buffer); }
-    void unlock(std::uint32_t buffer) const { pins.locks_.unpin(buffer); }
-    [[nodiscard]] bool announce() const {
-      pins.announced_.raw().rmw(rl::rmw_type_t<rl::rmw_type_add>(), 1U, rl::mo_relaxed, RL_INFO);
-      return true;
-    }
     [[nodiscard]] bool is_locked(std::uint32_t buffer) const { return pins.locks_.is_pinned(buffer); }
 
     AnnouncedPins& pins;

@@ -43,6 +43,52 @@ TEST_F(Hostile, ReaderThatLocksControlDoesNotKeepAMergerFromStarting) {
   EXPECT_TRUE(Reader(instance_.string()).merger_running());
 }
 
+// The word that announces pins, truncated and grown all the time, kills neither merger nor readers: what they read
+// under a pin is whole, or they are told that it expired.
+TEST_F(Hostile, PinsFileThatIsTruncatedAllTheTimeKillsNobody) {
+  Program merger = start_merger(instance_);
+  Writer writer(instance_.string(), {.name = "w"});
+  must_be_ok(writer.set("a", 0), "set");
+  must_be_ok(writer.set("b", 0), "set");
+  must_be_ok(writer.flush(kPatience), "flush");
+  Board<std::atomic<bool>> stop;
+  std::vector<Child> readers;
+  readers.emplace_back([&] {
+    Reader reader(instance_.string());
+    for (int i = 0; i < 2'000; ++i) {
+      try {
+        const Snapshot snapshot = reader.snapshot();
+        const auto a = snapshot.get<std::int64_t>("a");
+        must(a == snapshot.get<std::int64_t>("b"), "torn");
+      } catch (const Error& error) {
+        must(error.status() == Status::kExpired || error.status() == Status::kSystem, error.what());
+      }
+    }
+  });
+  Child truncater([&] {
+    for (unsigned i = 0; !stop->load(); ++i) {
+      must(::truncate(pins_path(instance_).c_str(), off_t{4096} * (i % 3)) == 0, "cannot truncate");
+      std::this_thread::sleep_for(1ms);
+    }
+  });
+  Child changing([&] {
+    Writer changer(instance_.string(), {.name = "c"});
+    for (std::int64_t n = 1; !stop->load(); ++n) {
+      Batch batch = changer.batch();
+      batch.set("a", n);
+      batch.set("b", n);
+      must_be_ok(batch.commit(), "commit");
+      must_be_ok(changer.flush(kPatience), "flush");
+    }
+  });
+  expect_kept(readers);
+  stop->store(true);
+  EXPECT_EQ(truncater.verdict(), "");
+  EXPECT_EQ(changing.verdict(), "");
+  EXPECT_FALSE(merger.has_ended()) << merger.output();
+  eventually("a whole file", [&] { return fs::file_size(pins_path(instance_)) == 4096; });
+}
+
 // A doorbell that is truncated and grown all the time delays mutations, but kills neither merger nor writers, and the
 // merger makes it whole again.
 TEST_F(Hostile, DoorbellThatIsTruncatedAllTheTimeKillsNobody) {

@@ -7,6 +7,7 @@ usage: layout_reader.py INSTANCE scan           one snapshot: a line for each en
 
 For x86-64, where an aligned 8-byte load is an acquire; others need a fence before the stamp is checked.
 """
+import ctypes
 import fcntl
 import mmap
 import os
@@ -161,7 +162,8 @@ class Instance:
         identity = self.control[:192]
         (magic, major, minor, required, _, control_bytes, snapshot_bytes) = struct.unpack_from("<8sIIQQQQ", identity)
         check(magic == b"SHMCTRL1", "magic")
-        check(major == 1 and required == 0, f"layout {major}.{minor}, features {required:#x}")
+        check(major == 1 and required & ~1 == 0, f"layout {major}.{minor}, features {required:#x}")
+        self.pins = self.open_pins(directory) if required & 1 else None
         (self.hash_seed, _, self.buffer_offset, self.buffer_stride) = struct.unpack_from("<QQQQ", identity, 80)
         (self.buffer_count, ring_count_max, first_page, statistic_count) = struct.unpack_from("<IIII", identity, 112)
         (feed_offset, feed_records, names, values, rings) = struct.unpack_from("<QQQQQ", identity, 128)
@@ -212,6 +214,7 @@ class Instance:
     def read_pinned(self, take):
         while True:
             epoch, number = self.current()
+            self.announce()
             self.lock(number, fcntl.F_RDLCK)
             try:
                 if self.is_intact(epoch, number):
@@ -222,6 +225,20 @@ class Instance:
                         return result
             finally:
                 self.lock(number, fcntl.F_UNLCK)
+
+    def open_pins(self, directory):
+        fd = os.open(directory + "/pins", os.O_RDWR | os.O_CLOEXEC)
+        return (ctypes.c_uint32 * 1024).from_buffer(mmap.mmap(fd, 4096, mmap.MAP_SHARED))
+
+    def announce(self):
+        """The kernel adds 1, and its call is a full fence."""
+        if self.pins is None:
+            return
+        wake_op, everybody, add_one = 5, 2**31 - 1, 1 << 28 | 1 << 12
+        number = {"x86_64": 202, "aarch64": 98}[os.uname().machine]
+        word = ctypes.c_void_p(ctypes.addressof(self.pins))
+        result = ctypes.CDLL(None, use_errno=True).syscall(number, word, wake_op, everybody, None, word, add_one)
+        check(result >= 0, f"a pin cannot be announced: {os.strerror(ctypes.get_errno())}")
 
     def lock(self, byte, kind):
         fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, struct.pack("hh4xqqi4x", kind, os.SEEK_SET, byte, 1, 0))

@@ -112,6 +112,7 @@ class PermissionTest : public ::testing::Test {
     expect(instance_, 0750, kReaders);
     expect(instance_ / "control", 0640, kReaders);
     expect(instance_ / "snapshot", 0640, kReaders);
+    expect(pins_path(instance_), 0660, kReaders);
     expect(instance_ / "merger.lock", 0600, kMerger.gid);
     expect(gate_path(instance_), 0750, kWriters);
     expect(doorbell_path(instance_), 0666, kMerger.gid);
@@ -225,6 +226,7 @@ TEST_F(FilesOfAnInstance, AreOnlyReadByAReader) {
     must(Reader(instance_.string()).get<std::int64_t>("own") == 1, "not readable");
     must_have(instance_ / "control", {.read = true, .write = false});
     must_have(instance_ / "snapshot", {.read = true, .write = false});
+    must_have(pins_path(instance_), {.read = true, .write = true});
     must_have(instance_ / "merger.lock", {.read = false, .write = false});
     must_have(doorbell_path(instance_), {.read = false, .write = false});
     for (const fs::path& ring : rings_) must_have(ring, {.read = false, .write = false});
@@ -439,6 +441,35 @@ TEST_F(HostileWriter, TakesTheNameOfAnotherUsersSharedRing) {
   expect_removal();
   expect_service_despite(
       [&] { must(::mkdir(name.c_str(), 0777) == 0 && ::mkdir((name / "full").c_str(), 0777) == 0, "mkdir"); });
+}
+
+// Who may read but not announce reads single keys; snapshots are refused, unless the merger asks in each turn.
+TEST_F(PermissionTest, AReaderThatCannotAnnouncePinsReadsAndIsToldWhatItLacks) {
+  const Program merger = start_with_groups();
+  ASSERT_EQ(::chmod(pins_path(instance_).c_str(), 0640), 0);
+  as(kWriter, [&] {
+    Writer writer(instance_.string(), {.name = "good"});
+    must_be_ok(writer.set("key", 1), "set");
+    must_be_ok(writer.flush(kPatience), "flush");
+  });
+  as(kReader, [&] {
+    Reader reader(instance_.string());
+    must(reader.get<std::int64_t>("key") == 1, "a value");
+    const auto [status, text] = error_of([&] { static_cast<void>(reader.snapshot()); });
+    must(status == Status::kNoPermission, "status " + std::string(describe(status)));
+    must(text.find(pins_path(instance_).string()) != std::string::npos, text);
+    must(text.find("--pins ask") != std::string::npos, text);
+  });
+}
+
+TEST_F(PermissionTest, WhereTheMergerAsksForPinsAReaderWritesNothing) {
+  const Program merger = start(
+      {"--readers-group", std::to_string(kReaders), "--writers-group", std::to_string(kWriters), "--pins", "ask"});
+  as(kReader, [&] {
+    Reader reader(instance_.string());
+    const Snapshot snapshot = reader.snapshot();
+    must(!snapshot.expired() && !os::file_info(pins_path(instance_)), "a pin without the file");
+  });
 }
 
 // A reader that pins every buffer for ever delays two publishes by the maximum pin time; writers push on and other

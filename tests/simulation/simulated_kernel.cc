@@ -51,7 +51,7 @@ void SimulatedKernel::fill_random(void* data, std::size_t bytes) noexcept {
 bool SimulatedKernel::wait(const std::uint32_t* word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {
   if (has_changed(word, expected)) return true;
   const std::size_t me = sleepers_.size();
-  sleepers_.push_back({.place = place_of(word), .is_woken = false});
+  sleepers_.push_back({.word = word, .expected = expected, .is_woken = false});
   const std::uint64_t end_ns = now_ns_ + timeout_ns;
   const std::uint64_t deaths_before = death_count();
   while (now_ns_ < end_ns && !sleepers_[me].is_woken) act_meanwhile();
@@ -62,7 +62,10 @@ bool SimulatedKernel::wait(const std::uint32_t* word, std::uint32_t expected, st
 }
 
 void SimulatedKernel::wake(const std::uint32_t* word) noexcept {
-  for (Sleeper& sleeper : sleepers_) sleeper.is_woken = sleeper.is_woken || sleeper.place == place_of(word);
+  for (Sleeper& sleeper : sleepers_) {
+    const bool is_this = place_of(sleeper.word) == place_of(word) && has_changed(sleeper.word, sleeper.expected);
+    sleeper.is_woken = sleeper.is_woken || is_this;
+  }
 }
 
 void SimulatedKernel::sleep(std::uint64_t ns) noexcept {

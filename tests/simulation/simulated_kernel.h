@@ -48,7 +48,8 @@ class SimulatedKernel {
   void fill_random(void* data, std::size_t bytes) noexcept;
   /// Returns whether the sleeper was woken, or need not sleep.
   bool wait(const std::uint32_t* word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept;
-  /// Wakes who sleeps on a word at the same place of a page: the same word of a file is mapped at several addresses.
+  /// Wakes who sleeps on a word at the same place of a page, since a word of a file is mapped at several addresses; not
+  /// those whose word is the same as before: it is that of another file.
   void wake(const std::uint32_t* word) noexcept;
   void sleep(std::uint64_t ns) noexcept;
 
@@ -63,7 +64,8 @@ class SimulatedKernel {
  private:
   static constexpr std::uint64_t kLookNs = 500;
   struct Sleeper {
-    std::uintptr_t place;
+    const std::uint32_t* word;
+    std::uint32_t expected;
     bool is_woken;
   };
 

@@ -70,6 +70,7 @@ bool holds_files_in_locals(CrashPoint point) noexcept {
     case CrashPoint::kVerdictWritten:
     case CrashPoint::kDirectoryMade:
     case CrashPoint::kInstanceLocked:
+    case CrashPoint::kPinsReady:
     case CrashPoint::kDoorbellReady:
     case CrashPoint::kFilesMapped:
     case CrashPoint::kTableResumed:

@@ -400,24 +400,6 @@ TEST(EngineTest, APinIsNotExpiredForWorkThatIsGone) {
   EXPECT_FALSE(pinned.expired());
 }
 
-// Who attaches, and stands still between its pin and its look at the buffer, must not take that for damage.
-TEST(EngineTest, ABufferThatIsTakenBackWhileAReaderAttachesIsNoDamage) {
-  TestInstance instance({}, {.pin_time_max = 1ms});
-  Writer writer = instance.writer();
-  instance.pump();
-  Attachment files(instance.path(), 0ns, false);
-  Version pinned;
-  ASSERT_EQ(files.pin_current(pinned), Status::kOk);
-  EXPECT_FALSE(files.has_foreign_snapshot(pinned));
-  for (int i = 0; i < 4; ++i) {
-    writer.set("k", i);
-    instance.step(1ms);
-  }
-  ASSERT_NE(files.snapshot.buffer(pinned.buffer).epoch(), pinned.epoch) << "it was not taken back";
-  EXPECT_FALSE(files.has_foreign_snapshot(pinned));
-  files.snapshot.unpin(pinned.buffer);
-}
-
 TEST(EngineTest, ASnapshotThatExpiresWhileItIsIteratedThrowsInsteadOfMixingStates) {
   TestInstance instance({}, {.pin_time_max = 1ms});
   Reader reader = instance.reader();
@@ -438,6 +420,133 @@ TEST(EngineTest, ASnapshotThatExpiresWhileItIsIteratedThrowsInsteadOfMixingState
   });
   EXPECT_EQ(status, Status::kExpired);
   EXPECT_LT(seen, 1'000U + layout::kGroupSlots) << "what was looked up before it expired may still come";
+}
+
+// ---- how the merger learns of pins
+
+class PinNewsTest : public ::testing::Test {
+ protected:
+  /// How often the kernel is asked in `turns` turns within one maintenance interval, each of which publishes.
+  std::uint64_t questions_in(TestInstance& instance, Writer& writer, int turns) {
+    instance.pass_rounds(1);
+    const std::uint64_t before = instance.statistic(Stat::kPinQuestions);
+    for (int i = 0; i < turns; ++i) {
+      writer.set("k", i);
+      instance.step(1us);
+    }
+    return instance.statistic(Stat::kPinQuestions) - before;
+  }
+  /// As a hostile reader does.
+  static void set_count(const TestInstance& instance, std::uint32_t count) {
+    const os::Fd file = os::open_file(pins_path(instance.path()), O_RDWR);
+    ASSERT_EQ(::pwrite(file.get(), &count, sizeof count, 0), static_cast<ssize_t>(sizeof count));
+  }
+  static std::uint32_t count(TestInstance& instance) {
+    return instance.owner().pin_word().announced.load(std::memory_order_relaxed);
+  }
+};
+
+TEST_F(PinNewsTest, TheKernelIsAskedOnceForEachBufferUntilSomebodyPins) {
+  TestInstance instance;
+  Writer writer = instance.writer();
+  EXPECT_LE(questions_in(instance, writer, 50), 2U);
+  Reader reader = instance.reader();
+  EXPECT_LE(questions_in(instance, writer, 50), 2U) << "who reads without a pin costs nothing";
+  { const Snapshot pinned = reader.snapshot(); }
+  EXPECT_EQ(count(instance), 1U);
+  EXPECT_LE(questions_in(instance, writer, 50), 2U);
+}
+
+TEST_F(PinNewsTest, WhereReadersAnnounceNothingTheKernelIsAskedInEachTurn) {
+  TestInstance instance({.has_announced_pins = false});
+  Writer writer = instance.writer();
+  EXPECT_GE(questions_in(instance, writer, 50), 50U);
+  EXPECT_FALSE(os::file_info(pins_path(instance.path())));
+  Reader reader = instance.reader();
+  const Snapshot pinned = reader.snapshot();
+  writer.set("k", 1);
+  instance.step();
+  writer.set("k", 2);
+  EXPECT_EQ(instance.step(), Progress::kStalled);
+  EXPECT_FALSE(pinned.expired());
+}
+
+TEST_F(PinNewsTest, APinThatIsAnnouncedInTheMiddleOfManyTurnsIsKept) {
+  TestInstance instance({.buffer_count = 3});
+  Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  for (int round = 0; round < 50; ++round) {
+    writer.set("k", round);
+    instance.step(1us);
+    const Snapshot pinned = reader.snapshot();
+    for (int turn = 0; turn < 5; ++turn) {
+      writer.set("k", -1);
+      instance.step(1us);
+    }
+    ASSERT_FALSE(pinned.expired());
+    ASSERT_EQ(pinned.get<std::int64_t>("k"), round);
+  }
+}
+
+// A count that is set back hides a pin for a turn: its holder is told. The next maintenance asks whatever it says.
+TEST_F(PinNewsTest, APinThatAHostileReaderHidesExpiresAndIsSeenAfterTheNextMaintenance) {
+  TestInstance instance;
+  Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  questions_in(instance, writer, 4);  // both buffers are known to be free
+  const std::uint32_t known = count(instance);
+  const Snapshot hidden = reader.snapshot();
+  set_count(instance, known);
+  for (int i = 0; i < 3; ++i) {
+    writer.set("k", 100 + i);
+    EXPECT_EQ(instance.step(1us), Progress::kWorked);
+  }
+  EXPECT_TRUE(hidden.expired());
+  EXPECT_THROW(static_cast<void>(hidden.get<std::int64_t>("k")), Error);
+
+  const Snapshot pinned = reader.snapshot();
+  set_count(instance, known);
+  instance.step(100ms);  // maintenance
+  writer.set("k", 200);
+  instance.step(1us);
+  writer.set("k", 201);
+  EXPECT_EQ(instance.step(1us), Progress::kStalled);
+  EXPECT_FALSE(pinned.expired());
+}
+
+TEST_F(PinNewsTest, ATruncatedFileHidesNoPinAndIsMadeWhole) {
+  TestInstance instance;
+  Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  questions_in(instance, writer, 4);
+  for (const std::uintmax_t bytes : {std::uintmax_t{0}, std::uintmax_t{3}}) {
+    std::filesystem::resize_file(pins_path(instance.path()), bytes);
+    {
+      const Snapshot pinned = reader.snapshot();
+      writer.set("k", 1);
+      instance.step(1us);
+      writer.set("k", 2);
+      EXPECT_EQ(instance.step(1us), Progress::kStalled);
+      EXPECT_FALSE(pinned.expired());
+    }
+    instance.pass_rounds(2);
+    EXPECT_EQ(std::filesystem::file_size(pins_path(instance.path())), 4096U);
+  }
+}
+
+TEST_F(PinNewsTest, TheNextMergerAsksAnewAndServesPinsOfBefore) {
+  TestInstance instance;
+  Reader reader = instance.reader();
+  Writer writer = instance.writer();
+  writer.set("k", 1);
+  instance.pump();
+  const Snapshot pinned = reader.snapshot();
+  instance.restart();
+  writer.set("k", 2);
+  instance.step(1us);
+  writer.set("k", 3);
+  EXPECT_EQ(instance.step(1us), Progress::kStalled);
+  EXPECT_EQ(pinned.get<std::int64_t>("k"), 1);
 }
 
 }  // namespace

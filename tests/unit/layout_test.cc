@@ -155,7 +155,7 @@ TEST(LayoutTest, BuffersAreFrozen) {
   });
 }
 
-TEST(LayoutTest, RingsAndDoorbellAreFrozen) {
+TEST(LayoutTest, RingsDoorbellAndPinsAreFrozen) {
   expect_frozen({
       SHMSTATE_SIZE(RingHeader, 512),
       SHMSTATE_AT(RingHeader, magic, 0),
@@ -185,6 +185,9 @@ TEST(LayoutTest, RingsAndDoorbellAreFrozen) {
       SHMSTATE_SIZE(Doorbell, 64),
       SHMSTATE_AT(Doorbell, wakes, 0),
       SHMSTATE_AT(Doorbell, registrations, 4),
+
+      SHMSTATE_SIZE(PinWord, 64),
+      SHMSTATE_AT(PinWord, announced, 0),
   });
 }
 
@@ -192,8 +195,8 @@ TEST(LayoutTest, ConstantsAreFrozen) {
   const auto number = [](auto value) { return static_cast<std::size_t>(value); };
   expect_frozen({
       {"kLayoutMajor", layout::kLayoutMajor, 1},
-      {"kLayoutMinor", layout::kLayoutMinor, 1},
-      {"kRequiredFeatures", layout::kRequiredFeatures, 0},
+      {"kLayoutMinor", layout::kLayoutMinor, 2},
+      {"kRequiredFeatures", layout::kRequiredFeatures, 1},
       {"kOptionalFeatures", layout::kOptionalFeatures, 0},
       {"kLine", layout::kLine, 64},
       {"kBuffersMin", layout::kBuffersMin, 2},
