@@ -13,8 +13,8 @@ namespace shmstate::internal {
   X(SharedRingOpened) X(SharedRingNamed) X(SharedRingLocked) X(SharedRingPushed)                                    \
   /* an instance: created, started */                                                                               \
   X(DirectoryMade) X(InstanceLocked) X(ControlReplaced) X(SnapshotCreated) X(OldRingsRemoved) X(ControlCommitted)  \
-  X(FeedCommitted) X(IdentityWritten) X(PinsReady) X(DoorbellReady) X(FirstPagesCommitted) X(FirstPublished)          \
-  X(Announced) X(FilesMapped) X(TableResumed) X(RingResumed) X(OrphanFound)                                                      \
+  X(FeedCommitted) X(IdentityWritten) X(PinsReady) X(DoorbellReady) X(FirstPagesCommitted) X(FirstPublished)        \
+  X(Announced) X(FilesMapped) X(TableResumed) X(RingResumed) X(OrphanFound)                                         \
   /* drain and apply */                                                                                             \
   X(RingOpened) X(VerdictWritten) X(RingServed) X(GroupStaged) X(MutationApplied) X(CursorStored)                   \
   X(RingQuarantined) X(BrokenRingRemoved)                                                                           \

@@ -383,7 +383,7 @@ class Ordeal {
     });
     if (merger_->wait() == kKilled) merger_.emplace([this] { merge_until_told(instance_); });
     must(merger_->verdict().empty(), "the merger did not end well");
-    must(files_in(instance_) == std::set<std::string>{"control", "merger.lock", "snapshot", "writers"},
+    must(files_in(instance_) == std::set<std::string>{"control", "merger.lock", "pins", "snapshot", "writers"},
          "a file is left behind");
   }
   [[nodiscard]] std::size_t expected_entries() const {

@@ -501,7 +501,8 @@ proctype Reader() {
     }
     if
     :: is_pinned = 0
-    :: if /* try_pin */
+    :: true -> /* try_pin */
+      if
       :: ANNOUNCED_BEFORE_VERSION || NOT_ANNOUNCED
       :: else -> announced++
       fi;
