@@ -501,7 +501,7 @@ proctype Reader() {
     }
     if
     :: is_pinned = 0
-    :: true -> /* try_pin */
+    :: true -> /* try_pin; without this, the else below would belong to the outer selection */
       if
       :: ANNOUNCED_BEFORE_VERSION || NOT_ANNOUNCED
       :: else -> announced++
