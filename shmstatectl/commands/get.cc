@@ -42,9 +42,10 @@ Found find_all(const Snapshot& snapshot, const std::vector<std::string>& keys) {
 
 Json json_of(const Found& found, const InstanceInfo& info) {
   Json json = json_of_freshness(info, found.epoch);
-  json["entries"] = json_array(found.entries);
-  json["missing"] = Json::array();
-  for (const std::string& key : found.missing) json["missing"].push_back(json_of_bytes(key));
+  json.set("entries", json_array(found.entries));
+  Json missing = Json::array();
+  for (const std::string& key : found.missing) missing.add(json_of_bytes(key));
+  json.set("missing", missing);
   return json;
 }
 

@@ -72,12 +72,12 @@ Json json_of(const Seen& seen) {
   Json json = {{"instance", json_of_bytes(seen.path)}};
   if (seen.info) {
     json = json_of_freshness(*seen.info, seen.info->epoch);
-    json["entry_count"] = seen.info->entry_count;
+    json.set("entry_count", seen.info->entry_count);
   } else {
-    json["problem"] = json_of_bytes(seen.problem);
+    json.set("problem", json_of_bytes(seen.problem));
   }
-  json["name"] = json_of_bytes(seen.name);
-  json["owner"] = json_of_bytes(seen.owner);
+  json.set("name", json_of_bytes(seen.name));
+  json.set("owner", json_of_bytes(seen.owner));
   return json;
 }
 
@@ -87,7 +87,7 @@ ExitCode run_instances(const Options& options) {
   const std::vector<Seen> all = see_all();
   if (options.json) {
     Json instances = Json::array();
-    for (const Seen& seen : all) instances.push_back(json_of(seen));
+    for (const Seen& seen : all) instances.add(json_of(seen));
     print(json_document({{"instances", instances}}));
     return ExitCode::kOk;
   }

@@ -132,7 +132,7 @@ Json json_of(const Outcome& outcome, const Options& options, const std::string& 
                {"merged", outcome.status == Status::kOk},
                {"status", outcome.is_pushed ? describe(outcome.status) : "not pushed"},
                {"merger", {{"running", outcome.merger_running}}}};
-  if (outcome.reason != Status::kOk) json["reason"] = describe(outcome.reason);
+  if (outcome.reason != Status::kOk) json.set("reason", describe(outcome.reason));
   return json;
 }
 

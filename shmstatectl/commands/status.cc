@@ -27,22 +27,35 @@ InstanceInfo look_twice(const std::string& instance, std::chrono::nanoseconds ap
   return info;
 }
 
+Json buffers_with_holders(const InstanceInfo& info, const std::vector<PinHolder>& pin_holders) {
+  Json buffers = Json::array();
+  for (std::size_t i = 0; i < info.buffers.size(); ++i) {
+    Json holders = Json::array();
+    for (const PinHolder& holder : pin_holders) {
+      if (holder.buffer == i) holders.add({{"pid", holder.pid}, {"program", json_of_bytes(holder.program)}});
+    }
+    Json buffer = json_of(info.buffers[i]);
+    buffer.set("pinned_by", holders);
+    buffers.add(buffer);
+  }
+  return buffers;
+}
+
 Json json_with(const InstanceInfo& info, const StatusExtras& extras) {
   Json json = json_of(info);
-  for (Json& buffer : json["buffers"]) buffer["pinned_by"] = Json::array();
-  for (const PinHolder& holder : extras.pin_holders) {
-    if (holder.buffer >= info.buffers.size()) continue;
-    json["buffers"][holder.buffer]["pinned_by"].push_back(
-        {{"pid", holder.pid}, {"program", json_of_bytes(holder.program)}});
-  }
+  json.set("buffers", buffers_with_holders(info, extras.pin_holders));
   if (!extras.rates) return json;
-  json["rates"] = {{"mutations_per_s", extras.rates->mutations_per_s},
-                   {"publishes_per_s", extras.rates->publishes_per_s},
-                   {"rejections_per_s", extras.rates->rejections_per_s}};
-  for (std::size_t i = 0; i < info.rings.size(); ++i) {
-    const auto rate = extras.rates->ring_mutations_per_s.find(info.rings[i].id);
-    if (rate != extras.rates->ring_mutations_per_s.end()) json["rings"][i]["mutations_per_s"] = rate->second;
+  json.set("rates", {{"mutations_per_s", extras.rates->mutations_per_s},
+                     {"publishes_per_s", extras.rates->publishes_per_s},
+                     {"rejections_per_s", extras.rates->rejections_per_s}});
+  Json rings = Json::array();
+  for (const RingInfo& info_of_ring : info.rings) {
+    Json ring = json_of(info_of_ring);
+    const auto rate = extras.rates->ring_mutations_per_s.find(info_of_ring.id);
+    if (rate != extras.rates->ring_mutations_per_s.end()) ring.set("mutations_per_s", rate->second);
+    rings.add(ring);
   }
+  json.set("rings", rings);
   return json;
 }
 

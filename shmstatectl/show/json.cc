@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "show/change_text.h"
 #include "show/text.h"
@@ -30,12 +31,35 @@ Json json_of_float(double value) {
   return {{"float", raw_text(value)}};
 }
 
-std::string dumped(const Json& json, int indent) {
-  constexpr bool kAsciiOnly = true;
-  return json.dump(indent, ' ', kAsciiOnly) + '\n';
-}
-
 }  // namespace
+
+Json::Json(std::initializer_list<std::pair<std::string_view, Json>> fields) : Json(nlohmann::ordered_json::object()) {
+  for (const auto& [name, value] : fields) set(name, value);
+}
+Json::Json(std::string_view text) : Json(nlohmann::ordered_json(text)) {}
+Json::Json(bool value) : Json(nlohmann::ordered_json(value)) {}
+Json::Json(std::int64_t number) : Json(nlohmann::ordered_json(number)) {}
+Json::Json(std::uint64_t number) : Json(nlohmann::ordered_json(number)) {}
+Json::Json(double number) : Json(nlohmann::ordered_json(number)) {}
+Json::Json(nlohmann::ordered_json&& tree) : tree_(std::make_unique<nlohmann::ordered_json>(std::move(tree))) {}
+Json::Json(const Json& other) : tree_(std::make_unique<nlohmann::ordered_json>(*other.tree_)) {}
+Json::Json(Json&& other) noexcept = default;
+Json& Json::operator=(const Json& other) {
+  tree_ = std::make_unique<nlohmann::ordered_json>(*other.tree_);
+  return *this;
+}
+Json& Json::operator=(Json&& other) noexcept = default;
+Json::~Json() = default;
+
+Json Json::array() { return Json(nlohmann::ordered_json::array()); }
+
+void Json::set(std::string_view name, const Json& value) { (*tree_)[std::string(name)] = *value.tree_; }
+void Json::add(const Json& value) { tree_->push_back(*value.tree_); }
+
+std::string Json::text(int indent) const {
+  constexpr bool kAsciiOnly = true;
+  return tree_->dump(indent, ' ', kAsciiOnly);
+}
 
 Json json_of_bytes(std::string_view bytes) {
   if (is_utf8(bytes)) return bytes;
@@ -53,17 +77,17 @@ Json json_of(const Entry& entry) {
                {"type", type_name(ValueView(entry.value).type())},
                {"value", json_of(entry.value)},
                {"changed_epoch", entry.changed_epoch}};
-  if (entry.version != 0) json["version"] = entry.version;
-  if (entry.time_to_live) json["time_to_live_ns"] = entry.time_to_live->count();
-  if (entry.ephemeral) json["ephemeral"] = true;
+  if (entry.version != 0) json.set("version", entry.version);
+  if (entry.time_to_live) json.set("time_to_live_ns", entry.time_to_live->count());
+  if (entry.ephemeral) json.set("ephemeral", true);
   return json;
 }
 
 Json json_of(const Change& change) {
   Json json = {{"epoch", change.epoch}, {"change", change_name(change.kind)}, {"key", json_of_bytes(change.key)}};
   if (!change.value) return json;
-  json["type"] = type_name(ValueView(*change.value).type());
-  json["value"] = json_of(*change.value);
+  json.set("type", type_name(ValueView(*change.value).type()));
+  json.set("value", json_of(*change.value));
   return json;
 }
 
@@ -107,7 +131,7 @@ Json json_of(const InstanceInfo& info) {
           {"statistics", json_array(info.statistics)}};
 }
 
-std::string json_line(const Json& json) { return dumped(json, -1); }
-std::string json_document(const Json& json) { return dumped(json, 2); }
+std::string json_line(const Json& json) { return json.text(-1) + '\n'; }
+std::string json_document(const Json& json) { return json.text(2) + '\n'; }
 
 }  // namespace shmstate::ctl
