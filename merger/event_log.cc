@@ -1,28 +1,27 @@
 #include "event_log.h"
 
-#include <spdlog/spdlog.h>
-
 #include <chrono>
 
 #include "support/escape.h"
+#include "support/log.h"
 
 namespace shmstate::merger {
 namespace {
 
 using Kind = MergeEvent::Kind;
 
-spdlog::level::level_enum level_of(Kind kind) {
+LogLevel level_of(Kind kind) {
   switch (kind) {
     case Kind::kRingServed:
-    case Kind::kRingFinished: return spdlog::level::debug;
+    case Kind::kRingFinished: return LogLevel::kDebug;
     case Kind::kRingRefused:
     case Kind::kMutationRejected:
-    case Kind::kPinExpired: return spdlog::level::warn;
+    case Kind::kPinExpired: return LogLevel::kWarning;
     case Kind::kRingQuarantined:
     case Kind::kNoMemory:
     case Kind::kInstanceGone: break;
   }
-  return spdlog::level::err;
+  return LogLevel::kError;
 }
 
 std::string text_of(const MergeEvent& event) {
@@ -44,15 +43,16 @@ std::string text_of(const MergeEvent& event) {
 }  // namespace
 
 void EventLog::tell(const MergeEvent& event) {
-  const spdlog::level::level_enum level = level_of(event.kind);
-  if (!spdlog::should_log(level) || !limiter_.allow(std::chrono::steady_clock::now())) return;
+  const LogLevel level = level_of(event.kind);
+  if (!is_logged(level) || !limiter_.allow(std::chrono::steady_clock::now())) return;
   warn_of_suppressed();
-  spdlog::log(level, "{}", text_of(event));
+  const std::string text = text_of(event);
+  write_log(level, "{}", fmt::make_format_args(text));
 }
 
 void EventLog::warn_of_suppressed() {
   if (const std::uint64_t count = limiter_.take_suppressed(); count > 0) {
-    spdlog::warn("{} more events are not shown", count);
+    log_warning("{} more events are not shown", count);
   }
 }
 

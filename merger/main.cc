@@ -1,5 +1,4 @@
 // shmstate-merger: serves one instance until a signal ends it.
-#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
 #include <atomic>
@@ -54,20 +53,20 @@ std::optional<Configuration> read_again(int argc, char** argv) {
 void warn_of_what_needs_a_restart(const Configuration& old, const Configuration& now) {
   for (const auto& [name, wanted] : now.at_start) {
     const std::string& held = old.at_start.at(name);
-    if (wanted != held) spdlog::warn("{} stays \"{}\"; for \"{}\", restart the merger", name, held, wanted);
+    if (wanted != held) shmstate::log_warning("{} stays \"{}\"; for \"{}\", restart the merger", name, held, wanted);
   }
 }
 
 void reload(int argc, char** argv, const Configuration& old, shmstate::merger::Service& service) {
   const std::optional<Configuration> now = read_again(argc, argv);
   if (!now) {
-    spdlog::error("the configuration stays as it was");
+    shmstate::log_error("the configuration stays as it was");
     return;
   }
   shmstate::set_log_level(now->log_level);
   service.reconfigure(now->service);
   warn_of_what_needs_a_restart(old, *now);
-  spdlog::info("configuration applied");
+  shmstate::log_info("configuration applied");
 }
 
 int serve(int argc, char** argv, const Configuration& configuration) {
@@ -75,7 +74,7 @@ int serve(int argc, char** argv, const Configuration& configuration) {
   while (service.serve(shmstate::requests())) {
     const unsigned asked = shmstate::requests().exchange(shmstate::kNoRequest, std::memory_order_relaxed);
     if ((asked & shmstate::kCpuLimitRequest) != 0) {  // as if killed: the next start goes on with what is there
-      spdlog::error("{}", shmstate::kCpuLimitText);
+      shmstate::log_error("{}", shmstate::kCpuLimitText);
       return EXIT_FAILURE;
     }
     if ((asked & shmstate::kStopRequest) != 0) {

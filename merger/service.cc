@@ -1,7 +1,6 @@
 #include "service.h"
 
 #include <linux/magic.h>
-#include <spdlog/spdlog.h>
 #include <sys/prctl.h>
 #include <sys/statfs.h>
 
@@ -12,6 +11,7 @@
 #include "files/os.h"
 #include "protocol/doorbell.h"
 #include "support/accounts.h"
+#include "support/log.h"
 #include "support/units.h"
 
 namespace shmstate::merger {
@@ -31,7 +31,7 @@ std::string permissions_text(const Permissions& permissions) {
 }
 
 void warn_if_kept(std::string_view option, const std::string& made, const std::string& wanted) {
-  if (made != wanted) spdlog::warn("{} stays \"{}\"; for \"{}\", make a new instance", option, made, wanted);
+  if (made != wanted) log_warning("{} stays \"{}\"; for \"{}\", make a new instance", option, made, wanted);
 }
 
 // What the instance was made with, where something else is wanted now.
@@ -52,13 +52,13 @@ void warn_of_what_is_kept(const Geometry& made, const InstanceOptions& wanted) {
 void warn_unless_in_memory(const std::filesystem::path& instance) {
   struct statfs found {};
   if (::statfs(instance.c_str(), &found) != 0 || found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC) return;
-  spdlog::warn("{} is not on a tmpfs: what is pushed is written to its disk; choose a directory on one",
-               instance.string());
+  log_warning("{} is not on a tmpfs: what is pushed is written to its disk; choose a directory on one",
+              instance.string());
 }
 
 void warn_unless_told(bool is_told) {
   if (is_told) return;
-  spdlog::warn(
+  log_warning(
       "the kernel does not tell of new rings, so they are searched for; raise fs.inotify.max_user_instances "
       "and fs.inotify.max_user_watches");
 }
@@ -72,9 +72,9 @@ Service::Service(const ServiceOptions& options)
           owner_, options.merge, [this](const MergeEvent& event) { event_log_.tell(event); }, os::now_ns()),
       reported_ns_(os::now_ns()) {
   ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
-  spdlog::info("{} {} at epoch {}: {} entries, {} rings; {}", owner_.is_resumed() ? "resumed" : "created",
-               owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count(),
-               permissions_text(owner_.permissions()));
+  log_info("{} {} at epoch {}: {} entries, {} rings; {}", owner_.is_resumed() ? "resumed" : "created",
+           owner_.path().string(), engine_.epoch(), engine_.table().entry_count(), engine_.ring_count(),
+           permissions_text(owner_.permissions()));
   if (owner_.is_resumed()) warn_of_what_is_kept(owner_.geometry(), options.files);
   warn_unless_in_memory(owner_.path());
   warn_unless_told(engine_.is_told_of_rings());
@@ -113,7 +113,7 @@ void Service::finish() {
   manager_.stopping();
   drain();
   event_log_.warn_of_suppressed();
-  spdlog::info("stopped at epoch {}: {} mutations applied", engine_.epoch(), engine_.applied_count());
+  log_info("stopped at epoch {}: {} mutations applied", engine_.epoch(), engine_.applied_count());
   if (options_.remove_at_exit) remove_files();
 }
 
@@ -154,13 +154,13 @@ void Service::drain() {
   for (; now_ns < end_ns; now_ns = os::now_ns()) {
     if (engine_.step(now_ns) == MergeEngine::Progress::kIdle && !engine_.has_work()) break;
   }
-  if (now_ns >= end_ns) spdlog::warn("stopped although rings are not empty; the next start goes on with them");
+  if (now_ns >= end_ns) log_warning("stopped although rings are not empty; the next start goes on with them");
   engine_.write_statistics();
 }
 
 void Service::remove_files() {
   if (const std::error_code error = owner_.remove_files()) {
-    spdlog::warn("cannot remove {}: {}", owner_.path().string(), error.message());
+    log_warning("cannot remove {}: {}", owner_.path().string(), error.message());
   }
 }
 

@@ -77,6 +77,16 @@ class OneLine final : public spdlog::formatter {
   std::unique_ptr<spdlog::formatter> inner_;
 };
 
+spdlog::level::level_enum level_of(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug: return spdlog::level::debug;
+    case LogLevel::kInfo: return spdlog::level::info;
+    case LogLevel::kWarning: return spdlog::level::warn;
+    case LogLevel::kError: break;
+  }
+  return spdlog::level::err;
+}
+
 std::unique_ptr<spdlog::formatter> make_formatter(const std::string& pattern) {
   auto inner = std::make_unique<spdlog::pattern_formatter>();
   inner->add_flag<JournalPriority>('*').set_pattern(journal_reads_stderr() ? "%*%v" : pattern);
@@ -102,12 +112,19 @@ int status_of_output(int status) {
 }
 
 void set_up_log(const std::string& program, const std::string& pattern, const std::string& level) {
-  spdlog::set_default_logger(spdlog::stderr_color_st(program));
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>(program, std::make_shared<spdlog::sinks::stderr_color_sink_st>()));
   spdlog::set_formatter(make_formatter(pattern));
   set_log_level(level);
 }
 
 void set_log_level(const std::string& level) { spdlog::set_level(spdlog::level::from_str(level)); }
+
+bool is_logged(LogLevel level) { return spdlog::should_log(level_of(level)); }
+
+void write_log(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
+  if (is_logged(level)) spdlog::log(level_of(level), fmt::vformat(format, arguments));
+}
 
 void print_error(std::string_view text) { std::cerr << (journal_reads_stderr() ? kErrorPrefix : "") << text << '\n'; }
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -19,6 +18,7 @@
 
 #include "shmstate/status.h"
 #include "support/errors.h"
+#include "support/log.h"
 
 namespace shmstate {
 namespace {
@@ -135,8 +135,8 @@ bool Listener::accept_one() {
   }
   if (errno == ECONNABORTED || errno == EINTR) return true;
   if (errno == EAGAIN) return false;
-  spdlog::warn("socket {}: cannot accept a connection: {}; waiting until one closes", path_,
-               std::generic_category().message(errno));
+  log_warning("socket {}: cannot accept a connection: {}; waiting until one closes", path_,
+              std::generic_category().message(errno));
   set_places(0);
   return false;
 }

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "inputs/followed_file.h"
+#include "support/log.h"
 
 namespace shmstate::agent {
 namespace {
@@ -55,10 +55,10 @@ Agent::Agent(Options options)
 
 int Agent::run() {
   ::sd_notify(0, "READY=1");
-  spdlog::info("pushing into {}", writer_.path());
+  log_info("pushing into {}", writer_.path());
   while (!is_over()) round();
   ::sd_notify(0, "STOPPING=1");
-  if (stop_signal_.is_cpu_limit()) spdlog::error("{}", kCpuLimitText);
+  if (stop_signal_.is_cpu_limit()) log_error("{}", kCpuLimitText);
   if (stop_signal_.has_come()) drain();
   close();
   StopSignal::stop_catching();
@@ -87,7 +87,7 @@ void Agent::open_fifo(const std::string& path) {
     return other != nullptr && other->identity() == fifo->identity();
   });
   if (is_known) {
-    spdlog::warn("FIFO {} was given twice; it is read once", path);
+    log_warning("FIFO {} was given twice; it is read once", path);
   } else {
     add_input(std::move(fifo), path);
   }
@@ -202,11 +202,11 @@ void Agent::look_after_socket() {
     listeners_.back()->move_to(renewed->take_fd());
     socket_file_ = std::move(renewed);
     socket_problem_.clear();
-    spdlog::warn("socket {}: was removed or replaced; created again", options_.socket);
+    log_warning("socket {}: was removed or replaced; created again", options_.socket);
   } catch (const Error& error) {
     if (std::exchange(socket_problem_, error.what()) == error.what()) return;
-    spdlog::warn("socket {}: was removed or replaced, and nobody can connect: {}; trying again", options_.socket,
-                 error.what());
+    log_warning("socket {}: was removed or replaced, and nobody can connect: {}; trying again", options_.socket,
+                error.what());
   }
 }
 
@@ -215,7 +215,7 @@ void Agent::look_after_sockets_of_systemd() {
   for (SystemdSocket& socket : systemd_sockets_) {
     const FileIdentity identity = identity_of(socket.path);
     if (std::exchange(socket.identity, identity) == identity) continue;
-    spdlog::warn("socket {}: was removed or replaced, and nobody can connect; restart the socket unit", socket.path);
+    log_warning("socket {}: was removed or replaced, and nobody can connect; restart the socket unit", socket.path);
   }
 }
 
@@ -227,7 +227,7 @@ void Agent::share_places() {
 void Agent::report_rejections() {
   const std::uint64_t rejected = writer_.counters().rejected;
   if (rejected == std::exchange(rejected_reported_, rejected)) return;
-  spdlog::warn(
+  log_warning(
       "the merger has rejected {} mutations so far: {} of the wrong type, {} out of range, {} without memory, {} "
       "beyond the maximum of entries, {} in batches that are too large",
       rejected, writer_.rejected(Status::kWrongType), writer_.rejected(Status::kOutOfRange),
@@ -248,7 +248,7 @@ void Agent::drain() {
   while (!is_drained() && sink_.ring_loss() == Status::kOk) {
     if (Clock::now() >= deadline) {
       ++tally_.losses;
-      spdlog::warn("stopping although not all readable lines have been pushed; the flush timeout has passed");
+      log_warning("stopping although not all readable lines have been pushed; the flush timeout has passed");
       return;
     }
     for (const std::unique_ptr<Input>& input : inputs_) input->on_events(0);
@@ -301,11 +301,11 @@ int Agent::finish() {
   report_rejections();
   summarise();
   if (is_ring_loss(status)) {
-    spdlog::error("{}: what is not readable yet is lost; start the agent again", ring_loss_text());
+    log_error("{}: what is not readable yet is lost; start the agent again", ring_loss_text());
     return kExitFailure;
   }
   if (status == Status::kTimeout) {
-    spdlog::warn("the last mutations are not readable yet; they stay in the ring until the merger takes them");
+    log_warning("the last mutations are not readable yet; they stay in the ring until the merger takes them");
   }
   if (stop_signal_.is_cpu_limit()) return kExitFailure;
   const bool is_clean = tally_.is_clean() && status == Status::kOk && rejected() == 0;
@@ -319,7 +319,7 @@ Status Agent::flush_at_end() {
 }
 
 void Agent::summarise() const {
-  spdlog::info(
+  log_info(
       "{} lines, {} mutations, {} batches; {} bad lines, {} mutations refused, {} rejected by the merger, "
       "{} batches discarded, {} losses of input",
       tally_.lines, tally_.mutations, tally_.batches, tally_.bad_lines, tally_.refused_mutations, rejected(),

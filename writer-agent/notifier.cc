@@ -1,6 +1,5 @@
 #include "notifier.h"
 
-#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/inotify.h>
 #include <unistd.h>
@@ -12,6 +11,8 @@
 #include <set>
 #include <system_error>
 #include <utility>
+
+#include "support/log.h"
 
 namespace shmstate::agent {
 
@@ -80,7 +81,7 @@ void Notifier::pass_on(const Notification& notification) {
 
 void Notifier::report_limit(int error_number, std::string_view limit) {
   if (std::exchange(has_reported_, true)) return;
-  spdlog::warn(
+  log_warning(
       "the kernel does not tell what happens to files ({}): looking at them four times a second instead, so a file "
       "that "
       "has a followed name for less than that is missed and not counted; raise fs.inotify.{}",

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,17 +22,16 @@ std::string written_by(const std::function<void()>& action, bool journal_reads) 
   ::setenv("JOURNAL_STREAM", stream.c_str(), 1);
   action();
   ::unsetenv("JOURNAL_STREAM");
-  spdlog::drop_all();
   return testing::internal::GetCapturedStderr();
 }
 
 TEST(Log, LinesForTheJournalBeginWithTheirPriority) {
   const auto action = [] {
     set_up_log("test", "shmstate: %v", "debug");
-    spdlog::debug("a");
-    spdlog::info("b");
-    spdlog::warn("c");
-    spdlog::error("d");
+    log_debug("a");
+    log_info("b");
+    log_warning("c");
+    log_error("d");
     print_error("e");
   };
   EXPECT_EQ(written_by(action, true), "<7>a\n<6>b\n<4>c\n<3>d\n<3>e\n");
@@ -42,8 +40,8 @@ TEST(Log, LinesForTheJournalBeginWithTheirPriority) {
 TEST(Log, LinesForOthersHaveThePatternAndNoPriority) {
   const auto action = [] {
     set_up_log("test", "shmstate: %v", "info");
-    spdlog::debug("hidden");
-    spdlog::warn("shown");
+    log_debug("hidden");
+    log_warning("shown");
     print_error("as it stands");
   };
   EXPECT_EQ(written_by(action, false), "shmstate: shown\nas it stands\n");
@@ -52,7 +50,7 @@ TEST(Log, LinesForOthersHaveThePatternAndNoPriority) {
 TEST(Log, NamesThatOthersChoseCannotForgeLines) {
   const auto action = [] {
     set_up_log("test", "%v", "info");
-    spdlog::info("ring of {}: served", "evil\n<0>forged\x1b[2J\x7f");
+    log_info("ring of {}: served", "evil\n<0>forged\x1b[2J\x7f");
   };
   EXPECT_EQ(written_by(action, true), "<6>ring of evil?<0>forged?[2J?: served\n");
 }
