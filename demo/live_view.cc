@@ -3,7 +3,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -16,6 +15,7 @@
 
 #include "live_screen.h"
 #include "live_table.h"
+#include "options.h"
 #include "shmstate/inspect.h"
 #include "shmstate/reader.h"
 #include "staleness_histogram.h"
@@ -183,17 +183,11 @@ class LiveView {
 };
 
 int run_live_view(int argc, char** argv) {
-  CLI::App app(
-      "Shows the merged state of an instance while it changes: a table that fits the terminal, or a line a second.\n"
-      "SIGINT or SIGTERM ends it; it then waits until all writers have ended and prints a summary.");
-  std::string instance;
-  app.add_option("instance,-i,--instance", instance, "Name of the instance, or path of its directory")
-      ->required()
-      ->envname("SHMSTATE_INSTANCE");
-  CLI11_PARSE(app, argc, argv);
+  ViewOptions options;
+  if (const auto status = read_options(argc, argv, options)) return *status;
 
   stop_on_signals();
-  LiveView view(instance);
+  LiveView view(options.instance);
   view.watch();
   return view.conclude() ? 0 : 1;
 }

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -17,6 +16,7 @@
 
 #include "area.h"
 #include "mutation_lines.h"
+#include "options.h"
 #include "stop_signal.h"
 
 namespace shmstate::demo {
@@ -89,20 +89,13 @@ class Producer {
 };
 
 int run_producer(int argc, char** argv) {
-  CLI::App app("Samples one area of this host's metrics and prints mutations for shmstate-writer-agent.");
-  std::string area_name;
-  double rate_hz = 100;
-  app.add_option("area", area_name, "What to sample")->required()->check(CLI::IsMember(area_names()));
-  app.add_option("--rate", rate_hz, "Samples a second")
-      ->check(CLI::Range(1.0, 10'000.0))
-      ->capture_default_str()
-      ->envname("SHMSTATE_DEMO_RATE");
-  CLI11_PARSE(app, argc, argv);
+  ProducerOptions options;
+  if (const auto status = read_options(argc, argv, area_names(), options)) return *status;
 
   stop_on_signals();
   ::signal(SIGPIPE, SIG_IGN);                     // a write then fails with a message
   ::fcntl(STDOUT_FILENO, F_SETPIPE_SZ, 1 << 20);  // best effort: a whole sample fits, so a busy agent delays nothing
-  Producer(area_name).run(std::chrono::nanoseconds(static_cast<std::int64_t>(1e9 / rate_hz)));
+  Producer(options.area).run(std::chrono::nanoseconds(static_cast<std::int64_t>(1e9 / options.rate_hz)));
   return 0;
 }
 
