@@ -5,12 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <random>
-#include <regex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,15 +43,24 @@ inline rl::iteration_t schedules(rl::iteration_t count) {
   return is_long != nullptr && std::string_view(is_long) != "0" ? 10 * count : count;
 }
 
-template <typename S>
-Outcome check(rl::test_params& params, rl::iteration_t first = 0) {
+/// As rl::simulate, which compiles each scenario with each of its schedulers, whichever is wanted. A run that fails is
+/// run once more, for its history.
+template <typename S, typename Scheduler>
+Outcome check(rl::test_params& params, rl::iteration_t first) {
   rl::ostringstream report;  // with the allocator that the checker does not watch
+  rl::ostringstream state;
   params.output_stream = &report;
   params.progress_stream = &report;
   params.execution_depth_limit = 4000;
   Outcome outcome;
-  outcome.holds = rl::simulate<S>(params);
+  outcome.holds = rl::run_test<S, Scheduler>(params, state, false) == rl::test_result_success;
   test::explored(params.stop_iteration - std::min(first, params.stop_iteration), "schedules of models");
+  if (!outcome.holds) {
+    rl::ostringstream same_state;
+    params.initial_state = state.str();
+    params.collect_history = true;
+    static_cast<void>(rl::run_test<S, Scheduler>(params, same_state, true));
+  }
   outcome.fault = rl::test_result_str(params.test_result);
   outcome.report = std::string_view(report.str());
   return outcome;
@@ -62,7 +71,7 @@ template <typename S>
 Outcome check_all() {
   rl::test_params params;
   params.search_type = rl::sched_full;
-  return check<S>(params);
+  return check<S, rl::full_search_scheduler<S::params::thread_count>>(params, 0);
 }
 
 /// Some random schedules, and for each load any value that is allowed, up to two before the newest.
@@ -71,7 +80,7 @@ Outcome check_some(rl::iteration_t count) {
   rl::test_params params;
   params.initial_state = std::to_string(first_schedule());
   params.iteration_count = first_schedule() + count;
-  return check<S>(params, first_schedule());
+  return check<S, rl::random_scheduler<S::params::thread_count>>(params, first_schedule());
 }
 
 inline void expect_holds(const Outcome& outcome) {
@@ -97,7 +106,8 @@ struct SourceLine {
 };
 
 inline std::vector<SourceLine> ordered_lines(const std::string& path) {
-  static const std::regex order("^(.*(memory_order_(acquire|release|acq_rel|seq_cst)|full_fence\\(\\);).*)");
+  constexpr std::array<std::string_view, 5> kOrders{"memory_order_acquire", "memory_order_release",
+                                                    "memory_order_acq_rel", "memory_order_seq_cst", "full_fence();"};
   std::vector<SourceLine> found;
   std::ifstream file(path);
   EXPECT_TRUE(file.is_open()) << path;
@@ -105,7 +115,10 @@ inline std::vector<SourceLine> ordered_lines(const std::string& path) {
   for (std::string line; std::getline(file, line);) {
     ++number;
     const std::string code = line.substr(0, line.find("//"));
-    if (!std::regex_search(code, order) || code.find("signal_fence") != std::string::npos) continue;
+    const bool is_ordered = std::any_of(kOrders.begin(), kOrders.end(), [&code](std::string_view order) {
+      return code.find(order) != std::string::npos;
+    });
+    if (!is_ordered || code.find("signal_fence") != std::string::npos) continue;
     found.push_back({path.substr(path.rfind('/') + 1), number, code.substr(code.find_first_not_of(' '))});
   }
   return found;
