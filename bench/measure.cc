@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -258,13 +257,5 @@ void wait_until(const std::string& what, const std::function<bool()>& condition)
     std::this_thread::sleep_for(kPollInterval);
   }
 }
-
-void* map_shared(std::size_t bytes) {
-  void* const address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  must(address != MAP_FAILED, "mmap failed");
-  return address;
-}
-
-void unmap_shared(void* address, std::size_t bytes) noexcept { ::munmap(address, bytes); }
 
 }  // namespace shmstate::bench

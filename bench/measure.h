@@ -12,17 +12,17 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 #if defined(__x86_64__)
 #include <x86intrin.h>
 #endif
+
+#include "harness/board.h"
 
 namespace shmstate::bench {
 
@@ -154,24 +154,8 @@ class Server {
 /// Waits until `condition` holds, for a minute at most.
 void wait_until(const std::string& what, const std::function<bool()>& condition);
 
-/// Memory that processes forked later share with this one.
-[[nodiscard]] void* map_shared(std::size_t bytes);
-void unmap_shared(void* address, std::size_t bytes) noexcept;
-
-template <typename T>
-class Board {
-  static_assert(std::is_trivially_destructible_v<T>);
-
- public:
-  Board() : shared_(new (map_shared(sizeof(T))) T()) {}
-  Board(const Board&) = delete;
-  Board& operator=(const Board&) = delete;
-  ~Board() { unmap_shared(shared_, sizeof(T)); }
-  T* operator->() const noexcept { return shared_; }
-  T& operator*() const noexcept { return *shared_; }
-
- private:
-  T* shared_;
-};
+using test::Board;
+using test::map_shared;
+using test::unmap_shared;
 
 }  // namespace shmstate::bench

@@ -4,7 +4,6 @@
 #include <grp.h>
 #include <gtest/gtest.h>
 #include <sched.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -274,13 +273,5 @@ void SmallFilesystem::fill(std::uint64_t spare) const {
   const os::Fd file = os::open_file(path_ / "filler", O_RDWR | O_CREAT, 0600);
   must(room > spare && ::posix_fallocate(file.get(), 0, static_cast<off_t>(room - spare)) == 0, "cannot fill");
 }
-
-void* map_shared(std::size_t bytes) {
-  void* const address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  must(address != MAP_FAILED, "mmap");
-  return address;
-}
-
-void unmap_shared(void* address, std::size_t bytes) noexcept { ::munmap(address, bytes); }
 
 }  // namespace shmstate::test

@@ -8,15 +8,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include "files/os.h"
+#include "harness/board.h"
 #include "shmstate/status.h"
 
 namespace shmstate::test {
@@ -156,27 +155,6 @@ class SmallFilesystem {
 
  private:
   std::filesystem::path path_;
-};
-
-[[nodiscard]] void* map_shared(std::size_t bytes);
-void unmap_shared(void* address, std::size_t bytes) noexcept;
-
-/// A `T` of atomics that the test shares with the children that it forks later on.
-template <typename T>
-class Board {
-  static_assert(std::is_trivially_destructible_v<T>);
-
- public:
-  Board() : shared_(new (map_shared(sizeof(T))) T()) {}
-  Board(const Board&) = delete;
-  Board& operator=(const Board&) = delete;
-  ~Board() { unmap_shared(shared_, sizeof(T)); }
-
-  T* operator->() const noexcept { return shared_; }
-  T& operator*() const noexcept { return *shared_; }
-
- private:
-  T* shared_;
 };
 
 /// Expects that every child kept its promise.
