@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <regex>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "shmstate/status.h"
@@ -27,12 +27,15 @@ Rows rows_of_the_table() {
 }
 
 Rows rows_of_the_page() {
-  static const std::regex row(R"(\| `shmstate: (instance …: .+?)` \| `(k[A-Za-z]+)` \| .*)");
+  constexpr std::string_view kBegin = "| `shmstate: ";
+  constexpr std::string_view kBetween = "` | `k";
   Rows rows;
   std::ifstream page(SHMSTATE_OPERATIONS_PAGE);
   for (std::string line; std::getline(page, line);) {
-    std::smatch cells;
-    if (std::regex_match(line, cells, row)) rows.emplace(cells[1], cells[2]);
+    const std::size_t end = line.find(kBetween);
+    if (!line.starts_with(std::string(kBegin) + "instance …: ") || end == std::string::npos) continue;
+    const std::size_t status = end + kBetween.size() - 1;
+    rows.emplace(line.substr(kBegin.size(), end - kBegin.size()), line.substr(status, line.find('`', status) - status));
   }
   return rows;
 }

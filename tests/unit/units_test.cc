@@ -15,15 +15,15 @@ namespace {
 
 using namespace std::chrono_literals;
 
-struct Row {
+struct UnitRow {
   std::string text;
   std::string duration;
   std::string size;
 };
 
-std::vector<Row> rows() {
+std::vector<UnitRow> unit_rows() {
   static const std::regex row(R"(\| `([^`|]+)` \| (no|\d+ ns) \| (no|\d+) \|)");
-  std::vector<Row> rows;
+  std::vector<UnitRow> rows;
   std::ifstream page(SHMSTATE_NUMBERS_PAGE);
   for (std::string line; std::getline(page, line);) {
     std::smatch cells;
@@ -33,9 +33,9 @@ std::vector<Row> rows() {
 }
 
 TEST(Units, EveryRowOfTheTableHolds) {
-  const std::vector<Row> table = rows();
+  const std::vector<UnitRow> table = unit_rows();
   ASSERT_GT(table.size(), 40U);
-  for (const Row& row : table) {
+  for (const UnitRow& row : table) {
     const auto duration = parse_duration(row.text);
     EXPECT_EQ(duration ? std::to_string(duration->count()) + " ns" : "no", row.duration) << row.text;
     const auto size = parse_size(row.text);
