@@ -61,6 +61,12 @@ void check_reading(const fs::path& instance, Findings& findings) {
                    obstacle->error == ENOENT ? ExitCode::kNoInstance : ExitCode::kNoPermission);
     if (is_on_the_way) return;  // the same for both
   }
+  const fs::path pins = pins_path(instance);  // absent with --pins ask
+  const auto obstacle = os::file_info(pins) ? obstacle_to(pins, W_OK) : std::nullopt;
+  if (!obstacle) return;
+  findings.warning("snapshots",
+                   "this user can read single keys, but take no snapshot: cannot write " + description(*obstacle),
+                   remedy_of(*obstacle, instance, Purpose::kRead));
 }
 
 // Who reads need not write: that is worth a note only.

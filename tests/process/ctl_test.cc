@@ -947,6 +947,8 @@ TEST_F(CtlProcess, WhoMayNotEnterWasToldThatThereIsNoInstance) {
   EXPECT_EQ(ctl({"get", "k"}, {}, as_stranger(kReaders)).code, 4);  // control is for the group of the merger still
   ASSERT_EQ(::chown((instance() / "control").c_str(), 0, kReaders), 0);
   ASSERT_EQ(::chown((instance() / "snapshot").c_str(), 0, kReaders), 0);
+  const Result half = ctl({"-i", "plant", "doctor"}, {}, as_stranger(kReaders));
+  EXPECT_THAT(half.out, HasSubstr("can read single keys, but take no snapshot"));
   ASSERT_EQ(::chown((instance() / "pins").c_str(), 0, kReaders), 0);
   EXPECT_EQ(ctl({"get", "k"}, {}, as_stranger(kReaders)).code, 1);
 }
