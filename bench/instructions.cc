@@ -13,6 +13,8 @@ using namespace shmstate::bench;
 
 constexpr std::uint64_t kKeyCount = 10'000;
 constexpr std::size_t kOperations = 10'000;
+constexpr std::size_t kBatch = 16;
+static_assert(kOperations % kBatch == 0);
 
 }  // namespace
 
@@ -21,6 +23,18 @@ extern "C" {
 
 [[gnu::noinline]] void measured_push(shmstate::Writer& writer, const std::vector<Item>& stream) {
   for (const Item& item : stream) writer.set(item.name(), item.value);
+}
+
+[[gnu::noinline]] void measured_push_bound(shmstate::Writer& writer, std::vector<shmstate::Key>& keys) {
+  for (shmstate::Key& key : keys) writer.set(key, 1);
+}
+
+[[gnu::noinline]] void measured_push_batches(shmstate::Writer& writer, const std::vector<Item>& stream) {
+  for (std::size_t i = 0; i < stream.size(); i += kBatch) {
+    shmstate::Batch batch = writer.batch();
+    for (std::size_t j = i; j < i + kBatch; ++j) batch.set(stream[j].name(), stream[j].value);
+    batch.commit();
+  }
 }
 
 [[gnu::noinline]] void measured_apply(OwnEngine& own) { own.pump(); }
@@ -51,6 +65,15 @@ int main(int argc, char** argv) {
   measured_apply(own);
   const bool is_merged = own.engine().applied_count() == applied + kOperations;
   const bool is_read = measured_read(reader, stream) == index_sum(stream.data(), stream.size());
+  std::vector<shmstate::Key> keys;
+  for (const Item& item : stream) keys.emplace_back(item.name());
+  for (shmstate::Key& key : keys) writer.set(key, 1);  // looks them up
+  own.pump();
+  measured_push_bound(writer, keys);
+  own.pump();
+  measured_push_batches(writer, stream);
+  own.pump();
+  const bool is_all_merged = own.engine().applied_count() == applied + 4 * kOperations;
   std::printf("%zu\n", kOperations);
-  return is_merged && is_read ? 0 : 1;
+  return is_merged && is_read && is_all_merged ? 0 : 1;
 }
