@@ -15,7 +15,7 @@
 
 #include "files/access.h"
 #include "files/control.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

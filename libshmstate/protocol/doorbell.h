@@ -18,6 +18,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "shmstate/detail/ring_doorbell.h"
+
 namespace shmstate::internal {
 
 /// A writer's side.
@@ -27,8 +29,7 @@ class MergerWaker {
   /// it was rung for.
   template <typename Sleep, typename Ring>
   bool wake(const Sleep& sleep, Ring ring) noexcept {
-    std::atomic_signal_fence(std::memory_order_seq_cst);  // the compiler must keep the order, the barrier does the rest
-    const std::uint64_t phase = sleep.phase.load(std::memory_order_relaxed);  // pair: sleep.phase
+    const std::uint64_t phase = phase_after_push(sleep);
     if (phase % 2 == 0) return true;
     if (phase == phase_rung_) return false;
     phase_rung_ = phase;

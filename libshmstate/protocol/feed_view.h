@@ -6,7 +6,7 @@
 
 #include "layout/feed_record.h"
 #include "layout/layout.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 

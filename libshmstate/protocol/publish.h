@@ -22,7 +22,7 @@
 #include <cstdint>
 
 #include "layout/layout.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 

@@ -1,50 +1,65 @@
 #include "writer/batching.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace shmstate::internal {
 
-inline Status Batching::append(const Mutation& mutation) noexcept {
-  const std::size_t begin = batch_.size();
-  const std::size_t bytes = begin + record_bytes(mutation);
-  const bool fits = bytes <= wiped().batch_bytes_max && is_batch_allowed(batch_count_ + 1, bytes, batch_max());
-  if (!fits) return maker.is_this_process() ? Status::kMutationTooBig : Status::kForked;
+Batching::Batching(std::string_view instance, WriterOptions wanted) : Conflating(instance, std::move(wanted)) {
+  open_batch->unasked_bytes = &wiped().batch_bytes;
+  open_batch->pusher = &pusher;
+  open_batch->writer = this;
+}
+
+void Batching::allow_more() noexcept {
+  open_batch->unasked_count = batch_max();
+  const std::uint64_t bytes_max = std::min(batch_max(), ring.data_bytes()) * kBatchBytesPerMutation;
+  wiped().batch_bytes = std::min({memory_.size(), ring.data_bytes(), bytes_max});
+}
+
+Status Batching::append(const Mutation& mutation) noexcept {
+  const std::size_t end = open_batch->bytes + record_bytes(mutation);
+  const bool fits = end <= ring.data_bytes() && is_batch_allowed(open_batch->count + 1, end, batch_max());
+  if (!fits) return Status::kMutationTooBig;
   try {
-    batch_.resize(bytes);
+    constexpr std::size_t kBytesAtFirst = 4096;
+    if (end > memory_.size()) memory_.resize(std::max({end, 2 * memory_.size(), kBytesAtFirst}));
   } catch (const std::bad_alloc&) {
     return Status::kNoMemory;
   }
-  encode_record(batch_.data() + begin, mutation, kBatchContinues);
-  batch_last_ = begin;
-  ++batch_count_;
+  open_batch->records = memory_.data();
+  encode_record(open_batch->records + open_batch->bytes, mutation, kBatchContinues);
+  open_batch->last = std::exchange(open_batch->bytes, end);
+  ++open_batch->count;
+  allow_more();
   return Status::kOk;
 }
 
 Status Batching::add_to_batch(std::uint64_t number, const Mutation& mutation) noexcept {
-  if (open_batch_ != number && !is_open(number)) [[unlikely]]
-    return fail(Status::kInvalidArgument, 1);
-  Status status = batch_status_ == Status::kOk ? check_for_ring(mutation) : batch_status_;
-  if (status == Status::kOk) status = append(mutation);
-  if (status == Status::kOk) return status;
-  batch_status_ = status;
-  ++batch_failures_;
-  return status;
+  if (!is_open(number)) return fail(Status::kInvalidArgument, 1);
+  if (status_ == Status::kOk) status_ = maker.is_this_process() ? check_for_ring(mutation) : Status::kForked;
+  if (status_ == Status::kOk) status_ = append(mutation);
+  if (status_ == Status::kOk) return status_;
+  wiped().batch_bytes = 0;  // so that this is what all that follow are told
+  ++failures_;
+  return status_;
 }
 
 Status Batching::commit_batch(std::uint64_t number) noexcept {
   if (!maker.is_this_process()) return Status::kForked;
   if (!is_open(number)) return fail(Status::kInvalidArgument, 0);
-  Status status = batch_status_;
-  if (status == Status::kOk && !is_batch_allowed(batch_count_, batch_.size(), batch_max())) {
+  Status status = status_;
+  if (status == Status::kOk && !is_batch_allowed(open_batch->count, open_batch->bytes, batch_max())) {
     status = Status::kMutationTooBig;  // since it was begun, the merger was told to allow less
   }
-  if (status == Status::kOk && !batch_.empty()) {
+  if (status == Status::kOk && open_batch->bytes != 0) {
     end_records();
     status = write_batch();
     while (has_reopened(status)) status = write_batch();
   }
-  if (status != Status::kOk) fail(status, batch_count_ + batch_failures_);
+  if (status != Status::kOk) fail(status, open_batch->count + failures_);
   clear_batch();
   return status;
 }
@@ -52,26 +67,27 @@ Status Batching::commit_batch(std::uint64_t number) noexcept {
 /// Marks the last record as that.
 void Batching::end_records() noexcept {
   layout::RecordHead last;
-  std::memcpy(&last, batch_.data() + batch_last_, sizeof last);
+  std::memcpy(&last, open_batch->records + open_batch->last, sizeof last);
   last.flags &= static_cast<std::uint8_t>(~kBatchContinues);
-  std::memcpy(batch_.data() + batch_last_, &last, sizeof last);
+  std::memcpy(open_batch->records + open_batch->last, &last, sizeof last);
 }
 
 Status Batching::write_batch() noexcept {
   const auto copy = [&](std::byte* at) {
-    std::memcpy(at, batch_.data(), batch_.size());
+    std::memcpy(at, open_batch->records, open_batch->bytes);
     crash_point(CrashPoint::kBatchWritten);
   };
-  const Status status = write_in_order(batch_.size(), batch_count_, copy);
+  const Status status = write_in_order(open_batch->bytes, open_batch->count, copy);
   return must_conflate(status) ? conflate_batch() : status;
 }
 
 Status Batching::conflate_batch() noexcept {
   try {
     std::vector<Mutation> mutations;
-    for (std::size_t position = 0; position < batch_.size();) {
+    for (std::size_t position = 0; position < open_batch->bytes;) {
       RecordView record;
-      if (!parse_record(batch_.data() + position, batch_.size() - position, record)) return Status::kInvalidArgument;
+      if (!parse_record(open_batch->records + position, open_batch->bytes - position, record))
+        return Status::kInvalidArgument;
       mutations.push_back(record.mutation());
       position += record.bytes;
     }
@@ -82,11 +98,11 @@ Status Batching::conflate_batch() noexcept {
 }
 
 void Batching::clear_batch() noexcept {
-  open_batch_ = 0;
-  batch_.clear();
-  batch_count_ = 0;
-  batch_failures_ = 0;
-  batch_status_ = Status::kOk;
+  open_batch->number = 0;
+  open_batch->bytes = 0;
+  open_batch->count = 0;
+  failures_ = 0;
+  status_ = Status::kOk;
 }
 
 }  // namespace shmstate::internal

@@ -38,7 +38,10 @@ Status Conflating::push_conflated() noexcept {
   while (!conflation.empty()) {
     const Status status =
         write(conflation.front_bytes(), conflation.front_count(), [&](std::byte* at) { conflation.encode_front(at); });
-    if (status != Status::kOk) return status;
+    if (status != Status::kOk) {
+      wiped().push_end = 0;  // what is smaller might still fit, and must not overtake what is retained
+      return status;
+    }
     conflation.pop_front();
   }
   return Status::kOk;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "layout/record.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 #include "writer/ring_room.h"
 
 namespace shmstate::internal {
@@ -20,7 +20,7 @@ struct RingAccess : RingRoom {
   template <typename Fill>
   [[nodiscard]] Status write(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
     if (options.shared) return write_locked(bytes, count, fill);
-    if (!has_room(bytes)) {
+    if (!pusher.may_push(bytes)) {
       if (const Status status = make_room(bytes); status != Status::kOk) return status;
     }
     return write_here(bytes, count, fill);
@@ -29,11 +29,8 @@ struct RingAccess : RingRoom {
  private:
   template <typename Fill>
   [[nodiscard]] Status write_here(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
-    fill(ring.at(producer.tail()));
-    crash_point(CrashPoint::kRecordWritten);
-    producer.push(bytes);
-    crash_point(CrashPoint::kTailMoved);
-    counters.pushed += count;
+    fill(pusher.here());
+    pusher.publish(bytes, count);
     wake_merger();
     return Status::kOk;
   }
@@ -52,7 +49,7 @@ Status RingAccess::write_locked(std::uint64_t bytes, std::uint64_t count, Fill&&
     if (const Status status = lock(began); status != Status::kOk) return status;
     crash_point(CrashPoint::kSharedRingLocked);
     take_over();
-    Status status = producer.has_room(bytes) ? commit_memory(bytes) : Status::kRingFull;
+    Status status = pusher.has_room(bytes) ? commit_memory(bytes) : Status::kRingFull;
     if (status == Status::kOk) status = write_here(bytes, count, fill);
     crash_point(CrashPoint::kSharedRingPushed);
     unlock();
@@ -60,8 +57,8 @@ Status RingAccess::write_locked(std::uint64_t bytes, std::uint64_t count, Fill&&
     if (options.when_full != WhenFull::kBlock) return full_status();
     status = wait_for_head(left_of(options.full_timeout, began),
                            [&](std::uint64_t) {  // the lock decides which writer is next
-                             producer.take_over();
-                             return producer.has_room(bytes);
+                             pusher.take_over();
+                             return pusher.has_room(bytes);
                            });
     if (status != Status::kOk) return status;
   }

@@ -3,7 +3,7 @@
 #include <cerrno>
 #include <limits>
 
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {
@@ -16,29 +16,29 @@ constexpr std::uint64_t kAllCommitted = std::numeric_limits<std::uint64_t>::max(
 Status RingRoom::make_room(std::uint64_t bytes) noexcept {
   if (const Status status = check_place(); status != Status::kOk) return status;
   if (bytes > ring.data_bytes()) return Status::kMutationTooBig;
-  if (!producer.has_room(bytes)) producer.refresh();
-  if (!producer.has_room(bytes)) {
+  if (!pusher.has_room(bytes)) pusher.refresh();
+  if (!pusher.has_room(bytes)) {
     if (options.when_full != WhenFull::kBlock) return full_status();
     const Status waited = wait_for_head(options.full_timeout, [&](std::uint64_t) {
-      producer.refresh();
-      return producer.has_room(bytes);
+      pusher.refresh();
+      return pusher.has_room(bytes);
     });
     if (waited != Status::kOk) return waited;
   }
   const Status status = commit_memory(bytes);
   if (status == Status::kOk) {
-    wiped().writable_end = std::min({producer.room_end(), committed_end, producer.tail() + bytes + kBytesPerCheck});
+    wiped().push_end = std::min({pusher.room_end(), committed_end, pusher.tail() + bytes + kBytesPerCheck});
   }
   return status;
 }
 
 Status RingRoom::commit_memory(std::uint64_t bytes) noexcept {
-  while (producer.tail() + bytes > committed_end) {
+  while (pusher.tail() + bytes > committed_end) {
     if (committed_end >= ring.data_bytes()) {
       committed_end = kAllCommitted;
       break;
     }
-    const std::uint64_t missing = producer.tail() + bytes - committed_end;
+    const std::uint64_t missing = pusher.tail() + bytes - committed_end;
     std::uint64_t step = std::min(std::max(kCommitStep, missing), ring.data_bytes() - committed_end);
     const auto commit = [&] { return os::commit(ring.fd(), layout::kRingHeaderBytes + committed_end, step); };
     int error_number = commit();
@@ -56,8 +56,8 @@ Status RingRoom::commit_memory(std::uint64_t bytes) noexcept {
 }
 
 void RingRoom::take_over() noexcept {
-  producer.take_over();
-  committed_end = producer.tail() >= ring.data_bytes() ? kAllCommitted : std::max(committed_end, producer.tail());
+  pusher.take_over();
+  committed_end = pusher.tail() >= ring.data_bytes() ? kAllCommitted : std::max(committed_end, pusher.tail());
 }
 
 Status RingRoom::verdict() const noexcept {

@@ -18,9 +18,6 @@ namespace shmstate::internal {
 struct RingRoom : WriterPlace {
   using WriterPlace::WriterPlace;
 
-  [[nodiscard]] bool has_room(std::uint64_t bytes) const noexcept {
-    return producer.tail() + bytes <= wiped().writable_end;
-  }
   /// With the wait that the options ask for.
   [[nodiscard]] Status make_room(std::uint64_t bytes) noexcept;
   /// Commits the memory of the next `bytes`: before it is touched, and only as far as the ring has ever been used.
@@ -53,7 +50,7 @@ Status RingRoom::wait_for_head(std::chrono::nanoseconds timeout, Attempt attempt
   const auto began = Clock::now();
   const auto* const futex = ring.header().head.futex();
   for (;;) {
-    if (attempt(producer.head_before_sleep())) return Status::kOk;
+    if (attempt(pusher.head_before_sleep())) return Status::kOk;
     const auto waited = Clock::now() - began;
     if (waited < std::min<std::chrono::nanoseconds>(kSpinTime, timeout)) {
       os::relax();
@@ -63,14 +60,14 @@ Status RingRoom::wait_for_head(std::chrono::nanoseconds timeout, Attempt attempt
     if (const Status served = verdict(); served != Status::kOk) return served;
     if (waited >= timeout) return timeout_status();
     wake_merger();
-    producer.announce_wait();
-    const std::uint64_t head = producer.head_before_sleep();
+    pusher.announce_wait();
+    const std::uint64_t head = pusher.head_before_sleep();
     if (!attempt(head)) {
       os::futex_wait(futex, static_cast<std::uint32_t>(head),
                      std::min<std::chrono::nanoseconds>(sleep_max(), timeout - waited));
       if (waited >= kSleepMax && !control.is_current()) return Status::kNoInstance;  // removed while no merger ran
     }
-    if (!options.shared) producer.end_wait();  // of a shared ring, others may still wait
+    if (!options.shared) pusher.end_wait();  // of a shared ring, others may still wait
   }
 }
 

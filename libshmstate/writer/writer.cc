@@ -24,6 +24,14 @@ Mutation make(Operation operation, std::string_view key, ValueView value) noexce
   return mutation;
 }
 
+/// What an inline push has in words.
+Mutation make(std::uint8_t kind, std::string_view key, std::uint64_t bits, std::string_view bytes) noexcept {
+  const ValueView value = visit_value(
+      static_cast<Type>(kind >> 4), [bits] { return bits; }, [](auto number) { return ValueView(number); },
+      [bytes] { return ValueView(bytes); }, ValueView());
+  return make(static_cast<Operation>(kind & 0xf), key, value);
+}
+
 Mutation make_set(std::string_view key, ValueView value, const SetOptions& options) noexcept {
   Mutation mutation = make(Operation::kSet, key, value);
   if (options.ttl != nanoseconds::zero()) {
@@ -49,16 +57,6 @@ Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
 
 struct SHMSTATE_LOCAL Writer::Impl : Batching {
   using Batching::Batching;
-  ~Impl() {
-    for (Batch* left = batches_; left != nullptr; left = left->next_) left->writer_ = nullptr;
-  }
-
-  void remember(Batch& made) noexcept { made.next_ = std::exchange(batches_, &made); }
-  void forget(const Batch& gone) noexcept {
-    Batch** link = &batches_;
-    while (*link != &gone) link = &(*link)->next_;
-    *link = gone.next_;
-  }
 
   [[nodiscard]] Status push(const Mutation& mutation) noexcept {
     Status status = check_for_ring(mutation);
@@ -79,9 +77,6 @@ struct SHMSTATE_LOCAL Writer::Impl : Batching {
   /// Waits for the position in this ring that a ticket means.
   [[nodiscard]] Status wait_for_ticket(Ticket ticket, nanoseconds timeout) noexcept;
   [[nodiscard]] Status report() noexcept;
-
- private:
-  Batch* batches_ = nullptr;  // all that there are
 };
 
 // A bound key's place is looked up at first and then now and then.
@@ -111,85 +106,64 @@ void Writer::Impl::find_place(Key& key, const HashedKey& hashed) noexcept {
 // ---- the verbs
 
 template <typename Self>
-Status Verbs<Self>::set(std::string_view key, ValueView value) noexcept {
-  return self().push(make(Operation::kSet, key, value));
-}
-template <typename Self>
 Status Verbs<Self>::set(std::string_view key, ValueView value, const SetOptions& options) noexcept {
   return self().push(make_set(key, value, options));
-}
-template <typename Self>
-Status Verbs<Self>::erase(std::string_view key) noexcept {
-  return self().push(make(Operation::kErase, key, {}));
 }
 template <typename Self>
 Status Verbs<Self>::erase(std::string_view key, std::uint64_t version) noexcept {
   return self().push(make_erase(key, version));
 }
-template <typename Self>
-Status Verbs<Self>::add(std::string_view key, ValueView delta) noexcept {
-  return self().push(make(Operation::kAdd, key, delta));
-}
-template <typename Self>
-Status Verbs<Self>::max(std::string_view key, ValueView value) noexcept {
-  return self().push(make(Operation::kMax, key, value));
-}
-template <typename Self>
-Status Verbs<Self>::min(std::string_view key, ValueView value) noexcept {
-  return self().push(make(Operation::kMin, key, value));
-}
 
 template <typename Self>
-Status Verbs<Self>::set(Key& key, ValueView value) noexcept {
-  return self().push(make(Operation::kSet, key.bytes(), value), key);
-}
-template <typename Self>
 Status Verbs<Self>::set(Key& key, ValueView value, const SetOptions& options) noexcept {
-  return self().push(make_set(key.bytes(), value, options), key);
-}
-template <typename Self>
-Status Verbs<Self>::erase(Key& key) noexcept {
-  return self().push(make(Operation::kErase, key.bytes(), {}), key);
+  return self().push(make_set(key.bytes(), value, options), &key);
 }
 template <typename Self>
 Status Verbs<Self>::erase(Key& key, std::uint64_t version) noexcept {
-  return self().push(make_erase(key.bytes(), version), key);
-}
-template <typename Self>
-Status Verbs<Self>::add(Key& key, ValueView delta) noexcept {
-  return self().push(make(Operation::kAdd, key.bytes(), delta), key);
-}
-template <typename Self>
-Status Verbs<Self>::max(Key& key, ValueView value) noexcept {
-  return self().push(make(Operation::kMax, key.bytes(), value), key);
-}
-template <typename Self>
-Status Verbs<Self>::min(Key& key, ValueView value) noexcept {
-  return self().push(make(Operation::kMin, key.bytes(), value), key);
+  return self().push(make_erase(key.bytes(), version), &key);
 }
 
-inline Status Writer::push(const Mutation& mutation) noexcept { return impl_->push(mutation); }
-inline Status Writer::push(Mutation mutation, Key& key) noexcept {
-  impl_->add_hint(mutation, key);
+inline Status Writer::push(Mutation mutation, Key* bound) noexcept {
+  if (bound != nullptr) impl_->add_hint(mutation, *bound);
   return impl_->push(mutation);
 }
-inline Status Batch::push(const Mutation& mutation) noexcept { return writer_->add_to_batch(number_, mutation); }
-inline Status Batch::push(Mutation mutation, Key& key) noexcept {
-  writer_->add_hint(mutation, key);
-  return writer_->add_to_batch(number_, mutation);
+inline Status Batch::push(Mutation mutation, Key* bound) noexcept {
+  auto& writer = static_cast<Writer::Impl&>(*open_->writer);
+  if (bound != nullptr) writer.add_hint(mutation, *bound);
+  return writer.add_to_batch(number_, mutation);
 }
 
 template class Verbs<Writer>;
 template class Verbs<Batch>;
 
+Status Writer::push_asking(std::uint8_t kind, std::string_view key, std::uint64_t bits,
+                           std::string_view bytes) noexcept {
+  return push(make(kind, key, bits, bytes));
+}
+Status Writer::push_asking(std::uint8_t kind, Key& key, std::uint64_t bits, std::string_view bytes) noexcept {
+  return push(make(kind, key.bytes(), bits, bytes), &key);
+}
+Status Batch::push_asking(std::uint8_t kind, std::string_view key, std::uint64_t bits,
+                          std::string_view bytes) noexcept {
+  return push(make(kind, key, bits, bytes));
+}
+Status Batch::push_asking(std::uint8_t kind, Key& key, std::uint64_t bits, std::string_view bytes) noexcept {
+  return push(make(kind, key.bytes(), bits, bytes), &key);
+}
+Status Writer::wake_merger() noexcept {
+  impl_->wake_merger();
+  return Status::kOk;  // it was pushed
+}
+
 // ---- Writer
 
 Writer::Writer(std::string_view instance, WriterOptions options)
-    : impl_(std::make_unique<Impl>(instance, std::move(options))) {}
+    : impl_(std::make_unique<Impl>(instance, std::move(options))), pusher_(&impl_->pusher) {}
 Writer::Writer(Writer&&) noexcept = default;
 Writer& Writer::operator=(Writer&& other) noexcept {
   Writer taken(std::move(other));
   impl_.swap(taken.impl_);  // what was here goes with `taken`, as any writer goes
+  std::swap(pusher_, taken.pusher_);
   return *this;
 }
 Writer::~Writer() {
@@ -200,7 +174,7 @@ Writer::~Writer() {
 Batch Writer::batch() {
   const std::uint64_t number = impl_->begin_batch();
   if (number == 0) throw error_of(InstanceError::kBatchOpen, impl_->control.path());
-  return {impl_.get(), number};
+  return {impl_->open_batch, number};
 }
 
 Ticket Writer::ticket() const noexcept { return impl_->ticket(); }
@@ -248,6 +222,7 @@ WriterStatus Writer::status() noexcept {
 
 WriterCounters Writer::counters() const noexcept {
   WriterCounters counters = impl_->counters;
+  counters.pushed = impl_->pushed_in_all();
   counters.applied = impl_->applied_in_all();
   counters.rejected = impl_->rejected_in_all();
   return counters;
@@ -270,20 +245,11 @@ std::uint64_t Writer::ring_id() const noexcept { return impl_->ring.id(); }
 
 // ---- Batch
 
-Batch::Batch(Writer::Impl* writer, std::uint64_t number) noexcept : writer_(writer), number_(number) {
-  writer_->remember(*this);
-}
-Batch::Batch(Batch&& other) noexcept : writer_(std::exchange(other.writer_, nullptr)), number_(other.number_) {
-  if (writer_ == nullptr) return;
-  writer_->forget(other);
-  writer_->remember(*this);
-}
+Batch::Batch(Batch&&) noexcept = default;
 Batch::~Batch() {
-  if (writer_ == nullptr) return;
-  writer_->forget(*this);
-  writer_->discard_batch(number_);
+  if (open_ != nullptr && open_->writer != nullptr) open_->writer->discard_batch(number_);
 }
 
-Status Batch::commit() noexcept { return writer_->commit_batch(number_); }
+Status Batch::commit() noexcept { return open_->writer->commit_batch(number_); }
 
 }  // namespace shmstate

@@ -6,7 +6,7 @@
 #include <cerrno>
 
 #include "files/access.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {
@@ -45,7 +45,7 @@ WriterFiles::WriterFiles(const std::filesystem::path& instance, const WriterOpti
       doorbell_mapping(open_more(control, [this] { return open_doorbell(control); }), Access::kReadWrite, 0,
                        sizeof(layout::Doorbell), "doorbell"),
       ring(open_more(control, [&] { return open_ring(control, options); })),
-      producer(ring.header(), ring.data_bytes()),
+      pusher(ring.header(), ring.at(0), ring.data_bytes(), control.sleep()),
       ring_path((rings_path(control.path()) / ring_name(ring.id())).string()) {}
 
 WriterFiles WriterFiles::open(const std::filesystem::path& instance, const WriterOptions& options) {

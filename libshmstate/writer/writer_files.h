@@ -20,7 +20,7 @@
 #include "files/ring_file.h"
 #include "files/snapshot_file.h"
 #include "protocol/doorbell.h"
-#include "protocol/ring.h"
+#include "shmstate/detail/ring_push.h"
 #include "shmstate/writer.h"
 
 namespace shmstate::internal {
@@ -50,7 +50,7 @@ struct WriterFiles {
   Control control;
   Mapping doorbell_mapping;
   RingFile ring;
-  RingProducer<layout::RingHeader> producer;
+  RingPusher pusher;
   std::optional<SnapshotFile> snapshot{};  // only for bound keys
   std::string ring_path;
   MergerWaker waker{};

@@ -15,7 +15,7 @@ constexpr std::uint64_t kSilenceNs = 1'000'000'000;  // of the merger, before it
 
 WriterPlace::WriterPlace(std::string_view instance, WriterOptions wanted)
     : WriterFiles(open(instance_path(instance), wanted)), options(std::move(wanted)), path(control.path().string()) {
-  wiped().batch_bytes_max = ring.data_bytes();
+  ask_from_now_on();
   rejected_reported = rejected_in_all();
   os::register_fence();
   announce_and_wake();
@@ -61,7 +61,7 @@ Status WriterPlace::reopen() noexcept {
   } catch (const std::exception&) {  // not there yet
     return set_place(Status::kNoInstance);
   }
-  wiped() = {.writable_end = 0, .batch_bytes_max = ring.data_bytes()};
+  ask_from_now_on();
   ++reopen_count;
   announce();
   return set_place(Status::kOk);
@@ -78,9 +78,8 @@ void WriterPlace::account_for_what_is_lost() {
     seen += rejected(i);
     earlier.rejected[i] += rejected(i);
   }
-  const std::uint64_t pushed_here = counters.pushed - earlier.pushed;
-  if (!options.shared && seen < pushed_here) counters.lost += pushed_here - seen;
-  earlier.pushed = counters.pushed;
+  if (!options.shared && seen < pusher.pushed) counters.lost += pusher.pushed - seen;
+  earlier.pushed += pusher.pushed;
   earlier.applied += applied();
   earlier.end = ticket();
 }

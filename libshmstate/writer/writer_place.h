@@ -11,10 +11,10 @@
 
 namespace shmstate::internal {
 
-/// In a child of fork they are zero: so there is no room, and the place is checked.
+/// What may be done without a question. In a child of fork they are zero: so there is no room, and who asks is told.
 struct WriterWords {
-  std::uint64_t writable_end;     // stream position below which records may be written without checking the place
-  std::uint64_t batch_bytes_max;  // of an open batch
+  std::uint64_t push_end;     // stream position below which records may be pushed
+  std::uint64_t batch_bytes;  // of the open batch
 };
 
 struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
@@ -65,7 +65,8 @@ struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
 
   // ---- counting, also what was in the rings of instances that were removed
 
-  [[nodiscard]] Ticket ticket() const noexcept { return earlier.end + producer.tail(); }
+  [[nodiscard]] Ticket ticket() const noexcept { return earlier.end + pusher.tail(); }
+  [[nodiscard]] std::uint64_t pushed_in_all() const noexcept { return earlier.pushed + pusher.pushed; }
   [[nodiscard]] std::uint64_t applied_in_all() const noexcept { return earlier.applied + applied(); }
   [[nodiscard]] std::uint64_t rejected_in_all(layout::Reject reason) const noexcept {
     const auto index = static_cast<std::size_t>(reason);
@@ -106,13 +107,18 @@ struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
   static constexpr std::uint32_t kUnheardPerCheck = 64;
 
   Status set_place(Status status) noexcept {
-    if (status != Status::kOk) wiped().writable_end = 0;  // so that the next push checks, too
+    if (status != Status::kOk) wiped().push_end = 0;  // so that the next push checks, too
     return place = status;
   }
   /// The push was accepted: what is found counts for the next one.
   [[gnu::noinline, gnu::cold]] void check_place_after_push() noexcept;
   [[nodiscard]] Status reopen() noexcept;
   void account_for_what_is_lost();
+  /// Of a ring that is new here, nothing may be assumed.
+  void ask_from_now_on() noexcept {
+    wiped() = {};
+    pusher.unasked_end = &wiped().push_end;
+  }
 };
 
 }  // namespace shmstate::internal

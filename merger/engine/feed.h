@@ -14,8 +14,8 @@
 #include "engine/instance_owner.h"
 #include "layout/feed_record.h"
 #include "layout/layout.h"
-#include "protocol/crash_point.h"
 #include "shmstate/detail/buffer_place.h"
+#include "shmstate/detail/crash_point.h"
 #include "shmstate/detail/words.h"
 
 namespace shmstate::internal {

@@ -10,7 +10,7 @@
 
 #include "engine/file_actions.h"
 #include "files/errors.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 #include "shmstate/detail/words.h"
 
 namespace shmstate::internal {

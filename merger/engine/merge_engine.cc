@@ -5,8 +5,8 @@
 
 #include "files/errors.h"
 #include "files/os.h"
-#include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

@@ -3,8 +3,8 @@
 #include <span>
 #include <utility>
 
-#include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/crash_point.h"
 #include "shmstate/detail/words.h"
 
 namespace shmstate::internal {

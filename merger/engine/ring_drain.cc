@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "layout/hash.h"
-#include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

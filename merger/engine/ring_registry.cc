@@ -8,8 +8,8 @@
 
 #include "files/os.h"
 #include "layout/quarantine.h"
-#include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

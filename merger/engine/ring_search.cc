@@ -4,7 +4,7 @@
 
 #include "files/os.h"
 #include "files/ring_file.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <bit>
 
-#include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

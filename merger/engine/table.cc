@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "layout/hash.h"
-#include "protocol/crash_point.h"
 #include "protocol/invariant.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 namespace {

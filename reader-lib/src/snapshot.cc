@@ -2,7 +2,7 @@
 
 #include "entry.h"
 #include "pinned.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 #include "shmstate/reader.h"
 
 namespace shmstate {

@@ -7,7 +7,7 @@
 // sums.
 //
 // The merger's clock runs faster than ours, so that its slow rounds come soon.
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 #include <gtest/gtest.h>
 #include <sys/types.h>

@@ -4,7 +4,7 @@
 #include <functional>
 #include <utility>
 
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 
 namespace shmstate::test {
 using namespace internal;

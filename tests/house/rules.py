@@ -275,7 +275,7 @@ def named_tests(tree):
 
 def is_crash_point(tree, name):
     return any(f"k{name}" in tree.text(file) or f"({name})" in tree.text(file)
-               for file in tree.matching("libshmstate/protocol/crash_point.h"))
+               for file in tree.matching("libshmstate/include/shmstate/detail/crash_point.h"))
 
 
 def named_files(tree):

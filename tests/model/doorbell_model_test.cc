@@ -93,7 +93,8 @@ TEST(DoorbellModel, WithoutTheBarrierAWakeUpIsLost) {
 }
 TEST(DoorbellModel, EveryMemoryOrderIsNeeded) {
   MutationTest({{"Sleeping", check_some<Sleeping<2, 2, true>>}},
-               {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/doorbell.h"})
+               {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/doorbell.h",
+                SHMSTATE_SOURCE_DIR "/libshmstate/include/shmstate/detail/ring_doorbell.h"})
       .run();
 }
 

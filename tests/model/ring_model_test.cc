@@ -253,7 +253,8 @@ TEST(RingModel, EveryMemoryOrderIsNeeded) {
                 {"Flush", check_some<Flush>},
                 {"SharedRing", check_some<SharedRing>},
                 {"ConsumerReplaced", check_some<ConsumerReplaced>}},
-               {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/ring.h"})
+               {SHMSTATE_SOURCE_DIR "/libshmstate/protocol/ring.h",
+                SHMSTATE_SOURCE_DIR "/libshmstate/include/shmstate/detail/ring_producer.h"})
       .run();
 }
 

@@ -24,7 +24,7 @@
 
 #include "harness/test_instance.h"
 #include "protocol/buffer_view.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 #include "shmstate/watch.h"
 #include "simulation/simulated_kernel.h"
 #include "simulation/simulation_oracle.h"

@@ -12,7 +12,7 @@
 #include "harness/meanwhile.h"
 #include "harness/positions.h"
 #include "harness/test_instance.h"
-#include "protocol/crash_point.h"
+#include "shmstate/detail/crash_point.h"
 #include "shmstate/watch.h"
 
 namespace shmstate {

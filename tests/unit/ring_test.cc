@@ -5,13 +5,18 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "files/ring_file.h"
 #include "harness/test_instance.h"
+#include "layout/record.h"
+#include "shmstate/detail/ring_push.h"
 
 namespace shmstate {
 using namespace internal;
@@ -287,6 +292,61 @@ TEST_F(RingFileTest, OnlySixteenHexDigitsThatAreNotZeroAreARingsName) {
   for (const char* const name : {"", "ff", "0000000000000000", "00000000000000FF", "00000000000000fg",
                                  "-0000000000000ff", "0x000000000000ff", "00000000000000ff0", " 0000000000000ff"}) {
     EXPECT_FALSE(ring_id_of(name)) << name;
+  }
+}
+
+// ---- the inline push
+
+/// What `RingPusher` pushes to, with as much room as the test says.
+class RingPusherTest : public testing::Test {
+ protected:
+  RingPusherTest() { pusher_.unasked_end = &unasked_end_; }
+
+  std::unique_ptr<layout::RingHeader> header_ = std::make_unique<layout::RingHeader>();
+  std::vector<std::byte> data_ = std::vector<std::byte>(2 * kDataBytes);
+  layout::Sleep sleep_{};
+  std::uint64_t unasked_end_ = 0;
+  RingPusher pusher_{*header_, data_.data(), kDataBytes, sleep_};
+};
+
+TEST_F(RingPusherTest, ItAsksUntilItWasToldOfRoomAndThenNeverBeforeThatEnds) {
+  const BareMutation mutation(Operation::kSet, "12345678", 1);
+  EXPECT_FALSE(pusher_.try_push(mutation)) << "as in a child of fork, and in a shared ring";
+  unasked_end_ = 10 * mutation.bytes();
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(pusher_.try_push(mutation));
+  EXPECT_FALSE(pusher_.try_push(mutation));
+  EXPECT_EQ(header_->tail.load(std::memory_order_relaxed), unasked_end_);
+  EXPECT_EQ(pusher_.pushed, 10U);
+}
+
+TEST_F(RingPusherTest, WhatIsInvalidOrNoNumberIsNotPlain) {
+  const double nan = std::nan("");
+  EXPECT_FALSE(BareMutation(Operation::kSet, "", 1).is_plain());
+  EXPECT_FALSE(BareMutation(Operation::kSet, std::string(kKeyBytesMax + 1, 'k'), 1).is_plain());
+  EXPECT_FALSE(BareMutation(Operation::kSet, "k", "text").is_plain());
+  EXPECT_FALSE(BareMutation(Operation::kSet, "k", std::uint64_t{1} << 63).is_plain());
+  EXPECT_FALSE(BareMutation(Operation::kErase, "k", {}).is_plain());
+  EXPECT_FALSE(BareMutation(Operation::kAdd, "k", nan).is_plain());
+  EXPECT_TRUE(BareMutation(Operation::kSet, "k", nan).is_plain());
+}
+
+// The record is the one that the library writes, word by word, whatever the key's length is.
+TEST_F(RingPusherTest, ItsRecordsAreThoseOfTheLibrary) {
+  std::string key;
+  std::vector<std::byte> expected(kRecordBytesMax);
+  for (std::size_t length = 1; length <= kKeyBytesMax; length += length < 70 ? 1 : 503) {
+    key.resize(length, static_cast<char>('a' + length % 26));
+    for (const ValueView& value : {ValueView(-7), ValueView(0.5)}) {
+      for (const Operation operation : {Operation::kSet, Operation::kAdd, Operation::kMax, Operation::kMin}) {
+        const std::size_t bytes = record_bytes(length, kWord, 0);
+        encode_record(expected.data(), {.operation = operation, .key = key, .value = value}, 0);
+        std::memset(pusher_.here(), 0xff, bytes);
+        const std::byte* const at = pusher_.here();
+        unasked_end_ = pusher_.tail() + bytes;
+        ASSERT_TRUE(pusher_.try_push({operation, key, value}));
+        ASSERT_EQ(std::memcmp(at, expected.data(), bytes), 0) << length;
+      }
+    }
   }
 }
 

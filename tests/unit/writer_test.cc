@@ -376,6 +376,24 @@ TEST_F(WriterTest, AFlushTakesATimeoutOfAnySize) {
   EXPECT_EQ(writer_.flush(std::chrono::nanoseconds::max()), Status::kOk);
 }
 
+// ---- conflating
+
+// What fits although something larger did not must wait behind it.
+TEST_F(WriterTest, ASmallMutationDoesNotOvertakeWhatIsConflated) {
+  Writer conflating = instance_.writer(ring_of(kSmallRing, WhenFull::kConflate));
+  const std::string large(kSmallRing / 2, 'v');
+  ASSERT_EQ(conflating.set("k", large), Status::kOk);
+  ASSERT_EQ(conflating.set("k", 1), Status::kOk) << "from here on there is room that needs no question";
+  ASSERT_EQ(conflating.set("k", large), Status::kOk);
+  ASSERT_EQ(conflating.counters().conflated, 1U);
+  ASSERT_EQ(conflating.set("k", 2), Status::kOk);
+  EXPECT_EQ(conflating.counters().conflated, 2U);
+  instance_.pump();
+  static_cast<void>(conflating.flush(0ns));  // pushes what is retained, if anything is
+  instance_.pump();
+  EXPECT_EQ(read_int64("k"), 2);
+}
+
 // ---- shared rings
 
 /// Holds the lock of a shared ring, as a pusher does that was stopped.
@@ -476,6 +494,47 @@ TEST_F(WriterTest, KeysAreBytes) {
   for (std::size_t i = 0; i < keys.size(); ++i) EXPECT_EQ(read_int64(keys[i]), i);
 }
 
+// Through a ring that wraps, in each way there is to push a number.
+TEST_F(WriterTest, NumbersUnderKeysOfEveryLengthArriveWhole) {
+  Writer small = instance_.writer(ring_of(kSmallRing));
+  std::vector<std::size_t> lengths{255, 256, 4095, kKeyBytesMax};
+  for (std::size_t length = 1; length <= 70; ++length) lengths.push_back(length);
+  for (const std::size_t length : lengths) {
+    const std::string text(length, 't');
+    const std::string bound(length, 'b');
+    const std::string together(length, 'c');
+    Key key(bound);
+    const auto number = static_cast<std::int64_t>(length);
+    for (int i = 0; i < 3; ++i) {  // the third one with a hint
+      ASSERT_EQ(small.set(text, number + i), Status::kOk);
+      ASSERT_EQ(small.set(key, 0.5 + i), Status::kOk);
+      Batch batch = small.batch();
+      ASSERT_EQ(batch.set(together, 100), Status::kOk);
+      ASSERT_EQ(batch.add(together, i), Status::kOk);
+      ASSERT_EQ(batch.max(key, 1.0 + i), Status::kOk);
+      ASSERT_EQ(batch.commit(), Status::kOk);
+      instance_.pump();
+      ASSERT_EQ(read_int64(text), number + i);
+      ASSERT_EQ(read(bound), Value(1.0 + i));
+      ASSERT_EQ(read_int64(together), 100 + i);
+    }
+  }
+  EXPECT_GT(small.ticket(), 2 * kSmallRing);
+  EXPECT_EQ(small.counters().applied, small.counters().pushed);
+}
+
+// A bound key that is longer than a key may be, or empty, is refused as its bytes are.
+TEST_F(WriterTest, ABoundKeyThatCannotBeIsRefused) {
+  Key empty("");
+  Key long_key(std::string(kKeyBytesMax + 1, 'k'));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(writer_.set(empty, 1), Status::kKeyEmpty);
+    EXPECT_EQ(writer_.set(long_key, 1), Status::kKeyTooLong);
+  }
+  EXPECT_EQ(writer_.counters().failed, 6U);
+  EXPECT_EQ(writer_.ticket(), 0U);
+}
+
 TEST_F(WriterTest, ErasingAMissingKeyHasNoEffect) {
   writer_.erase("missing");
   instance_.pump();
@@ -552,6 +611,25 @@ TEST_F(WriterTest, ABatchOfMoreThanTheMergerAllowsIsRefused) {
   EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
   instance_.pump();
   EXPECT_EQ(instance_.reader().get<std::int64_t>("k"), 10) << "nothing of the second one was pushed";
+}
+
+TEST_F(WriterTest, ALimitThatChangesWhileABatchIsOpenHoldsAtItsCommit) {
+  const auto allow = [this](std::uint64_t batch_max) {
+    MergeOptions options = TestInstance::never_expire();
+    options.batch_max = batch_max;
+    instance_.engine().set_options(options);
+  };
+  allow(10);
+  Batch batch = writer_.batch();
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(batch.add("k", 1), Status::kOk);
+  allow(20);
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(batch.add("k", 1), Status::kOk);
+  EXPECT_EQ(batch.add("k", 1), Status::kMutationTooBig);
+  EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(batch.add("k", 1), Status::kOk);
+  allow(5);
+  EXPECT_EQ(batch.commit(), Status::kMutationTooBig);
+  EXPECT_EQ(writer_.ticket(), 0U);
 }
 
 TEST_F(WriterTest, ABatchOfMoreBytesThanTheMergerAllowsIsRefused) {
@@ -923,6 +1001,19 @@ TEST_F(WriterTest, RingsTheDoorbellOnceInASleep) {
     writer_.set("key", 3);
     EXPECT_EQ(wakes(), sleeps);
   }
+}
+
+// It was accepted, and the merger could not be woken: what that showed counts for the next push.
+TEST_F(WriterTest, APushThatFindsTheInstanceGoneIsFollowedByOneThatSaysSo) {
+  ASSERT_EQ(writer_.set("key", 1), Status::kOk);
+  std::this_thread::sleep_for(150ms);  // the place is not asked for more often
+  const std::filesystem::path away = instance_.path() + "-away";
+  std::filesystem::rename(instance_.path(), away);
+  instance_.owner().heartbeat().retired.store(1, std::memory_order_release);
+  instance_.owner().sleep().phase.fetch_add(1, std::memory_order_relaxed);
+  EXPECT_EQ(writer_.set("key", 2), Status::kOk);
+  EXPECT_EQ(writer_.set("key", 3), Status::kNoInstance);
+  std::filesystem::rename(away, instance_.path());
 }
 
 // A merger that died in its sleep is not taken for a sleeping one by the writers of the next.

@@ -17,8 +17,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "shmstate/api.h"
+#include "shmstate/detail/ring_push.h"
 #include "shmstate/key.h"
 #include "shmstate/status.h"
 #include "shmstate/value.h"
@@ -95,9 +97,8 @@ struct WriterStatus {
   Status ring = Status::kOk;       ///< otherwise, why pushes are not merged: as from `flush`, and kForked
 };
 
-namespace internal {
-struct Mutation;
-}  // namespace internal
+inline namespace layout_1 {
+
 class Batch;
 class Writer;
 
@@ -110,35 +111,48 @@ class SHMSTATE_API Verbs {
   /// kTimeout, kNoMemory, kRingRefused, kRingQuarantined, kNoInstance, kDamaged, kForked, kSystem. On error nothing was
   /// pushed. That the instance was removed (kNoInstance) is noticed within about a second, but not before 16 KiB were
   /// pushed, unless the ring is full, or the merger sleeps or noticed it itself.
-  Status set(std::string_view key, ValueView value) noexcept;
+  Status set(std::string_view key, ValueView value) noexcept { return push(internal::Operation::kSet, key, value); }
   Status set(std::string_view key, ValueView value, const SetOptions& options) noexcept;
   /// Erases a key, and what is remembered of its version; erasing a missing one has no effect. Errors: as `set`.
   /// With a version, only an entry of a lower one, and the merger remembers the version for a configured time, so that
   /// older sets that arrive later have no effect.
-  Status erase(std::string_view key) noexcept;
+  Status erase(std::string_view key) noexcept { return push(internal::Operation::kErase, key, {}); }
   Status erase(std::string_view key, std::uint64_t version) noexcept;
   /// Adds to an int64 or float64, creating it as `delta`. The merger rejects another type (kWrongType), an integer sum
   /// that overflows, and a float sum that is or was no number (kOutOfRange). Errors: as `set`; kWrongType when `delta`
   /// is bytes, kOutOfRange when it is a NaN.
-  Status add(std::string_view key, ValueView delta) noexcept;
+  Status add(std::string_view key, ValueView delta) noexcept { return push(internal::Operation::kAdd, key, delta); }
   /// Raises or lowers an int64 or float64 to `value` if that is higher, or lower, creating it as `value`. Errors, and
   /// what the merger rejects: as `add`.
-  Status max(std::string_view key, ValueView value) noexcept;
-  Status min(std::string_view key, ValueView value) noexcept;
+  Status max(std::string_view key, ValueView value) noexcept { return push(internal::Operation::kMax, key, value); }
+  Status min(std::string_view key, ValueView value) noexcept { return push(internal::Operation::kMin, key, value); }
 
   /// The same with a key that remembers where it was seen: the merger then neither hashes nor searches.
-  Status set(Key& key, ValueView value) noexcept;
+  Status set(Key& key, ValueView value) noexcept { return push(internal::Operation::kSet, key, value); }
   Status set(Key& key, ValueView value, const SetOptions& options) noexcept;
-  Status erase(Key& key) noexcept;
+  Status erase(Key& key) noexcept { return push(internal::Operation::kErase, key, {}); }
   Status erase(Key& key, std::uint64_t version) noexcept;
-  Status add(Key& key, ValueView delta) noexcept;
-  Status max(Key& key, ValueView value) noexcept;
-  Status min(Key& key, ValueView value) noexcept;
+  Status add(Key& key, ValueView delta) noexcept { return push(internal::Operation::kAdd, key, delta); }
+  Status max(Key& key, ValueView value) noexcept { return push(internal::Operation::kMax, key, value); }
+  Status min(Key& key, ValueView value) noexcept { return push(internal::Operation::kMin, key, value); }
 
  private:
   friend Self;
   Verbs() = default;
   [[nodiscard]] Self& self() noexcept { return static_cast<Self&>(*this); }
+  [[gnu::always_inline]] Status push(internal::Operation operation, std::string_view key,
+                                     const ValueView& value) noexcept {
+    const internal::BareMutation mutation(operation, key, value);
+    if (mutation.is_plain() && self().try_push(mutation)) [[likely]]
+      return self().after_push();
+    return self().push_asking(mutation.kind(), key, mutation.bits(), internal::bytes_of(value));
+  }
+  [[gnu::always_inline]] Status push(internal::Operation operation, Key& key, const ValueView& value) noexcept {
+    const internal::BareMutation mutation(operation, key.plan(), value);
+    if (key.recall(self().instance_id()) && mutation.is_plain() && self().try_push(mutation)) [[likely]]
+      return self().after_push();
+    return self().push_asking(mutation.kind(), key, mutation.bits(), internal::bytes_of(value));
+  }
 };
 
 /// One producer's handle. Use a writer from one thread at a time; a thread that wants its own speed opens its own
@@ -148,7 +162,8 @@ class SHMSTATE_API Verbs {
 /// batches; destroying it there, or assigning to it, does not disturb the parent. Open another one in the child.
 ///
 /// A mutation costs a copy into shared memory and one release store: no lock, and no system call unless the merger
-/// sleeps. The status that it returns may be ignored: failures are counted, and `flush` reports them.
+/// sleeps. One of a number is inline, without a call; time to live, `ephemeral` and version cost one. The status that
+/// it returns may be ignored: failures are counted, and `flush` reports them.
 class SHMSTATE_API Writer : public Verbs<Writer> {
  public:
   /// Attaches to an instance, by name or by the path of its directory, and creates a ring in it. Works while the
@@ -193,9 +208,21 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   friend class Batch;
   friend class Verbs<Writer>;
   struct Impl;
-  [[nodiscard]] SHMSTATE_LOCAL Status push(const internal::Mutation& mutation) noexcept;
-  [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key& key) noexcept;
+  [[nodiscard, gnu::always_inline]] bool try_push(const internal::BareMutation& mutation) noexcept {
+    return pusher_->try_push(mutation);
+  }
+  [[nodiscard, gnu::always_inline]] Status after_push() noexcept {
+    return pusher_->is_merger_awake() ? Status::kOk : wake_merger();
+  }
+  [[nodiscard]] const internal::layout::Id& instance_id() const noexcept { return pusher_->instance_id; }
+  /// Pushes whatever it is: operation and type, and the value as a number's bits or as bytes.
+  Status push_asking(std::uint8_t kind, std::string_view key, std::uint64_t bits, std::string_view bytes) noexcept;
+  Status push_asking(std::uint8_t kind, Key& key, std::uint64_t bits, std::string_view bytes) noexcept;
+  [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key* bound = nullptr) noexcept;
+  Status wake_merger() noexcept;
+
   std::unique_ptr<Impl> impl_;
+  internal::RingPusher* pusher_;  // is part of it
 };
 
 /// Mutations that become visible together or not at all. Dropping a batch without `commit` discards it. The first
@@ -214,17 +241,25 @@ class SHMSTATE_API Batch : public Verbs<Batch> {
  private:
   friend class Writer;
   friend class Verbs<Batch>;
-  [[nodiscard]] SHMSTATE_LOCAL Status push(const internal::Mutation& mutation) noexcept;
-  [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key& key) noexcept;
-  Batch(Writer::Impl* writer, std::uint64_t number) noexcept;
-  Writer::Impl* writer_;  // none once it was moved from, or its writer is gone
+  Batch(std::shared_ptr<internal::OpenBatch> open, std::uint64_t number) noexcept
+      : open_(std::move(open)), number_(number) {}
+  [[nodiscard, gnu::always_inline]] bool try_push(const internal::BareMutation& mutation) noexcept {
+    return open_->try_add(number_, mutation);
+  }
+  [[nodiscard]] static Status after_push() noexcept { return Status::kOk; }
+  [[nodiscard]] const internal::layout::Id& instance_id() const noexcept { return open_->pusher->instance_id; }
+  Status push_asking(std::uint8_t kind, std::string_view key, std::uint64_t bits, std::string_view bytes) noexcept;
+  Status push_asking(std::uint8_t kind, Key& key, std::uint64_t bits, std::string_view bytes) noexcept;
+  [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key* bound = nullptr) noexcept;
+
+  std::shared_ptr<internal::OpenBatch> open_;  // none once it was moved from
   std::uint64_t number_;
-  Batch* next_ = nullptr;  // of the same writer
 };
 
 extern template class Verbs<Writer>;
 extern template class Verbs<Batch>;
 
+}  // namespace layout_1
 }  // namespace shmstate
 
 #endif  // __cplusplus
