@@ -11,7 +11,7 @@
 #include "files/os.h"
 #include "layout/hash.h"
 #include "measure.h"
-#include "protocol/buffer_view.h"
+#include "shmstate/detail/buffer_view.h"
 #include "workload.h"
 
 namespace shmstate::bench {

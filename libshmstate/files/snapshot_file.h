@@ -7,8 +7,8 @@
 #include "files/announced_pins.h"
 #include "files/control.h"
 #include "files/fork.h"
-#include "protocol/buffer_view.h"
 #include "protocol/publish.h"
+#include "shmstate/detail/buffer_view.h"
 
 namespace shmstate::internal {
 

@@ -1,7 +1,8 @@
 // What a bound key remembers, for the libraries.
 #pragma once
 
-#include "protocol/buffer_view.h"
+#include "layout/hash.h"
+#include "shmstate/detail/buffer_view.h"
 #include "shmstate/key.h"
 
 namespace shmstate::internal {
@@ -17,9 +18,6 @@ class KeyHints {
       key.uses_left_ = 0;
     }
     return {.bytes = key.bytes_, .hash = key.hash_};
-  }
-  [[nodiscard]] static bool belongs_to(const Key& key, const layout::Id& instance_id) noexcept {
-    return key.instance_id_ == instance_id;
   }
   [[nodiscard]] static std::uint64_t place(const Key& key) noexcept { return key.place_; }
   static void set_place(Key& key, const Place& at) noexcept { key.remember(at.pack()); }

@@ -14,6 +14,8 @@
 // sees kWriting, or a later epoch. The order lies on the accesses, not on fences. The stamp itself orders nothing: only
 // its value counts, and the stamp of an epoch was stored before the epoch word that leads to it.
 //
+// What readers do without a lock is in buffer_version.h, which their programs inline.
+//
 // Templates, so that a model checker can run exactly this code on its own atomics: `P` has `epoch_word` and `stamps[]`
 // with load and store; `Locks` asks or takes the kernel's locks on the byte of a buffer.
 #pragma once
@@ -22,40 +24,12 @@
 #include <cstdint>
 
 #include "layout/layout.h"
+#include "shmstate/detail/buffer_version.h"
 #include "shmstate/detail/crash_point.h"
 
 namespace shmstate::internal {
 
-/// One buffer at one epoch.
-struct Version {
-  std::uint64_t epoch = 0;
-  std::uint32_t buffer = 0;
-
-  [[nodiscard]] static constexpr Version unpack(std::uint64_t word) noexcept {
-    return {.epoch = word >> layout::kBufferBits,
-            .buffer = static_cast<std::uint32_t>(word & (layout::kBuffersMax - 1))};
-  }
-  [[nodiscard]] constexpr std::uint64_t pack() const noexcept { return epoch << layout::kBufferBits | buffer; }
-};
-
 // ---- reader
-
-template <typename P>
-[[nodiscard]] Version current_version(const P& publication) noexcept {
-  return Version::unpack(publication.epoch_word.load(std::memory_order_acquire));  // pair: epoch_word
-}
-
-/// True when everything loaded (with acquire) from that buffer since `current_version` belongs to that epoch.
-template <typename P>
-[[nodiscard]] bool is_intact(const P& publication, Version version) noexcept {
-  return publication.stamps[version.buffer].load(std::memory_order_relaxed) == version.epoch;  // pair: stamp
-}
-
-/// True until the merger takes back a buffer that is pinned. That it looks for pins makes no difference to who has one.
-template <typename P>
-[[nodiscard]] bool is_kept(const P& publication, Version pinned) noexcept {
-  return (publication.stamps[pinned.buffer].load(std::memory_order_relaxed) & ~layout::kClaimed) == pinned.epoch;
-}
 
 /// Tries once to pin the current buffer. On success the merger will not write it before `locks.unpin`.
 template <typename P, typename Locks>

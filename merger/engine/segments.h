@@ -19,9 +19,9 @@
 #include "files/geometry.h"
 #include "layout/hash.h"
 #include "layout/layout.h"
-#include "protocol/buffer_view.h"
 #include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/buffer_slot.h"
+#include "shmstate/detail/buffer_view.h"
 
 namespace shmstate::internal {
 

@@ -18,9 +18,9 @@
 #include "layout/combine.h"
 #include "layout/layout.h"
 #include "layout/record.h"
-#include "protocol/buffer_view.h"
 #include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/buffer_slot.h"
+#include "shmstate/detail/buffer_view.h"
 
 namespace shmstate::internal {
 

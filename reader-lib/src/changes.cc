@@ -7,6 +7,7 @@
 
 #include "entry.h"
 #include "feed_cursor.h"
+#include "layout/hash.h"
 #include "pinned.h"
 
 namespace shmstate {

@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "layout/visit_value.h"
-#include "protocol/buffer_view.h"
+#include "shmstate/detail/buffer_view.h"
 #include "shmstate/reader.h"
 
 namespace shmstate::internal {
@@ -104,17 +104,6 @@ inline Status take_into(const BufferView& buffer, const layout::Slot& slot, cons
 }
 [[nodiscard]] inline std::uint64_t version_of(const layout::Slot& slot, const SlotHead& head) noexcept {
   return head.has(SlotHead::kHasVersion) ? load_word(slot.words + head.version_word(), std::memory_order_acquire) : 0;
-}
-
-/// Of a slot that is a `PlainNumber`.
-inline void view_plain_number(const layout::Slot& slot, const SlotHead& head, EntryView& entry) noexcept {
-  const std::uint64_t bits = load_word(PlainNumber::value_word(slot), std::memory_order_acquire);
-  entry.key = {reinterpret_cast<const char*>(PlainNumber::key_words(slot)), head.key_bytes};
-  entry.value = head.type == Type::kInt64 ? ValueView(static_cast<std::int64_t>(bits)) : std::bit_cast<double>(bits);
-  entry.changed_epoch = BufferView::changed_epoch(slot);
-  entry.version = 0;
-  entry.expiry_ns = 0;
-  entry.ephemeral = head.owner != 0;
 }
 
 /// Views into the buffer; false when something is out of bounds.

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <string>
 
-#include "protocol/buffer_view.h"
 #include "protocol/feed_view.h"
+#include "shmstate/detail/buffer_view.h"
 #include "shmstate/detail/words.h"
 #include "shmstate/value.h"
 

@@ -8,8 +8,8 @@
 #include "files/control.h"
 #include "files/errors.h"
 #include "layout/quarantine.h"
-#include "protocol/buffer_view.h"
 #include "protocol/publish.h"
+#include "shmstate/detail/buffer_view.h"
 
 namespace shmstate {
 

@@ -1,7 +1,7 @@
 // A point read, in steps that each leave to the next one what they cannot answer:
 //
 //   check     whether this can be a key at all                               check_key
-//   fast      a number, at the place where it nearly always is               take_fast
+//   plain     a number, or no such key, in the epoch that was read last      PlainRead; compiled into the program
 //   current   look up in the current buffer, again if a publish overtook     on_current, look_up
 //   pinned    after kTriesMax of that, in a pinned buffer: a read is bounded on_pinned
 #pragma once
@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "attachment.h"
-#include "fast_place.h"
 #include "protocol/key_hints.h"
+#include "shmstate/detail/buffer_plain_read.h"
 
 namespace shmstate::internal {
 
@@ -21,31 +21,18 @@ namespace shmstate::internal {
 
 class PointRead {
  public:
-  explicit PointRead(std::shared_ptr<Attachment> files) : files_(std::move(files)), fast_(files_->publication()) {}
+  /// `plain` goes on with these files.
+  PointRead(std::shared_ptr<Attachment> files, PlainRead& plain) : files_(std::move(files)), plain_(&plain) {
+    plain.attach(files_->publication(), geometry().instance_id, geometry().hash_seed);
+  }
 
   [[nodiscard]] const std::shared_ptr<Attachment>& files() const noexcept { return files_; }
   [[nodiscard]] const Geometry& geometry() const noexcept { return files_->control.geometry(); }
   [[nodiscard]] HashedKey hashed(std::string_view bytes) const noexcept {
-    return {.bytes = bytes, .hash = hash_key(bytes, geometry().hash_seed)};
+    return {.bytes = bytes, .hash = hash_of(bytes.data(), bytes.size(), geometry().hash_seed)};
   }
   [[nodiscard]] HashedKey hashed(Key& bound) const noexcept {
     return KeyHints::hashed(bound, geometry().instance_id, geometry().hash_seed);
-  }
-
-  // ---- fast
-
-  /// Whether a key can have a fast place.
-  [[nodiscard]] static bool is_short(std::string_view key) noexcept {
-    return key.size() - 1 < PlainNumber::kKeyBytesMax;
-  }
-  /// Precondition: `is_short`. False means nothing.
-  [[nodiscard, gnu::always_inline]] bool take_fast(std::string_view key, Type type,
-                                                   std::uint64_t& bits) const noexcept {
-    return fast_.take_at_home(hashed(key), type, bits);
-  }
-  [[nodiscard, gnu::always_inline]] bool take_fast(const Key& bound, Type type, std::uint64_t& bits) const noexcept {
-    return KeyHints::belongs_to(bound, geometry().instance_id) &&
-           fast_.take_at(KeyHints::location(bound), bound.bytes(), type, bits);
   }
 
   // ---- current, then pinned
@@ -58,7 +45,7 @@ class PointRead {
     const Status looked =
         files_->look_unpinned(kTriesMax, version, [&](const BufferView& buffer) { found = look(buffer); });
     if (looked != Status::kOk) return looked == Status::kExpired ? on_pinned(look, epoch) : looked;
-    fast_.aim(version, files_->snapshot.buffer(version.buffer));
+    plain_->aim(version, files_->snapshot.buffer(version.buffer));
     if (epoch != nullptr) *epoch = version.epoch;
     return found;
   }
@@ -87,6 +74,12 @@ class PointRead {
     return take_entry(view, at, head, take);
   }
 
+  template <typename Take>
+  static Status take_entry(const BufferView& view, const Place& at, const SlotHead& head, Take&& take) {
+    if (head.type == kTombstone) return Status::kNotFound;
+    return take(view, view.segment(at.page).slots[at.slot], head);
+  }
+
  private:
   static constexpr int kTriesMax = 8;
 
@@ -101,14 +94,8 @@ class PointRead {
     if (epoch != nullptr) *epoch = version.epoch;
     return kept ? status : Status::kExpired;
   }
-  template <typename Take>
-  static Status take_entry(const BufferView& view, const Place& at, const SlotHead& head, Take&& take) {
-    if (head.type == kTombstone) return Status::kNotFound;
-    return take(view, view.segment(at.page).slots[at.slot], head);
-  }
-
   std::shared_ptr<Attachment> files_;
-  FastPlace fast_;
+  PlainRead* plain_;
 };
 
 }  // namespace shmstate::internal

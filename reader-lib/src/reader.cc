@@ -7,6 +7,8 @@
 #include "changes.h"
 #include "entry.h"
 #include "files/fork.h"
+#include "layout/hash.h"
+#include "many_read.h"
 #include "point_read.h"
 
 namespace shmstate {
@@ -18,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::nanoseconds;
 
 constexpr auto kSleepMax = std::chrono::milliseconds(100);  // so that waiting survives a merger that restarts
-constexpr std::uint32_t kReadsPerCheck = 1024;
+constexpr std::int32_t kReadsPerCheck = 1024;
 constexpr std::uint64_t kCheckIntervalNs = 100'000'000;
 constexpr std::uint64_t kSilenceNs = 1'000'000'000;  // of the merger, before its directory is looked at
 
@@ -32,20 +34,28 @@ std::optional<nanoseconds> time_left(std::uint64_t expiry_ns) noexcept {
 
 std::optional<nanoseconds> EntryView::time_to_live() const noexcept { return time_left(expiry_ns); }
 
-/// In a child of fork they are zero: so the files are checked.
-struct ReaderWords {
-  std::uint32_t reads_left;  // until the files are checked
-};
+namespace {
+[[gnu::noinline]] std::uint64_t hash_of_any(const char* key, std::size_t key_bytes, std::uint64_t seed) noexcept {
+  return hash_key({key, key_bytes}, seed);
+}
+}  // namespace
 
-struct Reader::Impl : WithWipedWords<ReaderWords> {
+// Flattened, and apart from other lengths, so that a key of the common ones costs no more than it must.
+[[gnu::flatten]] std::uint64_t internal::hash_of(const char* key, std::size_t key_bytes, std::uint64_t seed) noexcept {
+  return key_bytes - 17 < 16 ? hash_key({key, key_bytes}, seed) : hash_of_any(key, key_bytes, seed);
+}
+
+/// In a child of fork the plain read is zero, answers nothing, and so leads here.
+struct Reader::Impl : WithWipedWords<PlainRead> {
   Impl(std::string_view instance, const ReaderOptions& options)
-      : point(Attachment::open(instance_path(instance), options.attach_timeout, options.survive_truncation)),
+      : point(Attachment::open(instance_path(instance), options.attach_timeout, options.survive_truncation), plain()),
         survive_truncation(options.survive_truncation),
         path(files()->control.path().string()) {
     const Version version = current_version(files()->publication());
     if (options.prefault && files()->snapshot.is_possible(version)) files()->snapshot.prefault(version.buffer);
   }
 
+  [[nodiscard]] PlainRead& plain() noexcept { return wiped(); }
   [[nodiscard]] const std::shared_ptr<Attachment>& files() const noexcept { return point.files(); }
 
   // ---- whether these are the files to read
@@ -70,7 +80,7 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     try {
       auto found = Attachment::open(files()->control.path(), nanoseconds::zero(), survive_truncation);
       if (found->control.geometry().instance_id != point.geometry().instance_id) ++reattach_count;
-      point = PointRead(std::move(found));
+      point = PointRead(std::move(found), plain());
       is_gone = false;
       maker = Maker();
       attached = Status::kOk;
@@ -83,14 +93,11 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
 
   /// Before a key is hashed: the seed is the instance's.
   [[nodiscard, gnu::always_inline]] Status check_files_sometimes() noexcept {
-    const std::uint32_t left = wiped().reads_left;
-    if (left == 0) return check_files();
-    wiped().reads_left = left - 1;
-    return Status::kOk;
+    return plain().count() ? Status::kOk : check_files();
   }
   [[nodiscard, gnu::noinline, gnu::cold]] Status check_files() noexcept {
     reattach_if_replaced();
-    if (attached == Status::kOk) wiped().reads_left = kReadsPerCheck;
+    plain().allow(attached == Status::kOk ? kReadsPerCheck : 0);
     return attached;
   }
   /// The same before what is rare. Throws `Error` when a child of fork could not attach.
@@ -103,7 +110,9 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
 
   static std::string_view bytes_in(const std::string_view& key) noexcept { return key; }
   static std::string_view bytes_in(const Key& key) noexcept { return key.bytes(); }
-  static std::string_view bytes_in(const Lookup& lookup) noexcept { return lookup.key; }
+  static std::string_view bytes_in(const Lookup& lookup) noexcept {
+    return lookup.bound == nullptr ? lookup.key : lookup.bound->bytes();
+  }
 
   /// A point read in the general way: `take(buffer, slot, head)` copies the value out.
   template <typename Take>
@@ -121,24 +130,8 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     return point.on_current([&](const BufferView& view) { return PointRead::look_up_hinted(view, key, take, &bound); });
   }
 
-  /// Counts the read, unless its key has no fast place, or it is time to check the files: that goes the general way.
-  [[nodiscard, gnu::always_inline]] bool may_be_fast(std::string_view key) {
-    const std::uint32_t left = wiped().reads_left;
-    if (!PointRead::is_short(key) || left == 0) return false;
-    wiped().reads_left = left - 1;
-    return true;
-  }
-  // Flattened: no call is made on the fast way, so that nothing need be saved for it.
-  template <typename Number, typename AnyKey>
-  requires std::is_same_v<Number, std::int64_t> || std::is_same_v<Number, double> || std::is_same_v<Number, Float64>
-  [[gnu::flatten]] Status read(AnyKey& key, Number& value) {
-    std::uint64_t bits = 0;
-    if (!may_be_fast(bytes_in(key)) || !point.take_fast(key, kTypeOf<Number>, bits)) return read_number(key, value);
-    value = std::bit_cast<Number>(bits);
-    return Status::kOk;
-  }
   template <typename AnyKey, typename Number>
-  [[gnu::noinline]] Status read_number(AnyKey& key, Number& value) {
+  Status read_number(AnyKey& key, Number& value) {
     Number seen{};
     const Status status = read_with(key, [&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
       return take_number(slot, head, seen);
@@ -170,32 +163,36 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     Key* const bound = bound_in(key);
     return bound == nullptr ? point.hashed(bytes_in(key)) : point.hashed(*bound);
   }
-  /// Calls `take_one(i, look_up)` for each key, perhaps again for all of them; `look_up(take)` is a point read.
+  /// Calls `take_one(i, read)` for each key, perhaps again for all of them; `read` has `number` and `take`.
   template <typename AnyKey, typename TakeOne>
-  Position for_many(std::span<AnyKey> keys, TakeOne&& take_one) {
-    must_have_files();
-    many.clear();
-    for (AnyKey& key : keys) many.push_back(hashed_in(key));
+  Status for_many(std::span<AnyKey> keys, Position* position, TakeOne&& take_one) {
+    reattach_if_replaced();
+    if (attached != Status::kOk) return attached;
     const auto read_all = [&](const BufferView& view) {
-      for (std::size_t i = 0; i < keys.size(); ++i) {
-        const auto look_up = [&](auto&& take) {
-          const Status status = check_key(many[i].bytes);
-          return status == Status::kOk ? PointRead::look_up_hinted(view, many[i], take, bound_in(keys[i])) : status;
-        };
-        if (take_one(i, look_up) == Status::kDamaged) return Status::kDamaged;
+      ManyRead many(view);
+      for (std::size_t first = 0; first < keys.size(); first += ManyRead::kAtOnce) {
+        const std::span<AnyKey> some = keys.subspan(first, std::min(keys.size() - first, ManyRead::kAtOnce));
+        for (std::size_t i = 0; i < some.size(); ++i) many.begin(i, hashed_in(some[i]), bound_in(some[i]));
+        for (std::size_t i = 0; i < some.size(); ++i) many.match(i);
+        for (std::size_t i = 0; i < some.size(); ++i) {
+          if (take_one(first + i, many.one(i, bytes_in(some[i]), bound_in(some[i]))) == Status::kDamaged) {
+            return Status::kDamaged;
+          }
+        }
       }
       return Status::kOk;
     };
     Epoch epoch = 0;
-    if (const Status status = point.on_current(read_all, &epoch); status != Status::kOk) fail(status);
-    return {.instance = point.geometry().instance_id, .epoch = epoch};
+    const Status status = point.on_current(read_all, &epoch);
+    if (position != nullptr) *position = {.instance = point.geometry().instance_id, .epoch = epoch};
+    return status;
   }
   template <typename AnyKey>
-  Position get_many(std::span<AnyKey> keys, std::vector<std::optional<Value>>& values) {
+  Status read_many(std::span<AnyKey> keys, std::vector<std::optional<Value>>& values, Position* position) {
     values.resize(keys.size());
-    return for_many(keys, [&](std::size_t i, auto&& look_up) {
+    return for_many(keys, position, [&](std::size_t i, const ManyRead::One& read) {
       if (!values[i]) values[i].emplace();
-      const Status status = look_up([&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
+      const Status status = read.take([&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
         return take_value(view, slot, head, *values[i]);
       });
       if (status != Status::kOk) values[i].reset();
@@ -203,27 +200,38 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
     });
   }
   template <typename AnyKey, typename Number>
-  Position get_many(std::span<AnyKey> keys, std::span<std::optional<Number>> values) {
-    if (values.size() < keys.size()) fail(Status::kInvalidArgument);
-    return for_many(keys, [&](std::size_t i, auto&& look_up) {
+  Status read_many(std::span<AnyKey> keys, std::span<std::optional<Number>> values, Position* position) {
+    if (values.size() < keys.size()) return Status::kInvalidArgument;
+    return for_many(keys, position, [&](std::size_t i, const ManyRead::One& read) {
+      if (const PlainRead::Answer plain = read.number(kTypeOf<Number>); plain.seen == PlainRead::Seen::kNumber) {
+        values[i] = std::bit_cast<Number>(plain.bits);
+        return Status::kOk;
+      }
       Number seen{};
-      const Status status = look_up([&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
+      const Status status = read.take([&](const BufferView&, const layout::Slot& slot, const SlotHead& head) {
         return take_number(slot, head, seen);
       });
       values[i] = status == Status::kOk ? std::optional(seen) : std::nullopt;
       return status;
     });
   }
-  Position get_many(std::span<Lookup> lookups) {
-    return for_many(lookups, [&](std::size_t i, auto&& look_up) {
+  Status read_many(std::span<Lookup> lookups, Position* position) {
+    return for_many(lookups, position, [&](std::size_t i, const ManyRead::One& read) {
       Lookup& lookup = lookups[i];
       lookup.value = {};
       lookup.value_bytes = 0;
-      lookup.status = look_up([&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
+      lookup.status = read.take([&](const BufferView& view, const layout::Slot& slot, const SlotHead& head) {
         return take_into(view, slot, head, lookup);
       });
       return lookup.status;
     });
+  }
+  /// The same, and throws `Error` where that says why nothing was read.
+  template <typename... Arguments>
+  Position get_many(Arguments&&... arguments) {
+    Position position;
+    if (const Status status = read_many(arguments..., &position); status != Status::kOk) fail(status);
+    return position;
   }
 
   [[noreturn]] void fail(Status status) const {
@@ -238,24 +246,26 @@ struct Reader::Impl : WithWipedWords<ReaderWords> {
   std::uint64_t next_check_ns = 0;
   std::uint64_t reattach_count = 0;
   bool is_gone = false;
-  std::vector<HashedKey> many;  // that are being read
 };
 
 // ---- Reader
 
-Reader::Reader(std::string_view instance, ReaderOptions options) : impl_(std::make_unique<Impl>(instance, options)) {}
+Reader::Reader(std::string_view instance, ReaderOptions options)
+    : impl_(std::make_unique<Impl>(instance, options)), plain_(&impl_->plain()) {}
 Reader::Reader(Reader&&) noexcept = default;
 Reader& Reader::operator=(Reader&&) noexcept = default;
 Reader::~Reader() = default;
 
-Status Reader::read(std::string_view key, std::int64_t& value) noexcept { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, double& value) noexcept { return impl_->read(key, value); }
-Status Reader::read(std::string_view key, Float64& value) noexcept { return impl_->read(key, value); }
+Status Reader::read_asking(std::string_view key, std::int64_t& value) noexcept {
+  return impl_->read_number(key, value);
+}
+Status Reader::read_asking(std::string_view key, double& value) noexcept { return impl_->read_number(key, value); }
+Status Reader::read_asking(std::string_view key, Float64& value) noexcept { return impl_->read_number(key, value); }
+Status Reader::read_asking(Key& key, std::int64_t& value) noexcept { return impl_->read_number(key, value); }
+Status Reader::read_asking(Key& key, double& value) noexcept { return impl_->read_number(key, value); }
+Status Reader::read_asking(Key& key, Float64& value) noexcept { return impl_->read_number(key, value); }
 Status Reader::read(std::string_view key, std::string& value) { return impl_->read(key, value); }
 Status Reader::read(std::string_view key, Value& value) { return impl_->read(key, value); }
-Status Reader::read(Key& key, std::int64_t& value) noexcept { return impl_->read(key, value); }
-Status Reader::read(Key& key, double& value) noexcept { return impl_->read(key, value); }
-Status Reader::read(Key& key, Float64& value) noexcept { return impl_->read(key, value); }
 Status Reader::read(Key& key, std::string& value) { return impl_->read(key, value); }
 Status Reader::read(Key& key, Value& value) { return impl_->read(key, value); }
 
@@ -309,6 +319,22 @@ Position Reader::get_many(std::span<Key> keys, std::span<std::optional<double>> 
   return impl_->get_many(keys, values);
 }
 Position Reader::get_many(std::span<Lookup> lookups) { return impl_->get_many(lookups); }
+
+Status Reader::read_many(std::span<const std::string_view> keys, std::span<std::optional<std::int64_t>> values,
+                         Position* position) noexcept {
+  return impl_->read_many(keys, values, position);
+}
+Status Reader::read_many(std::span<Key> keys, std::span<std::optional<std::int64_t>> values,
+                         Position* position) noexcept {
+  return impl_->read_many(keys, values, position);
+}
+Status Reader::read_many(std::span<const std::string_view> keys, std::span<std::optional<double>> values,
+                         Position* position) noexcept {
+  return impl_->read_many(keys, values, position);
+}
+Status Reader::read_many(std::span<Key> keys, std::span<std::optional<double>> values, Position* position) noexcept {
+  return impl_->read_many(keys, values, position);
+}
 
 Epoch Reader::epoch() noexcept { return position().epoch; }
 

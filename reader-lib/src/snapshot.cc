@@ -20,7 +20,7 @@ struct Snapshot::Impl : Pinned {
 
   [[nodiscard]] EntryView entry(const layout::Slot& slot, const SlotHead& head) const {
     EntryView entry;
-    if (!view_entry(view(), slot, head, entry)) fail_damaged();
+    if (!view_plain_number(slot, entry) && !view_entry(view(), slot, head, entry)) fail_damaged();
     return entry;
   }
 };
@@ -43,7 +43,8 @@ std::size_t Snapshot::size() const {
 std::optional<EntryView> Snapshot::find(std::string_view key) const {
   if (key.empty() || key.size() > kKeyBytesMax) return std::nullopt;
   const BufferView view = impl_->view();
-  const HashedKey hashed{.bytes = key, .hash = hash_key(key, impl_->files().control.geometry().hash_seed)};
+  const HashedKey hashed{.bytes = key,
+                         .hash = hash_of(key.data(), key.size(), impl_->files().control.geometry().hash_seed)};
   Place at;
   SlotHead head;
   const BufferView::Found found = view.find(hashed, at, head);
@@ -59,57 +60,72 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
 Snapshot::Iterator Snapshot::begin() const { return begin_at(0); }
 
 Snapshot::Iterator Snapshot::begin_at(std::uint32_t segment) const {
-  Iterator first;
-  first.directory_index_ = segment;
-  first.impl_ = impl_.get();
-  first.segments_left_ = impl_->view().page_count();
-  first.bytes_left_ = first.segments_left_ * layout::kPageBytes;
-  first.group_ = layout::kSegmentGroups;  // the end of no segment: the next one is that of directory entry 0
+  Iterator first = before_first(segment);
   first.look_up_more();
   return first;
 }
 
-// The entries of the next group that has any: within a segment by groups, then on to the next segment.
+Snapshot::Iterator Snapshot::before_first(std::uint32_t segment) const {
+  Iterator before;
+  before.directory_index_ = segment;
+  before.impl_ = impl_.get();
+  before.publication_ = &impl_->files().publication();
+  before.version_ = impl_->version();
+  before.segments_left_ = impl_->view().page_count();
+  before.bytes_left_ = before.segments_left_ * layout::kPageBytes;
+  before.group_ = layout::kSegmentGroups;  // the end of no segment: the next one is that of `segment`
+  return before;
+}
+
+// The entries of the next group that has any.
 void Snapshot::Iterator::look_up_more() {
-  const Impl& impl = *impl_;
-  const BufferView view = impl.view();
+  static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
   at_ = 0;
   entry_count_ = 0;
   while (entry_count_ == 0) {
-    if (group_ < layout::kSegmentGroups) {
-      look_up_group(view);
-    } else if (!next_segment(view)) {
+    if (!next_group()) {
       impl_ = nullptr;
-      break;
+      return;
+    }
+    for (std::uint32_t occupied = occupied_; occupied != 0; occupied &= occupied - 1) {
+      if (take(first_of(occupied), entries_[entry_count_])) ++entry_count_;
     }
   }
-  impl.check_kept();
+  impl_->check_kept();
 }
 
-void Snapshot::Iterator::look_up_group(const BufferView& view) {
-  static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
-  crash_point(CrashPoint::kGroupRead);
-  const Impl& impl = *impl_;
-  const layout::Segment& segment = view.segment(page_);
-  const std::uint32_t group = group_++;
-  const layout::Slot* const ahead = segment.slots + (group + kGroupsAhead) * layout::kGroupSlots;
-  for (std::size_t i = 0; i < layout::kGroupSlots; ++i) __builtin_prefetch(ahead + i);  // past the end it does no harm
-  std::uint32_t occupied = TagWords(segment.groups[group]).occupied();
-  for (; occupied != 0; occupied &= occupied - 1) {
-    const layout::Slot& slot = segment.slots[BufferView::first_slot(group, occupied)];
-    const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
-    if (PlainNumber::is(word)) {  // nearly all are like that
-      view_plain_number(slot, SlotHead::unpack(word), entries_[entry_count_++]);
-      continue;
-    }
-    const SlotHead head = SlotHead::unpack(word);
-    if (!head.is_sane()) impl.fail_damaged();
-    if (head.type == kTombstone) continue;
-    if (!view_entry(view, slot, head, entries_[entry_count_++])) impl.fail_damaged();
-    const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
-    if (bytes > bytes_left_) impl.fail_damaged();  // entries that share their bytes
-    bytes_left_ -= bytes;
+// Within a segment by groups, then on to the next segment.
+bool Snapshot::Iterator::next_group() {
+  const BufferView view = impl_->view();
+  occupied_ = 0;
+  while (occupied_ == 0) {
+    if (group_ == layout::kSegmentGroups && !next_segment(view)) break;
+    crash_point(CrashPoint::kGroupRead);
+    const layout::Segment& segment = view.segment(page_);
+    const std::uint32_t group = group_++;
+    const layout::Slot* const ahead = segment.slots + (group + kGroupsAhead) * layout::kGroupSlots;
+    for (std::size_t i = 0; i < layout::kGroupSlots; ++i) __builtin_prefetch(ahead + i);  // past the end: no harm
+    slots_ = segment.slots + group * layout::kGroupSlots;
+    occupied_ = TagWords(segment.groups[group]).occupied();
   }
+  impl_->check_kept();
+  return occupied_ != 0;
+}
+
+bool Snapshot::Iterator::take_other(const layout::Slot& slot, EntryView& entry) {
+  const SlotHead head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
+  if (!head.is_sane()) impl_->fail_damaged();
+  if (head.type == kTombstone) return false;
+  if (!view_entry(impl_->view(), slot, head, entry)) impl_->fail_damaged();
+  const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
+  if (bytes > bytes_left_) impl_->fail_damaged();  // entries that share their bytes
+  bytes_left_ -= bytes;
+  return true;
+}
+
+void Snapshot::Iterator::fail_unkept() const {
+  impl_->check_kept();
+  impl_->fail(Status::kDamaged);  // a stamp does not come back
 }
 
 // Segments are visited at the first directory entry that names them, which is the one whose index has no more bits than

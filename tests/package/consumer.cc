@@ -4,8 +4,12 @@
 #include <shmstate/watch.h>
 #include <shmstate/writer.h>
 
+#include <array>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
+#include <optional>
+#include <string_view>
 
 namespace {
 
@@ -50,6 +54,16 @@ bool values_arrive(const char* instance) {
   shmstate::Reader reader{instance};
   std::size_t count = 0;
   for (const auto& entry : reader.snapshot()) count += entry.key.starts_with("consumer/");
+  std::size_t visited = 0;
+  reader.snapshot().for_each([&](const shmstate::EntryView& entry) { visited += entry.key.starts_with("consumer/"); });
+  shmstate::Key bound{"consumer/int64"};
+  const std::array<std::string_view, 2> keys{"consumer/int64", "consumer/missing"};
+  std::array<std::optional<std::int64_t>, 2> values{};
+  if (visited != count || reader.read_many(keys, values) != shmstate::Status::kOk || values[0] != 42 || values[1] ||
+      reader.get<std::int64_t>(bound) != 42 || reader.get<std::int64_t>(keys[1])) {
+    std::puts("what is compiled into programs reads otherwise");
+    return false;
+  }
   return reader.get<std::int64_t>("consumer/int64") == 42 && reader.get<std::string>("consumer/bytes") == "text" &&
          reader.get<double>("consumer/sum") == 3.0 && count == 3 && shmstate::inspect(instance).merger_running;
 }

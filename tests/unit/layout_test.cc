@@ -16,10 +16,10 @@
 #include "layout/layout.h"
 #include "layout/record.h"
 #include "layout/statistics.h"
-#include "protocol/buffer_view.h"
 #include "protocol/publish.h"
 #include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/buffer_slot.h"
+#include "shmstate/detail/buffer_view.h"
 
 namespace shmstate {
 using namespace internal;

@@ -87,6 +87,98 @@ TEST_F(ReaderTest, AFloatIsReadAsOneAndAsNothingElse) {
   EXPECT_EQ(value, 1.5);
 }
 
+// Enough keys that groups run over, tags meet by chance, and a few keys lie far from home.
+TEST_F(ReaderTest, EachOfManyKeysIsFoundAndNoOtherOneIs) {
+  constexpr int kKeys = 20'000;
+  const auto key = [](int i) {
+    return "many/" + std::to_string(i) + std::string(static_cast<std::size_t>(i) % 30, 'k');
+  };
+  for (int i = 0; i < kKeys; ++i) {
+    if (i % 3 != 0) writer_.set(key(i), i);
+    if (i % 1000 == 0) instance_.pump();
+  }
+  instance_.pump();
+  std::vector<std::string> names;
+  for (int i = 0; i < kKeys; ++i) names.push_back(key(i));
+  const std::vector<std::string_view> keys(names.begin(), names.end());
+  std::vector<Key> bound(names.begin(), names.end());
+  std::vector<std::optional<std::int64_t>> values(kKeys);
+  std::vector<std::optional<std::int64_t>> values_of_bound(kKeys);
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_EQ(reader_.read_many(keys, values), Status::kOk);
+    ASSERT_EQ(reader_.read_many(bound, values_of_bound), Status::kOk);
+    for (int i = 0; i < kKeys; ++i) {
+      const auto index = static_cast<std::size_t>(i);
+      const std::optional<std::int64_t> expected = i % 3 != 0 ? std::optional<std::int64_t>(i) : std::nullopt;
+      ASSERT_EQ(reader_.get<std::int64_t>(keys[index]), expected) << keys[index];
+      ASSERT_EQ(reader_.get<std::int64_t>(bound[index]), expected) << keys[index];
+      ASSERT_EQ(values[index], expected) << keys[index];
+      ASSERT_EQ(values_of_bound[index], expected) << keys[index];
+    }
+  }
+}
+
+TEST_F(ReaderTest, ABoundKeyIsFoundWhereItWasSetAgain) {
+  Key key("int");
+  EXPECT_EQ(reader_.get<std::int64_t>(key), 42);
+  writer_.erase("int");
+  instance_.pump();
+  EXPECT_EQ(reader_.get<std::int64_t>(key), std::nullopt);
+  for (int i = 0; i < 3'000; ++i) writer_.set("other/" + std::to_string(i), i);
+  writer_.set("int", 43);
+  instance_.pump();
+  EXPECT_EQ(reader_.get<std::int64_t>(key), 43);
+}
+
+// With the epoch word of what was read last, but a stamp that says that the merger has begun to write the buffer.
+TEST_F(ReaderTest, NothingInABufferThatIsBeingWrittenIsBelieved) {
+  std::int64_t value = 0;
+  ASSERT_EQ(reader_.read("int", value), Status::kOk);
+  const layout::Publication& publication = instance_.owner().publication();
+  const Version now = current_version(publication);
+  Shared<std::uint64_t>& stamp = instance_.owner().publication().stamps[now.buffer];
+  stamp.store(layout::kWriting, std::memory_order_relaxed);
+  Key bound("int");
+  const std::vector<std::string_view> keys{"int", "missing"};
+  std::vector<std::optional<std::int64_t>> values(keys.size());
+  EXPECT_EQ(reader_.read("int", value), Status::kDamaged);
+  EXPECT_EQ(reader_.read("missing", value), Status::kDamaged);
+  EXPECT_EQ(reader_.read(bound, value), Status::kDamaged);
+  EXPECT_EQ(reader_.read_many(keys, values), Status::kDamaged);
+  stamp.store(now.epoch, std::memory_order_relaxed);
+  EXPECT_EQ(reader_.read("int", value), Status::kOk);
+  EXPECT_EQ(reader_.read("missing", value), Status::kNotFound);
+}
+
+TEST_F(ReaderTest, ReadManySaysWhyItReadNothing) {
+  const std::vector<std::string_view> keys{"int", "text", "missing", "", kTooLongKey, "float"};
+  std::vector<std::optional<double>> values(keys.size());
+  Position position;
+  EXPECT_EQ(reader_.read_many(keys, std::span(values).first(5), &position), Status::kInvalidArgument);
+  ASSERT_EQ(reader_.read_many(keys, values, &position), Status::kOk);
+  EXPECT_EQ(position, reader_.position());
+  EXPECT_THAT(values, testing::ElementsAre(42.0, std::nullopt, std::nullopt, std::nullopt, std::nullopt, 1.5));
+}
+
+TEST_F(ReaderTest, ForEachVisitsWhatTheIteratorsVisit) {
+  for (int i = 0; i < 3'000; ++i)
+    writer_.set("key/" + std::to_string(i), i % 7 == 0 ? ValueView("text") : ValueView(i));
+  writer_.set("expires", 1, {.ttl = 1h, .ephemeral = true, .version = 7});
+  instance_.pump();
+  const Snapshot snapshot = reader_.snapshot();
+  const auto described = [](const EntryView& entry) {
+    return std::string(entry.key) + (entry.ephemeral ? " ephemeral " : " ") + std::to_string(entry.changed_epoch) +
+           " " + std::to_string(entry.version) + " " + std::to_string(entry.expiry_ns) +
+           std::visit([](const auto& value) { return ::testing::PrintToString(value); }, entry.value.to_value());
+  };
+  std::vector<std::string> visited;
+  std::vector<std::string> iterated;
+  snapshot.for_each([&](const EntryView& entry) { visited.push_back(described(entry)); });
+  for (const EntryView& entry : snapshot) iterated.push_back(described(entry));
+  EXPECT_EQ(visited.size(), snapshot.size());
+  EXPECT_EQ(visited, iterated);
+}
+
 TEST_F(ReaderTest, BytesAreReadIntoAString) {
   std::string value = "before";
   EXPECT_EQ(reader_.read("int", value), Status::kWrongType);
@@ -624,7 +716,11 @@ void read_everything(Reader& reader, const std::vector<std::string_view>& keys) 
     static_cast<void>(reader.read(key, float64));
     static_cast<void>(reader.read(key, value));
     static_cast<void>(reader.read(key, std::span(buffer), bytes));
+    Key bound(key);
+    for (int i = 0; i < 2; ++i) static_cast<void>(reader.read(bound, int64));
   }
+  std::vector<std::optional<std::int64_t>> numbers(keys.size());
+  static_cast<void>(reader.read_many(keys, numbers));
   static_cast<void>(error_of([&] {
     std::vector<std::optional<Value>> values;
     reader.get_many(keys, values);
@@ -639,6 +735,9 @@ void read_everything(Reader& reader, const std::vector<std::string_view>& keys) 
         for (const char c : entry.bytes()) sum += static_cast<unsigned char>(c);
       }
     }
+    snapshot.for_each([&sum](const EntryView& entry) {
+      for (const char c : entry.key) sum += static_cast<unsigned char>(c);
+    });
     volatile const std::size_t all_bytes_were_touched = sum;
     static_cast<void>(all_bytes_were_touched);
   }));
@@ -833,6 +932,51 @@ TEST_P(PublishingTest, GetManyNeverMixesTwoEpochs) {
     ASSERT_GE(now, last);
     last = now;
     for (const std::optional<Value>& value : values) ASSERT_EQ(value, values.front());
+  }
+}
+
+TEST_P(PublishingTest, ReadManyNeverMixesTwoEpochs) {
+  TestInstance instance({.buffer_count = GetParam()});
+  const EngineThread merging(instance);
+  const NumberingThread numbering(instance);
+  Reader reader = instance.reader();
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < kTogether; ++i) names.push_back(together_key(i));
+  const std::vector<std::string_view> keys(names.begin(), names.end());
+  std::vector<Key> bound(names.begin(), names.end());
+  std::vector<std::optional<std::int64_t>> values(kTogether);
+  Epoch epoch = 0;
+  for (int i = 0; i < test::steps(5'000); ++i) {
+    Position position;
+    ASSERT_EQ(i % 2 == 0 ? reader.read_many(keys, values, &position) : reader.read_many(bound, values, &position),
+              Status::kOk);
+    ASSERT_GE(position.epoch, epoch);
+    epoch = position.epoch;
+    for (const std::optional<std::int64_t>& value : values) ASSERT_EQ(value, values.front());
+  }
+}
+
+// The table grows meanwhile, so keys move from segment to segment, and with each publish the buffer that was read from
+// is written.
+TEST_P(PublishingTest, AKeyThatIsThereIsNeverMissingAndOneThatIsNotIsNeverFound) {
+  TestInstance instance({.buffer_count = GetParam()});
+  constexpr std::int64_t kThere = 300;
+  Writer writer = instance.writer();
+  for (std::int64_t i = 0; i < kThere; ++i) writer.set("there/" + std::to_string(i), i);
+  instance.pump();
+  const EngineThread merging(instance);
+  const std::jthread growing([&](const std::stop_token& stop) {
+    for (std::int64_t i = 0; !stop.stop_requested(); ++i) {
+      writer.set("other/" + std::to_string(i % 30'000), i);
+    }
+  });
+  Reader reader = instance.reader();
+  for (int i = 0; i < test::steps(200'000); ++i) {
+    const std::string number = std::to_string(i % kThere);
+    std::int64_t value = -1;
+    ASSERT_EQ(reader.read("there/" + number, value), Status::kOk) << "read " << i;
+    ASSERT_EQ(value, i % kThere);
+    ASSERT_EQ(reader.read("gone/" + number, value), Status::kNotFound) << "read " << i;
   }
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "harness/test_instance.h"
-#include "protocol/buffer_view.h"
+#include "shmstate/detail/buffer_view.h"
 
 namespace shmstate {
 using namespace internal;

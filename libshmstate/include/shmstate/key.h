@@ -17,6 +17,7 @@ class KeyHints;
 
 inline namespace layout_1 {
 
+class Reader;
 template <typename Self>
 class Verbs;
 
@@ -28,6 +29,7 @@ class Key {
 
  private:
   friend class internal::KeyHints;
+  friend class Reader;
   template <typename Self>
   friend class Verbs;
   using Id = std::array<std::uint8_t, 16>;

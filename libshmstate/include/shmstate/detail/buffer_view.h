@@ -6,17 +6,16 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string_view>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
-#include "layout/hash.h"
-#include "layout/layout.h"
+#include "shmstate/detail/buffer_layout.h"
 #include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/buffer_slot.h"
+#include "shmstate/detail/shared_word.h"
 #include "shmstate/detail/words.h"
 
 namespace shmstate::internal {
@@ -40,7 +39,7 @@ class TagWords {
   [[nodiscard]] std::uint32_t match(std::uint8_t tag) const noexcept {
 #if defined(__SSE2__)
     const __m128i tags = _mm_set_epi64x(static_cast<long long>(high_), static_cast<long long>(low_));
-    const __m128i equal = _mm_cmpeq_epi8(tags, _mm_set1_epi8(static_cast<char>(tag)));
+    const __m128i equal = _mm_cmpeq_epi8(tags, _mm_set1_epi64x(static_cast<long long>(kEachByte * tag)));
     return static_cast<std::uint32_t>(_mm_movemask_epi8(equal)) & kSlotBits;
 #else
     return (match_word(low_, tag) | match_word(high_, tag) << 8) & kSlotBits;
@@ -51,11 +50,12 @@ class TagWords {
 
  private:
   static constexpr std::uint32_t kSlotBits = (1U << layout::kGroupSlots) - 1;
+  static constexpr std::uint64_t kEachByte = 0x0101'0101'0101'0101;
 
   // Exact zero-byte search (Hacker's Delight 6-1), then one bit from each byte.
   [[nodiscard]] static std::uint32_t match_word(std::uint64_t word, std::uint8_t tag) noexcept {
     constexpr std::uint64_t kLow7 = 0x7f7f'7f7f'7f7f'7f7f;
-    const std::uint64_t x = word ^ (0x0101'0101'0101'0101 * tag);
+    const std::uint64_t x = word ^ (kEachByte * tag);
     const std::uint64_t zero = ~(((x & kLow7) + kLow7) | x | kLow7);
     return static_cast<std::uint32_t>((zero >> 7) * 0x0102'0408'1020'4080 >> 56);
   }
@@ -189,13 +189,13 @@ class BufferView {
   }
 
   /// Whether stored words are these bytes, padded.
-  [[nodiscard]] static bool equal_words(const std::uint64_t* words, std::string_view bytes) noexcept {
-    const char* at = bytes.data();
-    const char* const end = at + bytes.size() / kWord * kWord;
-    std::uint64_t difference = 0;
-    for (; at != end; at += kWord) difference |= load_word(words++, std::memory_order_acquire) ^ unaligned_word(at);
-    if (bytes.size() % kWord != 0) difference |= load_word(words, std::memory_order_acquire) ^ tail_word(bytes);
-    return difference == 0;
+  [[nodiscard, gnu::always_inline]] static bool equal_words(const std::uint64_t* words,
+                                                            std::string_view bytes) noexcept {
+    const std::size_t whole = bytes.size() / kWord;
+    for (std::size_t i = 0; i < whole; ++i) {
+      if (load_word(words + i, std::memory_order_acquire) != unaligned_word(bytes.data() + i * kWord)) return false;
+    }
+    return bytes.size() % kWord == 0 || load_word(words + whole, std::memory_order_acquire) == tail_word(bytes);
   }
 
  private:
