@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "harness/test_instance.h"
-#include "protocol/buffer_view.h"
+#include "shmstate/detail/buffer_view.h"
 #include "shmstate/detail/crash_point.h"
 #include "shmstate/watch.h"
 #include "simulation/simulated_kernel.h"
