@@ -39,7 +39,8 @@ class TagWords {
   [[nodiscard]] std::uint32_t match(std::uint8_t tag) const noexcept {
 #if defined(__SSE2__)
     const __m128i tags = _mm_set_epi64x(static_cast<long long>(high_), static_cast<long long>(low_));
-    const __m128i equal = _mm_cmpeq_epi8(tags, _mm_set1_epi64x(static_cast<long long>(kEachByte * tag)));
+    const std::uint64_t wanted = kEachByte * tag;
+    const __m128i equal = _mm_cmpeq_epi8(tags, _mm_set1_epi64x(static_cast<long long>(wanted)));
     return static_cast<std::uint32_t>(_mm_movemask_epi8(equal)) & kSlotBits;
 #else
     return (match_word(low_, tag) | match_word(high_, tag) << 8) & kSlotBits;
