@@ -56,13 +56,12 @@ void Pins::forget_ended_pins() noexcept {
 }
 
 std::optional<BackBuffer> Pins::claim_newest(std::uint64_t now_ns, Override pins) {
-  Locks locks{*this};
   std::uint32_t tried = 1U << replicas_.current().buffer;
   while (const std::optional<std::uint32_t> buffer = newest_buffer_except(tried)) {
     const std::uint32_t bit = 1U << *buffer;
     tried |= bit;
     if (pins == Override::kExpired && (expired_ & bit) == 0) continue;
-    std::optional<BackBuffer> back = replicas_.claim(locks, *buffer, pins != Override::kNone);
+    std::optional<BackBuffer> back = replicas_.claim(*this, *buffer, pins != Override::kNone);
     if (!back) continue;
     if (pins == Override::kAll) {
       expired_ |= bit;

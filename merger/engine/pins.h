@@ -24,6 +24,8 @@ class Pins {
   /// After a failed claim. Without waiting work, a stall ends: its reason is gone.
   void wait(std::uint64_t now_ns, bool has_waiting_work) noexcept;
 
+  /// Whether a buffer is pinned; readers are never asked, they may stand still.
+  [[nodiscard]] bool is_pinned(std::uint32_t buffer) noexcept;
   /// The kernel is asked again, whatever readers have announced.
   void forget_news() noexcept { news_.forget(); }
 
@@ -39,14 +41,8 @@ class Pins {
   }
 
  private:
-  /// Which buffers are pinned; readers are never asked, they may stand still.
-  struct Locks {
-    [[nodiscard]] bool is_pinned(std::uint32_t buffer) noexcept { return pins.is_pinned(buffer); }
-    Pins& pins;
-  };
   enum class Override : std::uint8_t { kNone, kExpired, kAll };
 
-  [[nodiscard]] bool is_pinned(std::uint32_t buffer) noexcept;
   [[nodiscard]] std::optional<BackBuffer> claim_newest(std::uint64_t now_ns, Override pins);
   [[nodiscard]] std::optional<std::uint32_t> newest_buffer_except(std::uint32_t excluded) const noexcept;
   void forget_ended_pins() noexcept;

@@ -436,6 +436,13 @@ class PinNewsTest : public ::testing::Test {
     }
     return instance.statistic(Stat::kPinQuestions) - before;
   }
+  /// Two publishes of which the second needs the buffer that a reader holds.
+  static void expect_stall(TestInstance& instance, Writer& writer) {
+    writer.set("k", 1'000);
+    instance.step(1us);
+    writer.set("k", 1'001);
+    EXPECT_EQ(instance.step(1us), Progress::kStalled);
+  }
   /// As a hostile reader does.
   static void set_count(const TestInstance& instance, std::uint32_t count) {
     const os::Fd file = os::open_file(pins_path(instance.path()), O_RDWR);
@@ -464,10 +471,7 @@ TEST_F(PinNewsTest, WhereReadersAnnounceNothingTheKernelIsAskedInEachTurn) {
   EXPECT_FALSE(os::file_info(pins_path(instance.path())));
   Reader reader = instance.reader();
   const Snapshot pinned = reader.snapshot();
-  writer.set("k", 1);
-  instance.step();
-  writer.set("k", 2);
-  EXPECT_EQ(instance.step(), Progress::kStalled);
+  expect_stall(instance, writer);
   EXPECT_FALSE(pinned.expired());
 }
 
@@ -507,10 +511,7 @@ TEST_F(PinNewsTest, APinThatAHostileReaderHidesExpiresAndIsSeenAfterTheNextMaint
   const Snapshot pinned = reader.snapshot();
   set_count(instance, known);
   instance.step(100ms);  // maintenance
-  writer.set("k", 200);
-  instance.step(1us);
-  writer.set("k", 201);
-  EXPECT_EQ(instance.step(1us), Progress::kStalled);
+  expect_stall(instance, writer);
   EXPECT_FALSE(pinned.expired());
 }
 
@@ -523,10 +524,7 @@ TEST_F(PinNewsTest, ATruncatedFileHidesNoPinAndIsMadeWhole) {
     std::filesystem::resize_file(pins_path(instance.path()), bytes);
     {
       const Snapshot pinned = reader.snapshot();
-      writer.set("k", 1);
-      instance.step(1us);
-      writer.set("k", 2);
-      EXPECT_EQ(instance.step(1us), Progress::kStalled);
+      expect_stall(instance, writer);
       EXPECT_FALSE(pinned.expired());
     }
     instance.pass_rounds(2);
@@ -542,10 +540,7 @@ TEST_F(PinNewsTest, TheNextMergerAsksAnewAndServesPinsOfBefore) {
   instance.pump();
   const Snapshot pinned = reader.snapshot();
   instance.restart();
-  writer.set("k", 2);
-  instance.step(1us);
-  writer.set("k", 3);
-  EXPECT_EQ(instance.step(1us), Progress::kStalled);
+  expect_stall(instance, writer);
   EXPECT_EQ(pinned.get<std::int64_t>("k"), 1);
 }
 
