@@ -213,7 +213,7 @@ void add_changeable(CLI::App& app, Configuration& configuration) {
       {{"--publish-interval", duration(merge.publish_interval, long_duration), "",
         "How long rings are drained before what was taken is published, at most 1s"},
        {"--pin-time-max", duration(merge.pin_time_max, short_pin), "",
-        "How long pins may hold up a publish before a buffer is taken back; 0s: for ever"},
+        "How long pins may hold up a publish before a buffer is reclaimed; 0s: for ever"},
        {"--spin-time", duration(configuration.service.spin_time, long_duration), "",
         "How long to look for work before sleeping, at most 1s"},
        {"--tombstone-time", duration(merge.tombstone_time, any_duration), "",

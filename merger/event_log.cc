@@ -30,7 +30,7 @@ std::string text_of(const MergeEvent& event) {
     case Kind::kRingFinished: return fmt::format("ring {:016x}: finished and removed", event.ring_id);
     case Kind::kRingQuarantined: return fmt::format("ring {:016x}: quarantined: {}", event.ring_id, event.detail);
     case Kind::kRingRefused: return fmt::format("ring {:016x}: refused: {}", event.ring_id, event.detail);
-    case Kind::kPinExpired: return event.detail + ": taken back from readers after the maximum pin time";
+    case Kind::kPinExpired: return event.detail + ": reclaimed from readers after the maximum pin time";
     case Kind::kNoMemory: return "no memory: " + event.detail;
     case Kind::kMutationRejected:
       return fmt::format("ring {:016x}: a mutation of key {} was rejected: {}", event.ring_id, excerpt(event.detail),

@@ -61,7 +61,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"pin_stalls", "", "times that readers pinned every buffer that could be written"},
     {"pin_stall_total", "ns", "time during which nothing could be published because of pins"},
     {"pin_stall_max", "ns", "longest such time"},
-    {"pins_expired", "", "buffers taken back from readers after the maximum pin time"},
+    {"pins_expired", "", "buffers reclaimed from readers after the maximum pin time"},
     {"entries", "", "entries in the newest snapshot"},
     {"segments", "", "segments of the table"},
     {"segment_splits", "", "segments split since the merger started"},

@@ -422,7 +422,7 @@ TEST_F(HeldSnapshot, StallsNothingWithThreeBuffers) {
   finish();
 }
 
-// With two buffers, such a reader holds up publishes only until the maximum pin time; then its snapshot is taken back,
+// With two buffers, such a reader holds up publishes only until the maximum pin time; then its buffer is reclaimed,
 // and it is told so instead of getting torn data.
 TEST_F(HeldSnapshot, ExpiresAfterTheMaximumPinTimeWithTwoBuffers) {
   look_ = must_be_expired;

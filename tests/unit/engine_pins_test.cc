@@ -299,7 +299,7 @@ TEST(EngineTest, PinsOfABufferCountAgainWhenTheExpiredOneHasGone) {
   EXPECT_FALSE(pinned.expired());
 }
 
-TEST(EngineTest, AfterTheMaximumPinTimeTheBufferIsTakenBackAndTheSnapshotSaysSo) {
+TEST(EngineTest, AfterTheMaximumPinTimeTheBufferIsReclaimedAndTheSnapshotSaysSo) {
   TestInstance instance({}, {.pin_time_max = 100ms});
   Reader reader = instance.reader();
   Writer writer = instance.writer();

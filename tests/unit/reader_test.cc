@@ -1046,7 +1046,7 @@ TEST_P(PublishingTest, AHugeValueThatIsOverwrittenAllTheTimeIsNeverTorn) {
 INSTANTIATE_TEST_SUITE_P(Buffers, PublishingTest, testing::Values(2U, 3U),
                          [](const auto& test) { return "Of" + std::to_string(test.param); });
 
-TEST(ExpiringTest, WhatIsReadFromABufferThatIsTakenBackIsWholeOrSaidToBeExpired) {
+TEST(ExpiringTest, WhatIsReadFromABufferThatIsReclaimedIsWholeOrSaidToBeExpired) {
   TestInstance instance({}, {.pin_time_max = 1ns});
   const EngineThread merging(instance);
   const OverwritingThread overwriting(instance);

@@ -37,7 +37,7 @@ template <typename P>
   return is_stamp_of(publication.stamps[version.buffer], version.epoch);
 }
 
-/// True until the merger takes back a buffer that is pinned. That it looks for pins makes no difference to who has one.
+/// True until the merger reclaims a buffer that is pinned. That it looks for pins makes no difference to who has one.
 template <typename P>
 [[nodiscard]] bool is_kept(const P& publication, Version pinned) noexcept {
   return (publication.stamps[pinned.buffer].load(std::memory_order_relaxed) & ~layout::kClaimed) == pinned.epoch;
