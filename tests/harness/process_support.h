@@ -27,8 +27,8 @@ inline constexpr std::chrono::seconds kPatience{60};
 /// Whether SHMSTATE_TEST_LONG asks for the long run.
 [[nodiscard]] bool is_long_run();
 
-/// AddressSanitizer and its companions need memory and descriptors of their own, so nothing can be shown without these.
-#ifdef __SANITIZE_ADDRESS__
+/// Sanitizers need memory, descriptors and /proc for themselves, so nothing can be shown without these.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kIsSanitized = true;
 #else
 inline constexpr bool kIsSanitized = false;

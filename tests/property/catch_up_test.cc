@@ -2,6 +2,7 @@
 // was claimed is the current one, byte for byte, also when it lacks several turns.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -60,12 +61,15 @@ class CatchUpPropertyTest : public testing::TestWithParam<std::uint32_t> {
   }
 
   void turn() {
-    key_count_ += 8;
+    key_count_ += kMoreKeys;
     for (std::size_t n = random_.below(60); n > 0; --n) mutate();
     disturb();
     instance_.step(random_.chance(90) ? 1ms : 100ms);
     has_expired_ = has_expired_ || instance_.statistic(Stat::kExpired) > 0;  // which a restart sets back
   }
+
+  static constexpr int kTurns = 1'000;
+  const std::size_t kMoreKeys = std::max<std::size_t>(1, 8'000 / static_cast<std::size_t>(test::steps(kTurns)));
 
   Random random_{70 + GetParam()};
   TestInstance instance_{{.buffer_count = GetParam()}};
@@ -77,7 +81,7 @@ class CatchUpPropertyTest : public testing::TestWithParam<std::uint32_t> {
 };
 
 TEST_P(CatchUpPropertyTest, AClaimedBufferIsTheCurrentOneByteForByte) {
-  for (int i = 0; i < test::steps(1'000); ++i) {
+  for (int i = 0; i < test::steps(kTurns); ++i) {
     turn();
     ASSERT_TRUE(instance_.is_caught_up()) << "turn " << i;
   }

@@ -910,7 +910,8 @@ TEST(Semantics, ReadersReattachToARecreatedInstance) {
   const Position old_position = reader.position();
   const Snapshot old = reader.snapshot();
   recreate(instance);
-  EXPECT_EQ(writer->flush(1s), Status::kOk) << "what was pushed was readable";
+  const Status flushed = writer->flush(1s);  // what was pushed was readable, but the writer may have looked since then
+  EXPECT_TRUE(flushed == Status::kOk || flushed == Status::kNoInstance) << describe(flushed);
   writer.emplace(instance.writer());
   writer->set(bound, 2);
   writer->set("new", 2);

@@ -185,7 +185,9 @@ TEST(EngineTest, ARingIsServedThoughSomebodyTouchesFilesAllTheTime) {
     status = writer.flush(2ms);
   }
   EXPECT_EQ(status, Status::kOk);
+#ifndef __SANITIZE_THREAD__  // whose turns are so slow that one may suffice
   EXPECT_GT(turns, 1);
+#endif
 }
 
 // Where the kernel has no more to tell with, the directory is searched whenever somebody rings.
