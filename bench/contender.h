@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -128,6 +129,8 @@ class Contender {
   [[nodiscard]] virtual std::chrono::nanoseconds latency_pause() const noexcept { return std::chrono::microseconds(2); }
   /// Memory that the state takes, keys, values, and what belongs to them.
   [[nodiscard]] virtual double memory_bytes() { throw Failed("does not say what memory it takes"); }
+  /// How much of that is a change feed, for contenders that have one.
+  [[nodiscard]] virtual std::optional<double> feed_bytes() { return std::nullopt; }
 
   virtual void pause() {
     for (const Server& server : servers_) server.pause();

@@ -149,8 +149,13 @@ class Bench {
                [&] { return measure_publish(options_.directory, workload, changed, slice_); });
       }
     }
-    take_turns(contenders, Contender::kMemory, "memory", keys, [&](Contender& contender) -> Figures {
-      return {{"bytes_per_key", contender.memory_bytes() / static_cast<double>(key_count)}};
+    take_turns(contenders, Contender::kMemory, "memory", keys, [&](Contender& contender) {
+      const double bytes = contender.memory_bytes();
+      Figures figures{{"bytes_per_key", bytes / static_cast<double>(key_count)}};
+      if (const auto feed = contender.feed_bytes()) {
+        figures["bytes_per_key_without_feed"] = (bytes - *feed) / static_cast<double>(key_count);
+      }
+      return figures;
     });
     run_idle(contenders, key_count);
     run_system_calls(contenders, workload);

@@ -2,19 +2,18 @@
 #include <absl/hash/hash.h>
 #include <absl/strings/string_view.h>
 
-#include <boost/interprocess/allocators/allocator.hpp>
-#include <boost/interprocess/managed_mapped_file.hpp>
-#include <boost/interprocess/sync/interprocess_mutex.hpp>
-#include <boost/interprocess/sync/scoped_lock.hpp>
-#include <boost/unordered_map.hpp>
+#include <pthread.h>
+#include <sys/mman.h>
+
 #include <cstring>
+#include <mutex>
+#include <new>
+#include <utility>
 
 #include "contenders/contenders.h"
 
 namespace shmstate::bench {
 namespace {
-
-namespace ip = boost::interprocess;
 
 using InlineKey = std::array<char, 24>;
 
@@ -91,36 +90,91 @@ class PrivateMap final : public Contender {
 };
 
 // ---- a map in shared memory behind a mutex
+//
+// As well as it can be had: the fastest map with inline keys, in memory that all processes have at the same address
+// (they are forks of the one that made it), behind one mutex that works across processes.
 
-using SharedPair = std::pair<const InlineKey, std::int64_t>;
-using SharedAllocator = ip::allocator<SharedPair, ip::managed_mapped_file::segment_manager>;
-using SharedMap = boost::unordered_map<InlineKey, std::int64_t, InlineKeyHash, std::equal_to<>, SharedAllocator>;
+/// Memory that is handed out from its beginning to its end; whoever allocates has the mutex.
+struct Arena {
+  std::byte* next;
+  std::byte* end;
+  std::size_t used_bytes;
+};
+
+template <typename T>
+class ArenaAllocator {
+ public:
+  using value_type = T;
+
+  explicit ArenaAllocator(Arena& arena) noexcept : arena_(&arena) {}
+  template <typename Other>
+  explicit ArenaAllocator(const ArenaAllocator<Other>& other) noexcept : arena_(&other.arena()) {}
+
+  [[nodiscard]] T* allocate(std::size_t count) {
+    const std::size_t bytes = bytes_of(count);
+    if (static_cast<std::size_t>(arena_->end - arena_->next) < bytes) throw std::bad_alloc();
+    arena_->used_bytes += bytes;
+    return reinterpret_cast<T*>(std::exchange(arena_->next, arena_->next + bytes));
+  }
+  void deallocate(T* /*memory*/, std::size_t count) noexcept { arena_->used_bytes -= bytes_of(count); }
+
+  [[nodiscard]] Arena& arena() const noexcept { return *arena_; }
+  friend bool operator==(const ArenaAllocator&, const ArenaAllocator&) noexcept = default;
+
+ private:
+  static constexpr std::size_t kLine = 64;
+  [[nodiscard]] static std::size_t bytes_of(std::size_t count) noexcept {
+    return (count * sizeof(T) + kLine - 1) / kLine * kLine;
+  }
+  Arena* arena_;
+};
+
+using SharedMap = absl::flat_hash_map<InlineKey, std::int64_t, InlineKeyHash, std::equal_to<>,
+                                      ArenaAllocator<std::pair<const InlineKey, std::int64_t>>>;
+
+class Mutex {
+ public:
+  Mutex() {
+    pthread_mutexattr_t attributes;
+    ::pthread_mutexattr_init(&attributes);
+    ::pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    ::pthread_mutex_init(&mutex_, &attributes);
+    ::pthread_mutexattr_destroy(&attributes);
+  }
+  void lock() noexcept { ::pthread_mutex_lock(&mutex_); }
+  void unlock() noexcept { ::pthread_mutex_unlock(&mutex_); }
+
+ private:
+  pthread_mutex_t mutex_;
+};
 
 struct MutexMap {
-  explicit MutexMap(const SharedAllocator& allocator) : map(16, InlineKeyHash(), std::equal_to<>(), allocator) {}
-  ip::interprocess_mutex mutex;
+  MutexMap(std::byte* memory, std::byte* end)
+      : arena{.next = memory, .end = end, .used_bytes = 0}, map(SharedMap::allocator_type(arena)) {}
+  alignas(64) Mutex mutex;
+  alignas(64) Arena arena;
   SharedMap map;
 };
 
 class MutexMapClient final : public ClientOf<MutexMapClient> {
  public:
-  explicit MutexMapClient(const std::string& path)
-      : segment_(ip::open_only, path.c_str()), shared_(*segment_.find<MutexMap>("map").first) {}
+  explicit MutexMapClient(MutexMap& shared) : shared_(shared) {}
 
   void set(std::string_view key, std::int64_t value) {
-    const ip::scoped_lock lock(shared_.mutex);
-    shared_.map[inline_key(key)] = value;
+    const InlineKey wanted = inline_key(key);
+    const std::lock_guard lock(shared_.mutex);
+    shared_.map[wanted] = value;
   }
   [[nodiscard]] bool find(std::string_view key, std::int64_t& value) {
     const InlineKey wanted = inline_key(key);
-    const ip::scoped_lock lock(shared_.mutex);
+    const std::lock_guard lock(shared_.mutex);
     const auto found = shared_.map.find(wanted);
     if (found == shared_.map.end()) return false;
     value = found->second;
     return true;
   }
   [[nodiscard]] ScanResult scan() override {
-    const ip::scoped_lock lock(shared_.mutex);
+    const std::lock_guard lock(shared_.mutex);
     ScanResult result;
     for (const auto& [key, value] : shared_.map) {
       ++result.entry_count;
@@ -129,33 +183,41 @@ class MutexMapClient final : public ClientOf<MutexMapClient> {
     return result;
   }
   void hold_view(std::chrono::nanoseconds duration) override {
-    const ip::scoped_lock lock(shared_.mutex);
+    const std::lock_guard lock(shared_.mutex);
     std::this_thread::sleep_for(duration);
   }
 
  private:
-  ip::managed_mapped_file segment_;
   MutexMap& shared_;
 };
 
 class MutexMapContender final : public Contender {
  public:
   MutexMapContender() : Contender("mutex map", kState | kHoldView) {}
+  MutexMapContender(const MutexMapContender&) = delete;
+  MutexMapContender& operator=(const MutexMapContender&) = delete;
+  ~MutexMapContender() override { stop(); }
 
-  void start(const std::filesystem::path& directory, std::uint64_t key_count) override {
-    path_ = (directory / "segment").string();
-    ip::managed_mapped_file segment(ip::create_only, path_.c_str(), (std::size_t{1} << 20) + key_count * 128);
-    auto* const shared = segment.construct<MutexMap>("map")(SharedAllocator(segment.get_segment_manager()));
-    shared->map.reserve(key_count);
+  void start(const std::filesystem::path& /*directory*/, std::uint64_t key_count) override {
+    bytes_ = kBytesAtLeast + key_count * kBytesPerKey;
+    auto* const memory = static_cast<std::byte*>(map_shared(bytes_));
+    ::madvise(memory, bytes_, MADV_HUGEPAGE);  // as shmstate has them
+    shared_ = new (memory) MutexMap(memory + kHeadBytes, memory + bytes_);
+    shared_->map.reserve(key_count);
   }
-  [[nodiscard]] std::unique_ptr<Client> connect(Role) override { return std::make_unique<MutexMapClient>(path_); }
-  [[nodiscard]] double memory_bytes() override {
-    const ip::managed_mapped_file segment(ip::open_only, path_.c_str());
-    return static_cast<double>(segment.get_size() - segment.get_free_memory());
+  /// The map's memory goes as a whole.
+  void stop() override {
+    if (shared_ != nullptr) unmap_shared(std::exchange(shared_, nullptr), bytes_);
   }
+  [[nodiscard]] std::unique_ptr<Client> connect(Role) override { return std::make_unique<MutexMapClient>(*shared_); }
+  [[nodiscard]] double memory_bytes() override { return static_cast<double>(shared_->arena.used_bytes); }
 
  private:
-  std::string path_;
+  static constexpr std::size_t kHeadBytes = 4096;
+  static constexpr std::size_t kBytesAtLeast = std::size_t{1} << 20;
+  static constexpr std::size_t kBytesPerKey = 192;  // half full, and room to become larger
+  MutexMap* shared_ = nullptr;
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace

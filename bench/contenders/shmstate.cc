@@ -1,5 +1,7 @@
 #include "contenders/shmstate.h"
 
+#include <sys/stat.h>
+
 #include "contenders/contenders.h"
 #include "shmstate/inspect.h"
 
@@ -73,13 +75,67 @@ void ShmstateContender::load(const std::vector<Item>& items) {
 
 std::unique_ptr<Client> ShmstateContender::connect(Role role) { return std::make_unique<ShmstateClient>(path_, role); }
 
-double ShmstateContender::memory_bytes() { return static_cast<double>(inspect(path_).committed_bytes); }
+double ShmstateContender::memory_bytes() {
+  double bytes = 0;
+  for (const char* const file : {"control", "snapshot", "pins"}) {
+    struct stat info {};
+    if (::stat((path_ + "/" + file).c_str(), &info) == 0) bytes += static_cast<double>(info.st_blocks) * 512;
+  }
+  return bytes;
+}
+
+std::optional<double> ShmstateContender::feed_bytes() {
+  return memory_bytes() - static_cast<double>(inspect(path_).committed_bytes);
+}
 
 double ShmstateContender::statistic(std::string_view name) const {
   for (const StatisticInfo& info : inspect(path_).statistics) {
     if (info.name == name) return static_cast<double>(info.value);
   }
   throw Failed("shmstate has no statistic called " + std::string(name));
+}
+
+// ---- with bound keys
+
+namespace {
+
+class BoundShmstateClient final : public ShmstateClient {
+ public:
+  BoundShmstateClient(const std::string& path, Contender::Role role, const std::vector<Item>& items)
+      : ShmstateClient(path, role) {
+    keys_.reserve(items.size());
+    for (const Item& item : items) keys_.emplace_back(item.name());
+    for (int i = 0; i < kPushesToBind; ++i) set_all(items, 0);
+    finish();
+  }
+
+  void set_all(std::span<const Item> items, std::int64_t salt) override {
+    for (const Item& item : items) push(item, salt);
+  }
+  void set_each(std::span<const Item> items, std::int64_t salt, Durations& durations) override {
+    for (const Item& item : items) {
+      const std::uint64_t start = ticks();
+      push(item, salt);
+      durations.add(ticks() - start);
+    }
+  }
+
+ private:
+  static constexpr int kPushesToBind = 2;
+  void push(const Item& item, std::int64_t salt) { writer().set(keys_[index_in(item.value)], item.value + salt); }
+  std::vector<Key> keys_;
+};
+
+}  // namespace
+
+void BoundShmstateContender::start(const std::filesystem::path& directory, std::uint64_t key_count) {
+  ShmstateContender::start(directory, key_count);
+  items_ = all_items(key_count);
+}
+
+std::unique_ptr<Client> BoundShmstateContender::connect(Role role) {
+  if (role == Role::kReader) return ShmstateContender::connect(role);
+  return std::make_unique<BoundShmstateClient>(path(), role, items_);
 }
 
 std::unique_ptr<ShmstateContender> make_shmstate(std::vector<std::string> merger_options) {
@@ -90,6 +146,9 @@ std::unique_ptr<ShmstateContender> make_shmstate(std::vector<std::string> merger
 
 void add_shmstate(Contenders& contenders) {
   contenders.push_back(make_shmstate());
+  contenders.push_back(std::make_unique<BoundShmstateContender>(
+      "shmstate, bound keys", Contender::kPush | Contender::kManyWriters | Contender::kRead | Contender::kReadFlood,
+      std::vector<std::string>{"--spin-time", "1s"}, std::chrono::microseconds(2)));
   contenders.push_back(std::make_unique<ShmstateContender>(
       "shmstate, merger sleeping", Contender::kPush | Contender::kLatency | Contender::kIdle | Contender::kHoldView,
       std::vector<std::string>{}, std::chrono::microseconds(500)));

@@ -40,7 +40,9 @@ class ShmstateContender : public Contender {
   void load(const std::vector<Item>& items) override;
   [[nodiscard]] std::unique_ptr<Client> connect(Role role) override;
   [[nodiscard]] std::chrono::nanoseconds latency_pause() const noexcept override { return latency_pause_; }
+  /// All that its files take.
   [[nodiscard]] double memory_bytes() override;
+  [[nodiscard]] std::optional<double> feed_bytes() override;
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] double statistic(std::string_view name) const;
@@ -49,6 +51,17 @@ class ShmstateContender : public Contender {
   std::vector<std::string> merger_options_;
   std::chrono::nanoseconds latency_pause_;
   std::string path_;
+};
+
+/// Its writers push bound keys, which they have all pushed before anything is measured.
+class BoundShmstateContender final : public ShmstateContender {
+ public:
+  using ShmstateContender::ShmstateContender;
+  void start(const std::filesystem::path& directory, std::uint64_t key_count) override;
+  [[nodiscard]] std::unique_ptr<Client> connect(Role role) override;
+
+ private:
+  std::vector<Item> items_;
 };
 
 /// As most measurements want it: the merger looks for work all the time.
