@@ -20,6 +20,7 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::kNoMerger: return ExitCode::kNotMerged;
     case Status::kRejected:
     case Status::kLimit:
+    case Status::kUnknown:
     case Status::kRingRefused:
     case Status::kRingQuarantined: return ExitCode::kRejected;
     case Status::kVersionMismatch:

@@ -229,9 +229,10 @@ void Agent::report_rejections() {
   if (rejected == std::exchange(rejected_reported_, rejected)) return;
   log_warning(
       "the merger has rejected {} mutations so far: {} of the wrong type, {} out of range, {} without memory, {} "
-      "beyond the maximum of entries, {} in batches that are too large",
+      "beyond the maximum of entries, {} in batches that are too large, {} that it does not know",
       rejected, writer_.rejected(Status::kWrongType), writer_.rejected(Status::kOutOfRange),
-      writer_.rejected(Status::kNoMemory), writer_.rejected(Status::kLimit), writer_.rejected(Status::kMutationTooBig));
+      writer_.rejected(Status::kNoMemory), writer_.rejected(Status::kLimit), writer_.rejected(Status::kMutationTooBig),
+      writer_.rejected(Status::kUnknown));
 }
 
 /// The writer notices a loss only when it waits, and a removed instance not even then.

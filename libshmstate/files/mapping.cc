@@ -68,14 +68,17 @@ Mapping::Mapping(const os::Fd& fd, Access access, std::uint64_t offset, std::siz
                                        : map(fd, access, offset, bytes, what, fixed_address)) {}
 
 MirroredMapping::MirroredMapping(const os::Fd& fd, std::size_t header_bytes, std::size_t data_bytes,
-                                 const std::string& what) {
-  std::byte* const base = reserve_address_space(header_bytes + 2 * data_bytes, what);
+                                 std::size_t behind_bytes, const std::string& what)
+    : header_bytes_(header_bytes) {
+  const std::size_t first_bytes = header_bytes + data_bytes;
+  const std::size_t second_bytes = data_bytes + behind_bytes;
+  std::byte* const base = reserve_address_space(first_bytes + second_bytes, what);
   try {
-    first_ = Mapping(fd, Access::kReadWrite, 0, header_bytes + data_bytes, what, base);
-    second_ = Mapping(fd, Access::kReadWrite, header_bytes, data_bytes, what, base + header_bytes + data_bytes);
+    first_ = Mapping(fd, Access::kReadWrite, 0, first_bytes, what, base);
+    second_ = Mapping(fd, Access::kReadWrite, header_bytes, second_bytes, what, base + first_bytes);
   } catch (...) {
     std::byte* const left = base + first_.size();  // what no mapping owns yet
-    ::munmap(left, header_bytes + 2 * data_bytes - first_.size());
+    ::munmap(left, first_bytes + second_bytes - first_.size());
     throw;
   }
 }

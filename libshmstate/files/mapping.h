@@ -26,20 +26,23 @@ class Mapping {
   boost::interprocess::mapped_region region_;
 };
 
-/// A file's `header_bytes` followed by the rest of it twice, back to back, so that a record that starts anywhere in
-/// the data is contiguous.
+/// A file's `header_bytes` and `data_bytes`, then the data once more, back to back, so that a record that starts anywhere
+/// in it is contiguous, then what lies behind the data in the file.
 class MirroredMapping {
  public:
   MirroredMapping() = default;
-  MirroredMapping(const os::Fd& fd, std::size_t header_bytes, std::size_t data_bytes, const std::string& what);
+  MirroredMapping(const os::Fd& fd, std::size_t header_bytes, std::size_t data_bytes, std::size_t behind_bytes,
+                  const std::string& what);
 
   [[nodiscard]] std::byte* header() const noexcept { return first_.data(); }
-  [[nodiscard]] std::byte* data() const noexcept { return first_.data() + (first_.size() - second_.size()); }
+  [[nodiscard]] std::byte* data() const noexcept { return first_.data() + header_bytes_; }
+  [[nodiscard]] std::byte* behind() const noexcept { return second_.data() + (first_.size() - header_bytes_); }
   [[nodiscard]] std::size_t size() const noexcept { return first_.size() + second_.size(); }
 
  private:
   Mapping first_;
   Mapping second_;
+  std::size_t header_bytes_ = 0;
 };
 
 }  // namespace shmstate::internal

@@ -49,6 +49,8 @@ void write_header(layout::RingHeader& header, std::uint64_t id, const RingFile::
   header.layout_minor = layout::kLayoutMinor;
   header.ring_id = id;
   header.data_bytes = description.data_bytes;
+  header.names_bytes = static_cast<std::uint32_t>(description.names_bytes);
+  header.required_features = description.names_bytes != 0 ? layout::kRingNames : 0;
   header.instance_id = description.instance_id;
   header.owner_pid = static_cast<std::uint32_t>(::getpid());
   header.owner_uid = ::geteuid();
@@ -93,15 +95,18 @@ bool is_taken_from(std::uint32_t uid, const fs::path& shared_ring) {
   return info && (info->uid != uid || !info->is_regular);
 }
 
-RingFile::RingFile(OwnFd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what)
+RingFile::RingFile(OwnFd fd, std::uint64_t id, std::uint64_t data_bytes, std::uint64_t names_bytes,
+                   const std::string& what)
     : fd_(std::move(fd)),
       mapping_(fd_.opened_again(O_RDWR,
                                 [&](const os::Fd& file) {
                                   return MirroredMapping(file, layout::kRingHeaderBytes,
-                                                         static_cast<std::size_t>(data_bytes), what);
+                                                         static_cast<std::size_t>(data_bytes),
+                                                         static_cast<std::size_t>(names_bytes), what);
                                 })),
       id_(id),
       data_bytes_(data_bytes),
+      names_bytes_(names_bytes),
       owner_uid_(os::file_info(fd_.get()).value_or(os::FileInfo{}).uid) {}
 
 RingFile RingFile::create(const fs::path& rings, const Description& description) {
@@ -109,7 +114,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
   if (::fchmod(fd.get(), kRingMode) != 0) os::throw_errno("cannot chmod a ring in " + rings.string(), errno);
   const bool exclusive = (description.flags & layout::kRingShared) == 0;
   if (!os::try_lock(fd.get(), kLifeByte, exclusive)) os::throw_errno("cannot lock a ring in " + rings.string(), errno);
-  const std::uint64_t bytes = layout::kRingHeaderBytes + description.data_bytes;
+  const std::uint64_t bytes = layout::kRingHeaderBytes + description.data_bytes + description.names_bytes;
   if (const int error_number = os::resize(fd.get(), bytes); error_number != 0) {
     os::throw_errno("cannot size a ring in " + rings.string(), error_number);
   }
@@ -123,7 +128,7 @@ RingFile RingFile::create(const fs::path& rings, const Description& description)
     os::random_bytes(&id, sizeof id);
     if (id == 0) continue;
     const fs::path path = rings / ring_name(id);
-    RingFile ring(std::move(fd), id, description.data_bytes, path.string());
+    RingFile ring(std::move(fd), id, description.data_bytes, description.names_bytes, path.string());
     write_header(ring.header(), id, description);
     crash_point(CrashPoint::kRingHeaderWritten);
     const int error_number = os::give_name(ring.fd(), path);
@@ -195,9 +200,12 @@ std::optional<RingFile> RingFile::open_checked(OwnFd fd, std::optional<std::uint
   const bool sound = header.magic == layout::kRingMagic && header.layout_major == layout::kLayoutMajor &&
                      header.ring_id == id.value_or(header.ring_id) && header.instance_id == instance_id &&
                      std::has_single_bit(header.data_bytes) && header.data_bytes >= kRingBytesMin &&
-                     header.data_bytes <= kRingBytesMax && info->bytes >= layout::kRingHeaderBytes + header.data_bytes;
-  if (!sound) return std::nullopt;
-  return RingFile(std::move(fd), header.ring_id, header.data_bytes, ring_name(header.ring_id));
+                     header.data_bytes <= kRingBytesMax && (header.required_features & ~layout::kRingFeatures) == 0;
+  const std::uint64_t names_bytes = (header.required_features & layout::kRingNames) != 0 ? header.names_bytes : 0;
+  const bool has_sound_names = names_bytes <= kNamesBytesMax && names_bytes % kNamesBytesStep == 0;
+  if (!sound || !has_sound_names) return std::nullopt;
+  if (info->bytes < layout::kRingHeaderBytes + header.data_bytes + names_bytes) return std::nullopt;
+  return RingFile(std::move(fd), header.ring_id, header.data_bytes, names_bytes, ring_name(header.ring_id));
 }
 
 void RingFile::remove_broken(const fs::path& rings, std::uint64_t id, bool anyway) noexcept {
@@ -227,7 +235,7 @@ std::string RingFile::writer_name() const {
 
 bool RingFile::is_truncated() const noexcept {
   const std::optional<os::FileInfo> info = os::file_info(fd_.get());
-  return has_faulted() || (info && info->bytes < layout::kRingHeaderBytes + data_bytes_);
+  return has_faulted() || (info && info->bytes < file_bytes());
 }
 
 bool RingFile::is_abandoned() const noexcept { return !os::is_locked(fd_.get(), kLifeByte); }

@@ -12,11 +12,14 @@
 #include "files/mapping.h"
 #include "files/os.h"
 #include "layout/layout.h"
+#include "layout/ring_names.h"
 
 namespace shmstate::internal {
 
 inline constexpr std::uint64_t kRingBytesMin = std::uint64_t{64} << 10;
 inline constexpr std::uint64_t kRingBytesMax = std::uint64_t{1} << 30;
+inline constexpr std::uint64_t kNamesBytesMax = std::uint64_t{1} << 30;
+inline constexpr std::uint64_t kNamesBytesStep = 4096;
 
 /// 16 hex digits, and back; nothing for any other name.
 [[nodiscard]] std::string ring_name(std::uint64_t id);
@@ -30,6 +33,7 @@ class RingFile {
  public:
   struct Description {
     std::uint64_t data_bytes;  // a power of two
+    std::uint64_t names_bytes;  // a multiple of kNamesBytesStep
     std::uint32_t flags;
     std::string name;
     layout::Id instance_id;
@@ -50,6 +54,10 @@ class RingFile {
 
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
   [[nodiscard]] std::uint64_t data_bytes() const noexcept { return data_bytes_; }
+  /// What may name keys.
+  [[nodiscard]] RingNames names() const noexcept { return {mapping_.behind(), names_bytes_}; }
+  /// Where they begin in the file.
+  [[nodiscard]] std::uint64_t names_offset() const noexcept { return layout::kRingHeaderBytes + data_bytes_; }
   /// The user that the file belongs to; the header's is only what the writer says.
   [[nodiscard]] std::uint32_t owner_uid() const noexcept { return owner_uid_; }
   /// As the writer says, fit to be shown.
@@ -83,13 +91,15 @@ class RingFile {
                                                                const layout::Id& instance_id);
   [[nodiscard]] static std::optional<RingFile> open_checked(OwnFd fd, std::optional<std::uint64_t> id,
                                                             const layout::Id& instance_id);
-  RingFile(OwnFd fd, std::uint64_t id, std::uint64_t data_bytes, const std::string& what);
+  RingFile(OwnFd fd, std::uint64_t id, std::uint64_t data_bytes, std::uint64_t names_bytes, const std::string& what);
+  [[nodiscard]] std::uint64_t file_bytes() const noexcept { return names_offset() + names_bytes_; }
 
   OwnFd fd_;
   MirroredMapping mapping_;
   FaultGuard guard_;
   std::uint64_t id_;
   std::uint64_t data_bytes_;
+  std::uint64_t names_bytes_;
   std::uint32_t owner_uid_;
 };
 

@@ -74,12 +74,17 @@ static_assert(offsetof(RingHeader, magic) == 0 && offsetof(RingHeader, layout_ma
 static_assert(offsetof(RingHeader, ring_id) == 16 && offsetof(RingHeader, data_bytes) == 24);
 static_assert(offsetof(RingHeader, instance_id) == 32 && offsetof(RingHeader, owner_pid) == 48);
 static_assert(offsetof(RingHeader, owner_uid) == 52 && offsetof(RingHeader, flags) == 56);
+static_assert(offsetof(RingHeader, names_bytes) == 60 && offsetof(RingHeader, required_features) == 120);
 static_assert(offsetof(RingHeader, name) == 64 && offsetof(RingHeader, created_ns) == 112);
-static_assert(offsetof(RingHeader, tail) == 128);
+static_assert(offsetof(RingHeader, tail) == 128 && offsetof(RingHeader, name_count) == 136);
+static_assert(offsetof(RingHeader, unnamed_count) == 144);
 static_assert(offsetof(RingHeader, waiting) == 256 && offsetof(RingHeader, head) == 384);
 static_assert(offsetof(RingHeader, verdict) == 392 && offsetof(RingHeader, applied_count) == 400);
 static_assert(offsetof(RingHeader, rejected) == 448);
+static_assert(is_plain<NameEntry, 8>() && offsetof(NameEntry, key_bytes) == 4);
 static_assert(is_plain<RecordHead, 8>() && offsetof(RecordHead, key_bytes) == 4 && offsetof(RecordHead, kind) == 6);
+static_assert(is_plain<NamedRecordHead, 8>() && offsetof(NamedRecordHead, value_bytes) == 4);
+static_assert(offsetof(NamedRecordHead, kind) == 6 && offsetof(NamedRecordHead, flags) == 7);
 static_assert(is_plain<Doorbell, kLine>() && offsetof(Doorbell, registrations) == 4);
 static_assert(is_plain<PinWord, kLine>() && offsetof(PinWord, announced) == 0);
 

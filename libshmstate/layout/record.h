@@ -20,36 +20,53 @@ class MutationHead {
     return MutationHead(load_word(reinterpret_cast<const std::uint64_t*>(at), std::memory_order_relaxed));
   }
 
-  [[nodiscard]] std::uint32_t value_bytes() const noexcept { return static_cast<std::uint32_t>(word_); }
+  /// Whether there is an id in place of a key.
+  [[nodiscard]] bool is_named() const noexcept { return has(kById); }
+  [[nodiscard]] std::uint32_t id() const noexcept { return static_cast<std::uint32_t>(word_); }
+  [[nodiscard]] std::uint32_t value_bytes() const noexcept {
+    return static_cast<std::uint32_t>(is_named() ? word_ >> 32 & 0xffff : word_);
+  }
+  /// When there is a key.
   [[nodiscard]] std::size_t key_bytes() const noexcept { return word_ >> 32 & 0xffff; }
   [[nodiscard]] Operation operation() const noexcept { return static_cast<Operation>(word_ >> 48 & 0xf); }
   [[nodiscard]] Type type() const noexcept { return static_cast<Type>(word_ >> 52 & 0xf); }
   [[nodiscard]] unsigned flags() const noexcept { return static_cast<unsigned>(word_ >> 56); }
   [[nodiscard]] bool has(RecordFlag flag) const noexcept { return (word_ >> 56 & flag) != 0; }
 
-  /// A value of one word, and neither ephemeral, nor with time to live or version: behind the head and a hint, if there
-  /// is one, follow just the key and the value.
-  [[nodiscard]] bool is_plain() const noexcept { return has_nothing_but(kBatchContinues | kWithHint); }
-
+  /// A number by text, and neither ephemeral, nor with time to live or version: just the key and the value follow.
+  [[nodiscard]] bool is_plain() const noexcept {
+    return (word_ & (kFlagsButBatch | kValueBytesOfText)) == kWord;
+  }
+  /// The same by id: just the value follows.
+  [[nodiscard]] bool is_plain_named() const noexcept {
+    constexpr std::uint64_t kPlain = std::uint64_t{kById} << 56 | std::uint64_t{kWord} << 32;
+    return (word_ & (kFlagsButBatch | kValueBytesOfNamed)) == kPlain && is_of_number();
+  }
   /// A set of bytes without attributes.
   [[nodiscard]] bool is_plain_bytes() const noexcept {
-    return type() == Type::kBytes && (flags() & ~unsigned{kBatchContinues | kWithHint}) == 0;
+    return type() == Type::kBytes && (flags() & ~unsigned{kBatchContinues | kById}) == 0;
+  }
+  /// Set, add, max or min of a number, set of bytes, or erase, with what belongs to it. Of anything else only the length
+  /// is known.
+  [[nodiscard]] bool is_known() const noexcept {
+    if ((flags() & ~unsigned{allowed_flags(operation())}) != 0) return false;
+    const bool is_bytes = operation() == Operation::kSet && type() == Type::kBytes;
+    const bool is_erase = operation() == Operation::kErase && type() == Type::kNone && value_bytes() == 0;
+    return is_bytes || is_erase || (is_of_number() && value_bytes() == kWord);
   }
 
-  /// Of the whole record; zero when that is no mutation.
+  /// Of the whole record; zero when that is no mutation, not even an unknown one.
   [[nodiscard]] std::size_t record_bytes() const noexcept {
     const std::size_t bytes = usual_record_bytes();
     return bytes != 0 ? bytes : other_record_bytes();
   }
   /// Of the whole record when it is just a number and a key, as nearly all are; zero when it is another one, or none.
   [[nodiscard]] std::size_t usual_record_bytes() const noexcept {
-    if (!has_nothing_but(kBatchContinues) || !is_of_number() || key_bytes() - 1 >= kKeyBytesMax) return 0;
+    if (!is_plain() || !is_of_number() || key_bytes() - 1 >= kKeyBytesMax) return 0;
     return sizeof *this + padded(key_bytes()) + kWord;
   }
   /// Between the head and the key.
-  [[nodiscard]] std::size_t optional_words() const noexcept {
-    return (has(kWithTtl) ? 1U : 0U) + (has(kWithVersion) ? 1U : 0U) + (has(kWithHint) ? 1U : 0U);
-  }
+  [[nodiscard]] std::size_t optional_words() const noexcept { return internal::optional_words(flags()); }
 
  private:
   /// Set, add, max or min of a number: a bit for each `kind` that says so.
@@ -62,18 +79,15 @@ class MutationHead {
     const std::uint64_t kind = word_ >> 48 & 0xff;
     return kind < 64 && (kKinds >> kind & 1) != 0;
   }
-  /// A value of one word, and of all flags these at most.
-  [[nodiscard]] bool has_nothing_but(unsigned flags) const noexcept {
-    return (word_ & (std::uint64_t{0xff & ~flags} << 56 | 0xffff'ffff)) == kWord;
-  }
   [[nodiscard, gnu::noinline]] std::size_t other_record_bytes() const noexcept {
-    if (key_bytes() == 0 || key_bytes() > kKeyBytesMax || value_bytes() > kValueBytesMax) return 0;
-    if ((flags() & ~unsigned{allowed_flags(operation())}) != 0) return 0;
-    const bool is_bytes = operation() == Operation::kSet && type() == Type::kBytes;
-    const bool is_erase = operation() == Operation::kErase && type() == Type::kNone && value_bytes() == 0;
-    if (!is_bytes && !is_erase && !(is_of_number() && value_bytes() == kWord)) return 0;
+    if (is_named()) return internal::record_bytes(0, value_bytes(), flags());
+    if (key_bytes() - 1 >= kKeyBytesMax || value_bytes() > kValueBytesMax) return 0;
     return internal::record_bytes(key_bytes(), value_bytes(), flags());
   }
+
+  static constexpr std::uint64_t kFlagsButBatch = std::uint64_t{0xff & ~unsigned{kBatchContinues}} << 56;
+  static constexpr std::uint64_t kValueBytesOfText = 0xffff'ffff;
+  static constexpr std::uint64_t kValueBytesOfNamed = std::uint64_t{0xffff} << 32;
 
   std::uint64_t word_ = 0;
 };
@@ -89,8 +103,8 @@ struct RecordView {
   std::size_t bytes = 0;  // of the whole record, when it was parsed
   std::uint64_t ttl_ns = 0;
   std::uint64_t version = 0;
-  std::uint64_t hint = 0;
-  const std::uint64_t* key = nullptr;
+  std::uint32_t id = 0;
+  const std::uint64_t* key = nullptr;  // where it would be, of one by id
   const std::uint64_t* value = nullptr;
 
   /// The mutation again, of a record in private memory.
@@ -101,7 +115,7 @@ struct RecordView {
                   .flags = static_cast<std::uint8_t>(flags & ~kBatchContinues),
                   .ttl_ns = ttl_ns,
                   .version = version,
-                  .hint = hint};
+                  .id = id};
     made.value = visit_value(
         type, [this] { return *value; }, [](auto number) { return ValueView(number); },
         [this] { return ValueView(std::string_view(reinterpret_cast<const char*>(value), value_bytes)); }, ValueView());
@@ -114,15 +128,15 @@ struct RecordView {
   RecordView record{.operation = head.operation(),
                     .type = head.type(),
                     .flags = static_cast<std::uint8_t>(head.flags()),
-                    .key_bytes = static_cast<std::uint16_t>(head.key_bytes()),
+                    .key_bytes = static_cast<std::uint16_t>(head.is_named() ? 0 : head.key_bytes()),
                     .value_bytes = head.value_bytes()};
   const std::uint64_t* word = key - head.optional_words();
   const auto take = [&](RecordFlag flag) { return head.has(flag) ? load_word(word++, std::memory_order_relaxed) : 0; };
   record.ttl_ns = take(kWithTtl);
   record.version = take(kWithVersion);
-  record.hint = take(kWithHint);
+  record.id = head.is_named() ? head.id() : 0;
   record.key = key;
-  record.value = key + words_of(head.key_bytes());
+  record.value = key + words_of(record.key_bytes);
   return record;
 }
 

@@ -38,6 +38,7 @@ enum class Stat : std::uint8_t {
   kHugePageBytes,
   kRefreshes,
   kPinQuestions,
+  kKeysUnnamed,
   kCount
 };
 
@@ -76,6 +77,7 @@ inline constexpr std::array<StatDescription, static_cast<std::size_t>(Stat::kCou
     {"huge_page_bytes", "bytes", "memory of all buffers that the merger moved to huge pages"},
     {"refreshes", "", "times that these statistics were written, since the merger started"},
     {"pin_questions", "", "times that the merger asked the kernel whether a buffer is pinned"},
+    {"keys_unnamed", "", "bound keys whose names found no room in their ring, so go as text"},
 }};
 
 }  // namespace shmstate::internal

@@ -55,7 +55,6 @@ Status Batching::commit_batch(std::uint64_t number) noexcept {
     status = Status::kMutationTooBig;  // since it was begun, the merger was told to allow less
   }
   if (status == Status::kOk && open_batch->bytes != 0) {
-    end_records();
     status = write_batch();
     while (has_reopened(status)) status = write_batch();
   }
@@ -73,6 +72,7 @@ void Batching::end_records() noexcept {
 }
 
 Status Batching::write_batch() noexcept {
+  end_records();
   const auto copy = [&](std::byte* at) {
     std::memcpy(at, open_batch->records, open_batch->bytes);
     crash_point(CrashPoint::kBatchWritten);
@@ -83,17 +83,43 @@ Status Batching::write_batch() noexcept {
 
 Status Batching::conflate_batch() noexcept {
   try {
-    std::vector<Mutation> mutations;
-    for (std::size_t position = 0; position < open_batch->bytes;) {
-      RecordView record;
-      if (!parse_record(open_batch->records + position, open_batch->bytes - position, record))
-        return Status::kInvalidArgument;
-      mutations.push_back(record.mutation());
-      position += record.bytes;
-    }
-    return conflate(mutations);
+    return conflate(mutations());
   } catch (const std::bad_alloc&) {
     return Status::kNoMemory;
+  }
+}
+
+// By text: ids mean nothing outside this ring. The names are where the ring's file has them.
+std::vector<Mutation> Batching::mutations() const {
+  std::vector<Mutation> all;
+  for (std::size_t position = 0; position < open_batch->bytes;) {
+    RecordView record;
+    if (!parse_record(open_batch->records + position, open_batch->bytes - position, record)) break;  // never
+    Mutation& mutation = all.emplace_back(record.mutation());
+    if ((mutation.flags & kById) != 0) mutation.key = ring.names().name_of(mutation.id);
+    mutation.flags &= static_cast<std::uint8_t>(~kById);
+    position += record.bytes;
+  }
+  return all;
+}
+
+void Batching::leave_ring() noexcept {
+  try {
+    std::size_t bytes = 0;
+    const std::vector<Mutation> all = mutations();
+    for (const Mutation& mutation : all) bytes += record_bytes(mutation);
+    std::vector<std::byte> memory(bytes);
+    std::byte* at = memory.data();
+    for (const Mutation& mutation : all) {
+      encode_record(at, mutation, kBatchContinues);
+      open_batch->last = static_cast<std::size_t>(at - memory.data());
+      at += record_bytes(mutation);
+    }
+    memory_.swap(memory);
+    open_batch->records = memory_.data();
+    open_batch->bytes = bytes;
+  } catch (const std::bad_alloc&) {
+    status_ = Status::kNoMemory;
   }
 }
 

@@ -26,6 +26,8 @@ struct Batching : Conflating {
   const std::shared_ptr<OpenBatch> open_batch = std::make_shared<OpenBatch>();
 
  private:
+  void leave_ring() noexcept override;
+  [[nodiscard]] std::vector<Mutation> mutations() const;
   /// Whether the batch of this number is the open one, or becomes that because none is.
   [[nodiscard]] bool is_open(std::uint64_t number) noexcept {
     if (open_batch->number == 0) open_batch->number = number;

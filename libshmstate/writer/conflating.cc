@@ -15,7 +15,7 @@ bool is_for_now(Status status) noexcept {
 }  // namespace
 
 Conflating::Conflating(std::string_view instance, WriterOptions wanted)
-    : RingAccess(instance, std::move(wanted)),
+    : Naming(instance, std::move(wanted)),
       conflation(options.conflate_bytes_max, static_cast<std::size_t>(ring.data_bytes())) {}
 
 Status Conflating::conflate(std::span<const Mutation> mutations) noexcept {

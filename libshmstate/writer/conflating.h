@@ -4,11 +4,11 @@
 #include <span>
 
 #include "writer/conflation.h"
-#include "writer/ring_access.h"
+#include "writer/naming.h"
 
 namespace shmstate::internal {
 
-struct Conflating : RingAccess {
+struct Conflating : Naming {
   Conflating(std::string_view instance, WriterOptions wanted);
 
   /// Writes, unless earlier mutations are still retained.

@@ -48,7 +48,7 @@ bool replaces_everything(const Mutation& mutation) {
 
 Conflation::Step::Step(const Mutation& mutation)
     : operation(mutation.operation),
-      flags(static_cast<std::uint8_t>(mutation.flags & ~(kWithHint | kBatchContinues))),
+      flags(static_cast<std::uint8_t>(mutation.flags & ~(kById | kBatchContinues))),
       ttl_ns(mutation.ttl_ns),
       version(mutation.version),
       value(mutation.value.to_value()),

@@ -17,11 +17,14 @@ struct RingAccess : RingRoom {
     return is_impossible || is_negative ? Status::kInvalidArgument : check(mutation);
   }
   /// Pushes `bytes` of `count` mutations, which `fill(at)` writes, with the wait for room that the options ask for.
+  /// kNoInstance also when the wait led to another instance: what was made for the old ring may name keys by its ids.
   template <typename Fill>
   [[nodiscard]] Status write(std::uint64_t bytes, std::uint64_t count, Fill&& fill) noexcept {
     if (options.shared) return write_locked(bytes, count, fill);
     if (!pusher.may_push(bytes)) {
+      const std::uint64_t ring_id = pusher.ring_id;
       if (const Status status = make_room(bytes); status != Status::kOk) return status;
+      if (pusher.ring_id != ring_id) return Status::kNoInstance;
     }
     return write_here(bytes, count, fill);
   }

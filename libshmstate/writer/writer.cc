@@ -5,7 +5,6 @@
 
 #include "files/errors.h"
 #include "layout/record.h"
-#include "protocol/key_hints.h"
 #include "writer/batching.h"
 
 namespace shmstate {
@@ -58,9 +57,12 @@ Mutation make_erase(std::string_view key, std::uint64_t version) noexcept {
 struct SHMSTATE_LOCAL Writer::Impl : Batching {
   using Batching::Batching;
 
-  [[nodiscard]] Status push(const Mutation& mutation) noexcept {
+  [[nodiscard]] Status push(Mutation mutation) noexcept {
     Status status = check_for_ring(mutation);
     if (status == Status::kOk) {
+      // What must ask may find itself in another ring, or be retained: then ids mean nothing.
+      const bool must_ask = !conflation.empty() || !pusher.may_push(record_bytes(mutation));
+      if (must_ask) mutation.flags &= static_cast<std::uint8_t>(~kById);
       status = write_in_order(record_bytes(mutation), 1, [&](std::byte* at) { encode_record(at, mutation, 0); });
       if (must_conflate(status)) status = conflate({&mutation, 1});
     }
@@ -70,38 +72,10 @@ struct SHMSTATE_LOCAL Writer::Impl : Batching {
     return has_reopened(status) ? push(mutation) : fail(status, 1);
   }
 
-  /// Tells the merger where a bound key was seen; the merger looks before it believes.
-  void add_hint(Mutation& mutation, Key& key) noexcept;
-  [[gnu::noinline, gnu::cold]] void find_place(Key& key, const HashedKey& hashed) noexcept;
-
   /// Waits for the position in this ring that a ticket means.
   [[nodiscard]] Status wait_for_ticket(Ticket ticket, nanoseconds timeout) noexcept;
   [[nodiscard]] Status report() noexcept;
 };
-
-// A bound key's place is looked up at first and then now and then.
-void Writer::Impl::add_hint(Mutation& mutation, Key& key) noexcept {
-  const HashedKey hashed = KeyHints::hashed(key, control.geometry().instance_id, control.geometry().hash_seed);
-  if (KeyHints::must_look(key)) find_place(key, hashed);
-  mutation.hint = KeyHints::place(key);
-  if (mutation.hint != 0) mutation.flags |= kWithHint;
-}
-
-void Writer::Impl::find_place(Key& key, const HashedKey& hashed) noexcept {
-  if (!maker.is_this_process()) return;
-  const os::NoCancellation shield;
-  try {
-    if (!snapshot) snapshot.emplace(control);
-    const Version version = current_version(control.publication());
-    Place at;
-    SlotHead head;
-    if (snapshot->is_possible(version) &&
-        snapshot->buffer(version.buffer).find(hashed, at, head) == BufferView::Found::kYes) {
-      KeyHints::set_place(key, at);
-    }
-  } catch (const std::exception&) {  // without permission to read there is no hint
-  }
-}
 
 // ---- the verbs
 
@@ -124,12 +98,12 @@ Status Verbs<Self>::erase(Key& key, std::uint64_t version) noexcept {
 }
 
 inline Status Writer::push(Mutation mutation, Key* bound) noexcept {
-  if (bound != nullptr) impl_->add_hint(mutation, *bound);
+  if (bound != nullptr) impl_->name(mutation, *bound);
   return impl_->push(mutation);
 }
 inline Status Batch::push(Mutation mutation, Key* bound) noexcept {
   auto& writer = static_cast<Writer::Impl&>(*open_->writer);
-  if (bound != nullptr) writer.add_hint(mutation, *bound);
+  if (bound != nullptr) writer.name(mutation, *bound);
   return writer.add_to_batch(number_, mutation);
 }
 
@@ -225,6 +199,7 @@ WriterCounters Writer::counters() const noexcept {
   counters.pushed = impl_->pushed_in_all();
   counters.applied = impl_->applied_in_all();
   counters.rejected = impl_->rejected_in_all();
+  counters.unnamed = impl_->earlier.unnamed + impl_->names.unnamed_count;
   return counters;
 }
 
@@ -235,6 +210,7 @@ std::uint64_t Writer::rejected(Status reason) const noexcept {
     case Status::kNoMemory: return impl_->rejected_in_all(layout::Reject::kNoMemory);
     case Status::kLimit: return impl_->rejected_in_all(layout::Reject::kLimit);
     case Status::kMutationTooBig: return impl_->rejected_in_all(layout::Reject::kBatchTooBig);
+    case Status::kUnknown: return impl_->rejected_in_all(layout::Reject::kUnknown);
     default: return 0;
   }
 }

@@ -183,7 +183,8 @@ int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_
                .rejected_no_memory = writer->writer.rejected(Status::kNoMemory),
                .rejected_limit = writer->writer.rejected(Status::kLimit),
                .rejected_batch_too_big = writer->writer.rejected(Status::kMutationTooBig),
-               .lost = counted.lost},
+               .lost = counted.lost,
+               .rejected_unknown = writer->writer.rejected(Status::kUnknown)},
               counters);
   return SHMSTATE_OK;
 }

@@ -27,7 +27,14 @@ RingFile open_ring(const Control& control, const WriterOptions& options) {
     throw Error(Status::kInvalidArgument,
                 "shmstate: ring_bytes must be 64 KiB to 1 GiB, not " + std::to_string(options.ring_bytes));
   }
-  const RingFile::Description description{.data_bytes = std::bit_ceil(options.ring_bytes),
+  const std::uint64_t data_bytes = std::bit_ceil(options.ring_bytes);
+  const std::uint64_t names_bytes = options.names_bytes.value_or(data_bytes / 4);
+  if (names_bytes > kNamesBytesMax) {
+    throw Error(Status::kInvalidArgument,
+                "shmstate: names_bytes must be at most 1 GiB, not " + std::to_string(names_bytes));
+  }
+  const RingFile::Description description{.data_bytes = data_bytes,
+                                          .names_bytes = options.shared ? 0 : round_up(names_bytes, kNamesBytesStep),
                                           .flags = options.shared ? layout::kRingShared : 0,
                                           .name = options.name.empty() ? os::program_name() : options.name,
                                           .instance_id = control.geometry().instance_id};
@@ -46,7 +53,8 @@ WriterFiles::WriterFiles(const std::filesystem::path& instance, const WriterOpti
                        sizeof(layout::Doorbell), "doorbell"),
       ring(open_more(control, [&] { return open_ring(control, options); })),
       pusher(ring.header(), ring.at(0), ring.data_bytes(), control.sleep()),
-      ring_path((rings_path(control.path()) / ring_name(ring.id())).string()) {}
+      ring_path((rings_path(control.path()) / ring_name(ring.id())).string()),
+      names{.begin = ring.names().bytes(), .committed_begin = ring.names().bytes()} {}
 
 WriterFiles WriterFiles::open(const std::filesystem::path& instance, const WriterOptions& options) {
   return attach_within(options.attach_timeout,

@@ -6,6 +6,7 @@
 //   WriterPlace    whether the instance is still there, or was re-created; waking the merger; counting across rings
 //   RingRoom       room in the ring: waiting for it, committing its memory
 //   RingAccess     writing records: alone, or behind the lock of a shared ring
+//   Naming         the ids of bound keys
 //   Conflating     what is retained while the ring is full
 //   Batching       the open batch
 //   Writer::Impl   what the public interface calls
@@ -51,12 +52,19 @@ struct WriterFiles {
   Mapping doorbell_mapping;
   RingFile ring;
   RingPusher pusher;
-  std::optional<SnapshotFile> snapshot{};  // only for bound keys
   std::string ring_path;
   MergerWaker waker{};
   Clock::time_point next_announcement{};  // of a ring that is not served
   std::chrono::nanoseconds announcement_pause = std::chrono::milliseconds(1);
   std::uint64_t committed_end = 0;  // stream position up to which memory is committed
+  struct Names {
+    std::uint64_t count = 0;
+    std::uint64_t unnamed_count = 0;
+    std::uint64_t begin = 0;  // in the area: in front of it is room
+    std::uint64_t committed_index_end = 0;
+    std::uint64_t committed_begin = 0;
+  };
+  Names names{};  // of bound keys
 };
 
 }  // namespace shmstate::internal

@@ -57,6 +57,7 @@ Status WriterPlace::reopen() noexcept {
   try {
     WriterFiles found(control.path(), options, std::chrono::nanoseconds::zero());
     account_for_what_is_lost();
+    leave_ring();
     static_cast<WriterFiles&>(*this) = std::move(found);
   } catch (const std::exception&) {  // not there yet
     return set_place(Status::kNoInstance);
@@ -81,6 +82,7 @@ void WriterPlace::account_for_what_is_lost() {
   if (!options.shared && seen < pusher.pushed) counters.lost += pusher.pushed - seen;
   earlier.pushed += pusher.pushed;
   earlier.applied += applied();
+  earlier.unnamed += names.unnamed_count;
   earlier.end = ticket();
 }
 

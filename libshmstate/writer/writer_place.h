@@ -23,6 +23,9 @@ struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
 
   /// Throws `Error`.
   WriterPlace(std::string_view instance, WriterOptions wanted);
+  WriterPlace(const WriterPlace&) = delete;
+  WriterPlace& operator=(const WriterPlace&) = delete;
+  virtual ~WriterPlace() = default;
 
   // ---- the merger
 
@@ -87,6 +90,7 @@ struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
     Ticket end = 0;
     std::uint64_t pushed = 0;
     std::uint64_t applied = 0;
+    std::uint64_t unnamed = 0;
     std::array<std::uint64_t, std::extent_v<decltype(layout::RingHeader::rejected)>> rejected{};
     std::vector<Lost> lost{};
   };
@@ -106,6 +110,8 @@ struct WriterPlace : WithWipedWords<WriterWords>, WriterFiles {
  private:
   static constexpr std::uint32_t kUnheardPerCheck = 64;
 
+  /// Called before this ring is left for that of a re-created instance.
+  virtual void leave_ring() noexcept {}
   Status set_place(Status status) noexcept {
     if (status != Status::kOk) wiped().push_end = 0;  // so that the next push checks, too
     return place = status;

@@ -17,6 +17,7 @@ Status status_of(Reject reject) noexcept {
     case Reject::kNoMemory: return Status::kNoMemory;
     case Reject::kLimit: return Status::kLimit;
     case Reject::kBatchTooBig: return Status::kMutationTooBig;
+    case Reject::kUnknown: return Status::kUnknown;
   }
   return Status::kRejected;
 }

@@ -37,6 +37,7 @@ void EngineStatistics::write(InstanceOwner& owner, const Table& table, const Pag
   write(Stat::kCommitFailures, commit_failures);
   write(Stat::kHugePageBytes, owner.collapsed_bytes());
   write(Stat::kPinQuestions, pin_questions);
+  write(Stat::kKeysUnnamed, unnamed_count);
   write(Stat::kRefreshes, ++refresh_count);  // a reader that saw it grow twice saw what was true in between
 }
 

@@ -27,6 +27,7 @@ struct EngineStatistics {
   std::uint64_t pin_questions = 0;
   std::uint64_t commit_failures = 0;
   std::uint64_t sleep_count = 0;
+  std::uint64_t unnamed_count = 0;
   std::uint64_t refresh_count = 0;
 
   /// `stalled_ns`: how long a stall that has not ended has lasted.

@@ -17,6 +17,7 @@ using layout::Reject;
 
 constexpr std::uint64_t kPiledUpTimeNs = 1'000'000'000;    // of a turn that takes all
 constexpr std::uint64_t kBytesPerClockReading = 64 << 10;  // outside batches
+constexpr std::size_t kPlainNamedBytes = record_bytes(0, kWord, kById);
 constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;    // of a batch that is too big; parsed to find its end
 
 std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
@@ -102,6 +103,7 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
 [[gnu::flatten]] RingDrain::Group RingDrain::stage(Pass& pass) {
   const Segments::Guesses guesses(pass.back);
   const std::uint64_t hash_seed = hash_seed_;
+  const RingIds& ids = pass.ring.ids;
   const std::byte* const begin = pass.ring.file.at(pass.position);
   const std::byte* const end = begin + (pass.tail - pass.position);
   const std::byte* const enough = begin + std::min(pass.quota_end - pass.position, kBytesPerClockReading);
@@ -111,7 +113,8 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
     const MutationHead head = MutationHead::take(at);
     std::size_t bytes = head.usual_record_bytes();
     const bool is_usual = bytes != 0;
-    if (!is_usual) bytes = head.record_bytes();
+    const bool is_plain_named = !is_usual && head.is_plain_named();
+    if (!is_usual) bytes = is_plain_named ? kPlainNamedBytes : head.record_bytes();
     if (bytes == 0 || bytes > static_cast<std::size_t>(end - at)) {
       pass.is_malformed = true;
       break;
@@ -119,19 +122,25 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
     Staged& staged = *next++;
     staged.head = head;
     staged.key = reinterpret_cast<const std::uint64_t*>(at) + 1;
-    if (!is_usual) staged.key += head.optional_words();
-    if (!is_usual && head.has(kWithHint)) {
-      const std::uint64_t hint = load_word(staged.key - 1, std::memory_order_relaxed);
-      staged.guess = table_.segments().prefetch_hint(pass.back, hint);
-    } else {
+    if (!is_usual && !is_plain_named) staged.key += head.optional_words();
+    if (head.is_named()) {
+      staged.known = ids.place_of(head.id());
+      __builtin_prefetch(staged.known);
+    } else if (is_usual || head.is_known()) {
       const std::string_view key{reinterpret_cast<const char*>(staged.key), head.key_bytes()};
       staged.home = guesses.prefetch_home(hash_key(key, hash_seed));
+    } else {
+      staged.home = Segments::Guesses::Home::kNone;
     }
     at += bytes;
     if (at >= enough && !head.has(kBatchContinues)) break;
   }
   for (Staged* staged = staged_.data(); staged != next; ++staged) {
-    if (!staged->head.has(kWithHint)) staged->guess = guesses.prefetch_slot(staged->home);
+    if (staged->head.is_named()) {
+      Segments::prefetch(pass.back, *staged->known);
+    } else {
+      staged->guess = guesses.prefetch_slot(staged->home);
+    }
   }
   return {.count = static_cast<std::size_t>(next - staged_.data()),
           .end = pass.position + static_cast<std::size_t>(at - begin)};
@@ -213,40 +222,65 @@ std::size_t RingDrain::apply(Pass& pass, std::size_t count) {
   std::size_t applied_count = count;
   for (const Staged& staged : std::span(staged_).first(count)) {
     crash_point(CrashPoint::kMutationApplied);
-    if (staged.guess != nullptr && table.update(back, *staged.guess, staged.head, staged.key)) continue;
+    if (staged.head.is_named()) {
+      if (table.update(back, *staged.known, staged.head, staged.key)) continue;
+    } else if (staged.guess != nullptr && table.update(back, *staged.guess, staged.head, staged.key)) {
+      continue;
+    }
     if (!apply_by_key(pass, staged)) --applied_count;
   }
   return applied_count;
 }
 
-// Whatever needs more than a look at one slot. The hash must be that of the bytes that are stored, so they are copied
-// before they are hashed. Zeros that a truncated file reads as are no key.
+// Whatever needs more than a look at one slot.
 bool RingDrain::apply_by_key(Pass& pass, const Staged& staged) {
   const RecordView record = view_of(staged.head, staged.key);
-  for (std::size_t i = 0; i < words_of(record.key_bytes); ++i) {
-    key_[i] = load_word(record.key + i, std::memory_order_relaxed);
-  }
-  HashedKey key{.bytes = {reinterpret_cast<const char*>(key_.data()), record.key_bytes}, .hash = 0};
-  key.hash = hash_key(key.bytes, hash_seed_);
+  const std::optional<HashedKey> key = key_of(pass, record);
   NewValue value{.type = record.type, .number = 0, .bytes = {}};
   if (record.type == Type::kBytes) {
     value.bytes = {reinterpret_cast<const char*>(record.value), record.value_bytes};
-  } else if (record.type != Type::kNone) {
+  } else if (record.value_bytes == kWord) {
     value.number = load_word(record.value, std::memory_order_relaxed);
   }
   if (pass.ring.file.has_faulted()) return false;
-  const std::optional<Reject> reject = change(pass, record, key, value);
-  if (!reject) return true;
-  std::uint64_t& count = pass.back.cursor(pass.ring.index).rejected[static_cast<std::size_t>(*reject)];
+  if (!key || !staged.head.is_known()) {
+    reject(pass, Reject::kUnknown, key ? key->bytes : std::string_view());
+    return false;
+  }
+  if (const std::optional<Reject> why = change(pass, record, *key, value)) {
+    reject(pass, *why, key->bytes);
+    return false;
+  }
+  if (staged.head.is_named()) pass.ring.ids.remember(record.id, table_.find(pass.back, *key));
+  return true;
+}
+
+// The hash must be that of the bytes that are stored, so they are copied before they are hashed. Zeros that a truncated
+// file reads as are no key. Nothing for an id that nobody has.
+std::optional<HashedKey> RingDrain::key_of(const Pass& pass, const RecordView& record) {
+  std::optional<std::string_view> bytes;
+  if ((record.flags & kById) != 0) {
+    bytes = pass.ring.file.names().copy(record.id, key_.data());
+    if (!bytes) return std::nullopt;
+  } else {
+    for (std::size_t i = 0; i < words_of(record.key_bytes); ++i) {
+      key_[i] = load_word(record.key + i, std::memory_order_relaxed);
+    }
+    bytes = {reinterpret_cast<const char*>(key_.data()), record.key_bytes};
+  }
+  return HashedKey{.bytes = *bytes, .hash = hash_key(*bytes, hash_seed_)};
+}
+
+void RingDrain::reject(Pass& pass, Reject why, std::string_view key) {
+  std::uint64_t& count = pass.back.cursor(pass.ring.index).rejected[static_cast<std::size_t>(why)];
   pass.back.store(count, count + 1);
   ++context_.statistics.rejected_count;
   const std::uint64_t now_ns = pass.turn.now_ns;
-  if (*reject == Reject::kNoMemory) {
+  if (why == Reject::kNoMemory) {
     ++context_.statistics.commit_failures;
     context_.log.no_memory(now_ns);
   }
-  context_.log.mutation_rejected(now_ns, pass.ring.file.id(), *reject, key.bytes);
-  return false;
+  context_.log.mutation_rejected(now_ns, pass.ring.file.id(), why, key);
 }
 
 std::optional<Reject> RingDrain::change(Pass& pass, const RecordView& record, const HashedKey& key,

@@ -35,10 +35,11 @@ class RingDrain {
   /// A record on its way through the stages. What lies in the ring is no private copy, except the head.
   struct Staged {
     MutationHead head;
-    const std::uint64_t* key;
+    const std::uint64_t* key;  // or, by id, the value
     union {
-      Segments::Guesses::Home home;  // after the first stage, unless there is a hint
+      Segments::Guesses::Home home;  // by text, after the first stage
       layout::Slot* guess;           // after the second: where the key probably is, or null
+      const KnownPlace* known;       // by id: where it was found before
     };
   };
   static_assert(sizeof(Staged) == 24);
@@ -76,6 +77,8 @@ class RingDrain {
 
   [[nodiscard]] std::size_t apply(Pass& pass, std::size_t count);
   [[nodiscard]] bool apply_by_key(Pass& pass, const Staged& staged);
+  [[nodiscard]] std::optional<HashedKey> key_of(const Pass& pass, const RecordView& record);
+  void reject(Pass& pass, layout::Reject why, std::string_view key);
   [[nodiscard]] std::optional<layout::Reject> change(Pass& pass, const RecordView& record, const HashedKey& key,
                                                      const NewValue& value);
 

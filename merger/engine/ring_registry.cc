@@ -104,7 +104,7 @@ void RingRegistry::lift_batch_limits() noexcept {
 
 bool RingRegistry::admit(RingFile file, BackBuffer& back) {
   const auto free = std::find(is_index_used_.begin(), is_index_used_.end(), false);
-  const bool is_admitted = free != is_index_used_.end() && file.data_bytes() <= context_.options.ring_bytes_max;
+  const bool is_admitted = free != is_index_used_.end() && std::max(file.data_bytes(), file.names().bytes()) <= context_.options.ring_bytes_max;
   // pair: ring.verdict
   file.header().verdict.store(static_cast<std::uint32_t>(is_admitted ? RingVerdict::kServed : RingVerdict::kRefused),
                               std::memory_order_release);
@@ -260,6 +260,9 @@ void RingRegistry::inspect(ServedRing& ring) {
   has_abandoned_ = has_abandoned_ || ring.is_abandoned;
   if (!ring.is_quarantined && ring.file.is_truncated()) quarantine(ring, QuarantineReason::kTruncated);
   if (ring.consumer.tail() == ring.consumer.cursor()) marks_.drop(ring);  // its writer may have moved the tail back
+  const std::uint64_t unnamed = ring.file.header().unnamed_count.load(std::memory_order_relaxed);
+  if (unnamed > ring.unnamed_count) context_.statistics.unnamed_count += unnamed - ring.unnamed_count;
+  ring.unnamed_count = std::max(ring.unnamed_count, unnamed);
   write_status(ring);
 }
 

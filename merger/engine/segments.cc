@@ -71,6 +71,8 @@ void Segments::free_slot(BackBuffer& back, const Place& place, std::uint64_t has
   SHMSTATE_INVARIANT(entries_of_page_[place.page] > 0 && occupied_count_ > 0);
   --entries_of_page_[place.page];
   --occupied_count_;
+  std::uint32_t& generation = generations_[place.page];
+  if (generation != kLastGeneration) ++generation;
 }
 
 // ---- directory and segments

@@ -25,6 +25,13 @@
 
 namespace shmstate::internal {
 
+/// Where an entry was found. It is still there if since then no entry of that page was erased or moved. The default is
+/// nowhere.
+struct KnownPlace {
+  std::uint32_t line = 0;        // of the buffer
+  std::uint32_t generation = 0;  // of the page, at that time
+};
+
 class Segments {
  public:
   /// Called after a split has moved an entry, before its old slot is freed.
@@ -37,7 +44,8 @@ class Segments {
         moved_(std::move(moved)),
         hash_seed_(geometry.hash_seed),
         pages_max_(geometry.pages_max()),
-        entries_of_page_(geometry.pages_max(), 0) {}
+        entries_of_page_(geometry.pages_max(), 0),
+        generations_(geometry.pages_max(), 1) {}
 
   /// Makes a directory with one empty segment. Returns false when there is no memory.
   [[nodiscard]] bool create(BackBuffer& back);
@@ -68,7 +76,7 @@ class Segments {
   class Guesses {
    public:
     /// The group where the search for a key begins, and the key's tag: page << 16 | group << 8 | tag.
-    enum class Home : std::uint64_t {};
+    enum class Home : std::uint64_t { kNone = 0 };
 
     explicit Guesses(const BackBuffer& back) noexcept : base_(back.base()) {
       const DirectoryWord directory = directory_word(back);
@@ -85,6 +93,7 @@ class Segments {
     }
     /// Prefetches the second one: the slot where the key probably is, or null.
     [[nodiscard]] layout::Slot* prefetch_slot(Home home) const noexcept {
+      if (home == Home::kNone) return nullptr;
       const auto word = static_cast<std::uint64_t>(home);
       const std::uint64_t group = word >> 8 & 0xff;
       std::byte* const segment = base_ + (word & ~std::uint64_t{0xffff});
@@ -108,14 +117,23 @@ class Segments {
     const std::byte* pages_;  // of the directory's entries: 32 bits each
     std::uint64_t mask_;
   };
-  /// The slot that a writer's hint names, or null.
-  [[nodiscard]] layout::Slot* prefetch_hint(const BackBuffer& back, std::uint64_t hint) const noexcept {
-    const Place at = Place::unpack(hint);
-    if (at.page >= pages_.committed() || entries_of_page_[at.page] == 0 || at.slot >= layout::kSegmentSlots) {
-      return nullptr;
-    }
-    __builtin_prefetch(&slot(back, at), 1);
-    return &slot(back, at);
+
+  // ---- places that are remembered
+
+  [[nodiscard]] KnownPlace remember(const BackBuffer& back, const Place& place) const noexcept {
+    const std::uint32_t generation = generations_[place.page];
+    if (generation == kLastGeneration) return {};
+    const auto offset = reinterpret_cast<const std::byte*>(&slot(back, place)) - back.base();
+    return {.line = static_cast<std::uint32_t>(static_cast<std::uint64_t>(offset) / layout::kLine),
+            .generation = generation};
+  }
+  /// The slot, or null when the entry may have left it.
+  [[nodiscard]] layout::Slot* recall(const BackBuffer& back, const KnownPlace& known) const noexcept {
+    if (generations_[known.line / kPageLines] != known.generation) return nullptr;
+    return slot_at(back, known);
+  }
+  static void prefetch(const BackBuffer& back, const KnownPlace& known) noexcept {
+    __builtin_prefetch(slot_at(back, known), 1);
   }
 
   // ---- changes
@@ -132,6 +150,13 @@ class Segments {
   [[nodiscard]] std::uint64_t occupied_count() const noexcept { return occupied_count_; }
 
  private:
+  static constexpr std::size_t kPageLines = layout::kPageBytes / layout::kLine;
+  static constexpr std::uint32_t kLastGeneration = ~std::uint32_t{0};  // never ends, and nothing is remembered of it
+
+  [[nodiscard]] static layout::Slot* slot_at(const BackBuffer& back, const KnownPlace& known) noexcept {
+    return back.at<layout::Slot>(std::uint64_t{known.line} * layout::kLine);
+  }
+
   // A segment splits when it is so full: searches stay short.
   static constexpr std::uint32_t kSegmentEntriesMax = layout::kSegmentSlots * 19 / 20;
 
@@ -164,6 +189,7 @@ class Segments {
   std::uint64_t split_count_ = 0;
   std::uint64_t occupied_count_ = 0;            // counted where slots are claimed and freed
   std::vector<std::uint16_t> entries_of_page_;  // entries of the segment in a page
+  std::vector<std::uint32_t> generations_;      // +1 for each entry that leaves its slot, by page
 };
 
 }  // namespace shmstate::internal

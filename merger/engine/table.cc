@@ -48,6 +48,23 @@ bool Table::update_bytes(BackBuffer& back, layout::Slot& here, MutationHead muta
   return true;
 }
 
+bool Table::update_named_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
+                               const std::uint64_t* value) {
+  SlotHead head(SlotHead::key_bytes_of(here.head), mutation.value_bytes(), Type::kBytes);
+  head.place();
+  if (head.has(SlotHead::kValueInHeap) || here.head != head.pack()) return false;
+  back.store_bytes(here.words, {reinterpret_cast<const char*>(value), mutation.value_bytes()});
+  changed(back, Segments::place_of(back, here));
+  return true;
+}
+
+KnownPlace Table::find(const BackBuffer& back, const HashedKey& key) const {
+  Place at;
+  SlotHead head;
+  const bool is_found = segments_.view(back).find(key, at, head) == BufferView::Found::kYes;
+  return is_found ? segments_.remember(back, at) : KnownPlace{};
+}
+
 std::optional<Reject> Table::set(BackBuffer& back, const HashedKey& key, const NewValue& value,
                                  const Attributes& attributes) {
   Place at;

@@ -67,6 +67,11 @@ class Table {
   /// A plain mutation, done in this slot; false, and nothing changed, when the key is not there or there is more to it.
   /// Key and value, in the words behind each other, may still lie in the ring.
   [[nodiscard]] bool update(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key);
+  /// The same by id, where the id's entry was found before; false also when it may have left that place.
+  [[nodiscard]] bool update(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
+                            const std::uint64_t* value);
+  /// Where the entry of a key is; nowhere when there is none.
+  [[nodiscard]] KnownPlace find(const BackBuffer& back, const HashedKey& key) const;
 
   /// Erases entries whose time has come and forgets tombstones; examines no more than `budget` of them.
   /// Returns whether anything changed.
@@ -75,7 +80,7 @@ class Table {
   /// Erases at most `budget` of the entries that belong to a ring. Returns true when none is left.
   [[nodiscard]] bool erase_owned(BackBuffer& back, std::uint32_t ring_index, std::size_t budget);
 
-  /// Where entries lie; a slot that it guesses from tags or a hint is only good for `update`.
+  /// Where entries lie; a slot that it guesses from tags is only good for `update`.
   [[nodiscard]] const Segments& segments() const noexcept { return segments_; }
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
@@ -105,8 +110,11 @@ class Table {
   void remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash);
   void erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason);
   [[nodiscard]] static bool holds_key(const std::uint64_t* stored, const std::uint64_t* key, std::size_t key_words);
+  [[nodiscard]] bool update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation, std::uint64_t value);
   [[nodiscard]] bool update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
                                   const std::uint64_t* key);
+  [[nodiscard]] bool update_named_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
+                                        const std::uint64_t* value);
   void changed(BackBuffer& back, const Place& place);
   void track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
   void count(const SlotHead& old, const SlotHead& now);
@@ -157,7 +165,24 @@ inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mut
   if (here.head != SlotHead(mutation.key_bytes(), kWord, mutation.type()).pack()) return false;
   const std::size_t key_words = words_of(mutation.key_bytes());
   if (!holds_key(here.words + 1, key, key_words)) return false;
-  std::uint64_t value = load_word(key + key_words, std::memory_order_relaxed);
+  return update_number(back, here, mutation, load_word(key + key_words, std::memory_order_relaxed));
+}
+
+// The key was compared when the place was remembered. So all that is left to compare is what the entry holds: a number
+// of this type, and nothing else beside a key of any length.
+inline bool Table::update(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
+                          const std::uint64_t* value) {
+  layout::Slot* const here = segments_.recall(back, known);
+  if (here == nullptr) return false;
+  if (!mutation.is_plain_named()) {
+    return mutation.is_plain_bytes() && mutation.is_known() && update_named_bytes(back, *here, mutation, value);
+  }
+  constexpr std::uint64_t kAnyKey = 0xffff;
+  if ((here->head | kAnyKey) != SlotHead(kAnyKey, kWord, mutation.type()).pack()) return false;
+  return update_number(back, *here, mutation, load_word(value, std::memory_order_relaxed));
+}
+
+inline bool Table::update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation, std::uint64_t value) {
   if (mutation.operation() != Operation::kSet) {
     const std::optional<std::uint64_t> result =
         combine_bits(mutation.operation(), mutation.type(), here.words[0], value);

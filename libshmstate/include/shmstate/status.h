@@ -41,6 +41,7 @@ enum class Status : std::uint8_t {
   kSystem,           ///< a system call failed; the message names it
   kInvalidArgument,  ///< an option has a value that makes no sense
   kForked,           ///< it was opened before a fork, and this is the child; open another one here
+  kUnknown,          ///< the merger does not know an id, operation, type or flag of a mutation
 };
 
 /// A short English phrase for a status, for messages and logs.
@@ -75,6 +76,7 @@ enum class Status : std::uint8_t {
     case Status::kSystem: return "system error";
     case Status::kInvalidArgument: return "invalid argument";
     case Status::kForked: return "opened before a fork, by the parent; open it again in the child";
+    case Status::kUnknown: return "the merger does not know what this says";
   }
   return "unknown status";
 }

@@ -45,6 +45,10 @@ enum class WhenFull : std::uint8_t {
 struct WriterOptions {
   std::string name{};                             ///< shown in the status; the program's name when empty
   std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
+  /// Memory for the names of bound keys that have an id, committed as used: each takes its length, rounded up to 8, and
+  /// 8 bytes more. Keys for which there is no room are pushed as text (`WriterCounters::unnamed`). 0 to 1 GiB; a quarter
+  /// of the ring when it is not given. A shared ring has none.
+  std::optional<std::size_t> names_bytes{};
   WhenFull when_full = WhenFull::kBlock;
   std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for kBlock; for kConflate at the end
   std::size_t conflate_bytes_max = std::size_t{64} << 20;           ///< for `WhenFull::kConflate`
@@ -87,6 +91,7 @@ struct WriterCounters {
   /// Mutations that were accepted and then lost with an instance that was removed (`WriterOptions::reopen`). Those of a
   /// shared ring are not counted: nobody knows whose they were.
   std::uint64_t lost = 0;
+  std::uint64_t unnamed = 0;  ///< bound keys that are pushed as text, since there was no room for their names
 };
 
 /// Where a writer stands.
@@ -97,7 +102,7 @@ struct WriterStatus {
   Status ring = Status::kOk;       ///< otherwise, why pushes are not merged: as from `flush`, and kForked
 };
 
-inline namespace layout_1 {
+inline namespace layout_2 {
 
 class Batch;
 class Writer;
@@ -127,7 +132,7 @@ class SHMSTATE_API Verbs {
   Status max(std::string_view key, ValueView value) noexcept { return push(internal::Operation::kMax, key, value); }
   Status min(std::string_view key, ValueView value) noexcept { return push(internal::Operation::kMin, key, value); }
 
-  /// The same with a key that remembers where it was seen: the merger then neither hashes nor searches.
+  /// The same with a key that has an id from its second use on: the merger then neither hashes nor searches.
   Status set(Key& key, ValueView value) noexcept { return push(internal::Operation::kSet, key, value); }
   Status set(Key& key, ValueView value, const SetOptions& options) noexcept;
   Status erase(Key& key) noexcept { return push(internal::Operation::kErase, key, {}); }
@@ -142,15 +147,20 @@ class SHMSTATE_API Verbs {
   [[nodiscard]] Self& self() noexcept { return static_cast<Self&>(*this); }
   [[gnu::always_inline]] Status push(internal::Operation operation, std::string_view key,
                                      const ValueView& value) noexcept {
-    const internal::BareMutation mutation(operation, key, value);
+    const internal::TextMutation mutation(operation, key, value);
     if (mutation.is_plain() && self().try_push(mutation)) [[likely]]
       return self().after_push();
     return self().push_asking(mutation.kind(), key, mutation.bits(), internal::bytes_of(value));
   }
   [[gnu::always_inline]] Status push(internal::Operation operation, Key& key, const ValueView& value) noexcept {
-    const internal::BareMutation mutation(operation, key.plan(), value);
-    if (key.recall(self().instance_id()) && mutation.is_plain() && self().try_push(mutation)) [[likely]]
-      return self().after_push();
+    const internal::NamedMutation mutation(operation, key.id_, value);
+    const std::uint64_t ring_id = self().ring_here();
+    if (key.named_in_ == ring_id) [[likely]] {
+      if (mutation.is_plain() && self().try_push(mutation)) [[likely]]
+        return self().after_push();
+    } else if (key.unnamed_in_ == ring_id) {
+      return push(operation, key.bytes_, value);
+    }
     return self().push_asking(mutation.kind(), key, mutation.bits(), internal::bytes_of(value));
   }
 };
@@ -193,8 +203,8 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   [[nodiscard]] WriterStatus status() noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
-  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, and
-  /// kMutationTooBig for those of batches that are larger than it allows.
+  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, kMutationTooBig
+  /// for those of batches that are larger than it allows, and kUnknown for what it does not know.
   [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
   /// How many mutations a batch may hold, as the merger is configured now (`shmstate-merger --batch-max`); the largest
   /// number when it sets no limit. A batch may hold `kBatchBytesPerMutation` for each of them, keys and values
@@ -208,13 +218,14 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   friend class Batch;
   friend class Verbs<Writer>;
   struct Impl;
-  [[nodiscard, gnu::always_inline]] bool try_push(const internal::BareMutation& mutation) noexcept {
+  template <typename Bare>
+  [[nodiscard, gnu::always_inline]] bool try_push(const Bare& mutation) noexcept {
     return pusher_->try_push(mutation);
   }
   [[nodiscard, gnu::always_inline]] Status after_push() noexcept {
     return pusher_->is_merger_awake() ? Status::kOk : wake_merger();
   }
-  [[nodiscard]] const internal::layout::Id& instance_id() const noexcept { return pusher_->instance_id; }
+  [[nodiscard]] std::uint64_t ring_here() const noexcept { return pusher_->ring_id; }
   /// Pushes whatever it is: operation and type, and the value as a number's bits or as bytes.
   Status push_asking(std::uint8_t kind, std::string_view key, std::uint64_t bits, std::string_view bytes) noexcept;
   Status push_asking(std::uint8_t kind, Key& key, std::uint64_t bits, std::string_view bytes) noexcept;
@@ -243,11 +254,12 @@ class SHMSTATE_API Batch : public Verbs<Batch> {
   friend class Verbs<Batch>;
   Batch(std::shared_ptr<internal::OpenBatch> open, std::uint64_t number) noexcept
       : open_(std::move(open)), number_(number) {}
-  [[nodiscard, gnu::always_inline]] bool try_push(const internal::BareMutation& mutation) noexcept {
+  template <typename Bare>
+  [[nodiscard, gnu::always_inline]] bool try_push(const Bare& mutation) noexcept {
     return open_->try_add(number_, mutation);
   }
   [[nodiscard]] static Status after_push() noexcept { return Status::kOk; }
-  [[nodiscard]] const internal::layout::Id& instance_id() const noexcept { return open_->pusher->instance_id; }
+  [[nodiscard]] std::uint64_t ring_here() const noexcept { return open_->pusher->ring_id; }
   Status push_asking(std::uint8_t kind, std::string_view key, std::uint64_t bits, std::string_view bytes) noexcept;
   Status push_asking(std::uint8_t kind, Key& key, std::uint64_t bits, std::string_view bytes) noexcept;
   [[nodiscard]] SHMSTATE_LOCAL Status push(internal::Mutation mutation, Key* bound = nullptr) noexcept;
@@ -259,7 +271,7 @@ class SHMSTATE_API Batch : public Verbs<Batch> {
 extern template class Verbs<Writer>;
 extern template class Verbs<Batch>;
 
-}  // namespace layout_1
+}  // namespace layout_2
 }  // namespace shmstate
 
 #endif  // __cplusplus

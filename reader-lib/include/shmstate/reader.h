@@ -142,7 +142,7 @@ struct Attachment;
 class Watch;
 
 // What follows is compiled into programs, so its names are those of the layout: see detail/buffer_plain_read.h.
-inline namespace layout_1 {
+inline namespace layout_2 {
 
 class Snapshot;
 
@@ -469,7 +469,7 @@ std::optional<T> Snapshot::get(std::string_view key) const {
   return std::nullopt;
 }
 
-}  // namespace layout_1
+}  // namespace layout_2
 }  // namespace shmstate
 
 template <>

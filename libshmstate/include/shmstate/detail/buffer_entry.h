@@ -11,7 +11,7 @@
 
 namespace shmstate::internal {
 
-inline namespace layout_1 {
+inline namespace layout_2 {
 
 /// Views the entry in a slot, if it is a `PlainNumber`. `entry` has the members of an EntryView.
 template <typename Entry>
@@ -29,5 +29,5 @@ template <typename Entry>
   return true;
 }
 
-}  // namespace layout_1
+}  // namespace layout_2
 }  // namespace shmstate::internal

@@ -18,8 +18,8 @@
 
 namespace shmstate::internal {
 
-inline namespace layout_1 {
-static_assert(layout::kLayoutMajor == 1);
+inline namespace layout_2 {
+static_assert(layout::kLayoutMajor == 2);
 
 /// The hash of a key, as `hash_key`: the one call that a plain read makes.
 [[nodiscard, gnu::pure]] SHMSTATE_API std::uint64_t hash_of(const char* key, std::size_t key_bytes,
@@ -161,5 +161,5 @@ class PlainRead {
   IdWords instance_id_{};
 };
 
-}  // namespace layout_1
+}  // namespace layout_2
 }  // namespace shmstate::internal

@@ -23,48 +23,32 @@ namespace shmstate::internal {
 
 struct Batching;
 
-inline namespace layout_1 {
+inline namespace layout_2 {
 
-static_assert(layout::kLayoutMajor == 1, "the namespace has its name");
+static_assert(layout::kLayoutMajor == 2, "the namespace has its name");
 
 [[nodiscard, gnu::always_inline]] inline std::string_view bytes_of(const ValueView& value) noexcept {
   return value.type() == Type::kBytes ? value.bytes() : std::string_view();
 }
 
-/// A mutation without attributes, in words. It is plain when nothing is wrong with it and its value is a number: nearly
-/// all are like that.
+/// What is done to a key, without attributes, in words. It is plain when nothing is wrong with it and its value is a
+/// number: nearly all are like that.
 class BareMutation {
  public:
-  [[gnu::always_inline]] BareMutation(Operation operation, std::string_view key, const ValueView& value) noexcept
-      : BareMutation(operation, {key, head_word(kWord, key.size(), 0, 0), record_bytes(key.size(), kWord, 0), 0},
-                     value) {
-    is_plain_ = is_plain_ && key.size() - 1 < kKeyBytesMax;
-  }
-  [[gnu::always_inline]] BareMutation(Operation operation, const RecordPlan& plan, const ValueView& value) noexcept
-      : plan_(plan), kind_(kind_of(operation, value.type())), bits_(bits_of(value)) {
+  [[gnu::always_inline]] BareMutation(Operation operation, const ValueView& value) noexcept
+      : kind_(kind_of(operation, value.type())), bits_(bits_of(value)) {
     const bool must_be_number = value.type() == Type::kFloat64 && operation != Operation::kSet;
     is_plain_ =
         must_be_number ? !std::isnan(value.float64()) : value.type() == Type::kInt64 || value.type() == Type::kFloat64;
   }
 
   [[nodiscard]] bool is_plain() const noexcept { return is_plain_; }
-  /// Of the record.
-  [[nodiscard]] std::size_t bytes() const noexcept { return plan_.bytes; }
-  [[gnu::always_inline]] void encode(std::byte* at, std::uint8_t batch_flag) const noexcept {
-    put(at, plan_.head | head_word(0, 0, kind_, batch_flag));
-    std::byte* const end = at + plan_.bytes;
-    at += sizeof(layout::RecordHead);
-    if (plan_.hint != 0) {
-      put(at, plan_.hint);
-      at += kWord;
-    }
-    copy_padded(at, plan_.key);
-    put(end - kWord, bits_);
-  }
-
   [[nodiscard]] std::uint8_t kind() const noexcept { return kind_; }
   /// Of the number.
   [[nodiscard]] std::uint64_t bits() const noexcept { return bits_; }
+
+ protected:
+  [[gnu::always_inline]] static void put(std::byte* at, std::uint64_t word) noexcept { std::memcpy(at, &word, kWord); }
 
  private:
   [[gnu::always_inline]] static std::uint64_t bits_of(const ValueView& value) noexcept {
@@ -74,12 +58,45 @@ class BareMutation {
       default: return 0;
     }
   }
-  [[gnu::always_inline]] static void put(std::byte* at, std::uint64_t word) noexcept { std::memcpy(at, &word, kWord); }
 
-  RecordPlan plan_;
   std::uint8_t kind_;
   bool is_plain_ = false;
   std::uint64_t bits_;
+};
+
+/// By the key's bytes.
+class TextMutation : public BareMutation {
+ public:
+  [[gnu::always_inline]] TextMutation(Operation operation, std::string_view key, const ValueView& value) noexcept
+      : BareMutation(operation, value), key_(key) {}
+
+  [[nodiscard]] bool is_plain() const noexcept { return BareMutation::is_plain() && key_.size() - 1 < kKeyBytesMax; }
+  /// Of the record.
+  [[nodiscard]] std::size_t bytes() const noexcept { return record_bytes(key_.size(), kWord, 0); }
+  [[gnu::always_inline]] void encode(std::byte* at, std::uint8_t batch_flag) const noexcept {
+    put(at, head_word(kWord, key_.size(), kind(), batch_flag));
+    copy_padded(at + sizeof(layout::RecordHead), key_);
+    put(at + bytes() - kWord, bits());
+  }
+
+ private:
+  std::string_view key_;
+};
+
+/// By the id that the key has in the ring.
+class NamedMutation : public BareMutation {
+ public:
+  [[gnu::always_inline]] NamedMutation(Operation operation, std::uint32_t id, const ValueView& value) noexcept
+      : BareMutation(operation, value), id_(id) {}
+
+  [[nodiscard]] static constexpr std::size_t bytes() noexcept { return record_bytes(0, kWord, kById); }
+  [[gnu::always_inline]] void encode(std::byte* at, std::uint8_t batch_flag) const noexcept {
+    put(at, named_head_word(id_, kWord, kind(), batch_flag));
+    put(at + sizeof(layout::NamedRecordHead), bits());
+  }
+
+ private:
+  std::uint32_t id_;
 };
 
 /// A writer's ring, as far as a push that needs no question must know it.
@@ -87,13 +104,14 @@ class RingPusher : public RingProducer<layout::RingHeader> {
  public:
   RingPusher(layout::RingHeader& header, std::byte* data, std::uint64_t data_bytes, const layout::Sleep& sleep) noexcept
       : RingProducer(header, data_bytes),
-        instance_id(header.instance_id),
+        ring_id(header.ring_id),
         data_(data),
         mask_(data_bytes - 1),
         sleep_(&sleep) {}
 
   /// False when a question must be asked first; then nothing was pushed.
-  [[nodiscard, gnu::always_inline]] bool try_push(const BareMutation& mutation) noexcept {
+  template <typename Bare>
+  [[nodiscard, gnu::always_inline]] bool try_push(const Bare& mutation) noexcept {
     const std::size_t bytes = mutation.bytes();
     if (!may_push(bytes)) return false;
     __builtin_prefetch(here() + kPrefetchBytes, 1);
@@ -115,7 +133,7 @@ class RingPusher : public RingProducer<layout::RingHeader> {
   /// After each push; if it is not, somebody must wake it.
   [[nodiscard]] bool is_merger_awake() const noexcept { return phase_after_push(*sleep_) % 2 == 0; }
 
-  layout::Id instance_id;
+  std::uint64_t ring_id;                       // ids of keys belong to it
   const std::uint64_t* unasked_end = nullptr;  // the word with the position below which records may be pushed
   std::uint64_t pushed = 0;                    // mutations
 
@@ -131,7 +149,8 @@ class RingPusher : public RingProducer<layout::RingHeader> {
 /// writer while there are batches.
 struct OpenBatch {
   /// False when a question must be asked first.
-  [[nodiscard, gnu::always_inline]] bool try_add(std::uint64_t to, const BareMutation& mutation) noexcept {
+  template <typename Bare>
+  [[nodiscard, gnu::always_inline]] bool try_add(std::uint64_t to, const Bare& mutation) noexcept {
     const std::size_t end = bytes + mutation.bytes();
     if (to != number || count >= unasked_count || end > *unasked_bytes) return false;
     mutation.encode(records + bytes, kBatchContinues);
@@ -152,5 +171,5 @@ struct OpenBatch {
   Batching* writer = nullptr;  // none once it is gone
 };
 
-}  // namespace layout_1
+}  // namespace layout_2
 }  // namespace shmstate::internal

@@ -24,7 +24,7 @@ struct Mutation {
   std::uint8_t flags = 0;     // RecordFlag, except kBatchContinues
   std::uint64_t ttl_ns = 0;   // with kWithTtl
   std::uint64_t version = 0;  // with kWithVersion
-  std::uint64_t hint = 0;     // with kWithHint: a packed Place, where the key was last seen
+  std::uint32_t id = 0;       // with kById: of the key, in this ring
 };
 
 enum RecordFlag : std::uint8_t {
@@ -32,23 +32,30 @@ enum RecordFlag : std::uint8_t {
   kEphemeral = 2,       // set: the key goes when this ring's writer goes
   kWithTtl = 4,         // set: a word with nanoseconds, counted by the merger
   kWithVersion = 8,     // set, erase: a word; applied only if it is higher than that of the entry
-  kWithHint = 16,       // a word that says where the merger may find the key; it looks before it believes
+  kById = 32,           // the head has the key's id, and no key follows
 };
-inline constexpr std::uint8_t kOptionalWordFlags = kWithTtl | kWithVersion | kWithHint;
+inline constexpr std::uint8_t kUnknownWordFlags = 64 | 128;  // stand for a word each, whatever they will mean
+inline constexpr std::uint8_t kOptionalWordFlags = kWithTtl | kWithVersion | kUnknownWordFlags;
+inline constexpr std::size_t kNamedValueBytesMax = 0xffff;  // of bytes that are set by id
 
 [[nodiscard]] constexpr std::uint8_t allowed_flags(Operation operation) noexcept {
   switch (operation) {
-    case Operation::kSet: return kBatchContinues | kEphemeral | kWithTtl | kWithVersion | kWithHint;
-    case Operation::kErase: return kBatchContinues | kWithVersion | kWithHint;
-    default: return kBatchContinues | kWithHint;
+    case Operation::kSet: return kBatchContinues | kEphemeral | kWithTtl | kWithVersion | kById;
+    case Operation::kErase: return kBatchContinues | kWithVersion | kById;
+    default: return kBatchContinues | kById;
   }
 }
 
+/// Between the head and the key: a word for each such flag.
+[[nodiscard]] constexpr std::size_t optional_words(unsigned flags) noexcept {
+  std::size_t words = 0;
+  for (unsigned left = flags & kOptionalWordFlags; left != 0; left &= left - 1) ++words;
+  return words;
+}
+/// `key_bytes`: none of a key that has an id.
 [[nodiscard]] constexpr std::size_t record_bytes(std::size_t key_bytes, std::size_t value_bytes,
                                                  unsigned flags) noexcept {
-  const std::size_t optional_words =
-      (flags & kWithTtl ? 1U : 0U) + (flags & kWithVersion ? 1U : 0U) + (flags & kWithHint ? 1U : 0U);
-  return sizeof(layout::RecordHead) + optional_words * kWord + padded(key_bytes) + padded(value_bytes);
+  return sizeof(layout::RecordHead) + optional_words(flags) * kWord + padded(key_bytes) + padded(value_bytes);
 }
 
 inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValueBytesMax, kOptionalWordFlags);
@@ -61,7 +68,8 @@ inline constexpr std::size_t kRecordBytesMax = record_bytes(kKeyBytesMax, kValue
   }
 }
 [[nodiscard]] inline std::size_t record_bytes(const Mutation& mutation) noexcept {
-  return record_bytes(mutation.key.size(), value_bytes_of(mutation.value), mutation.flags);
+  const std::size_t key_bytes = (mutation.flags & kById) != 0 ? 0 : mutation.key.size();
+  return record_bytes(key_bytes, value_bytes_of(mutation.value), mutation.flags);
 }
 
 /// What is wrong with a mutation before it is pushed.
@@ -115,13 +123,11 @@ template <std::size_t kEach>
   return value_bytes | std::uint64_t{key_bytes} << 32 | std::uint64_t{kind} << 48 | std::uint64_t{flags} << 56;
 }
 
-/// What the record of a number consists of, but for the number and what is done with it.
-struct RecordPlan {
-  std::string_view key;
-  std::uint64_t head = 0;  // without the kind
-  std::size_t bytes = 0;   // of the whole record
-  std::uint64_t hint = 0;
-};
+/// The same of a layout::NamedRecordHead.
+[[nodiscard]] constexpr std::uint64_t named_head_word(std::uint32_t id, std::size_t value_bytes, std::uint8_t kind,
+                                                      unsigned flags) noexcept {
+  return head_word(id, value_bytes, kind, flags | kById);
+}
 
 /// Writes a checked mutation to `at`, which has room for `record_bytes(mutation)`.
 inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t batch_flag) noexcept {
@@ -129,13 +135,18 @@ inline void encode_record(std::byte* at, const Mutation& mutation, std::uint8_t 
     std::memcpy(at, &word, kWord);
     at += kWord;
   };
-  put(head_word(value_bytes_of(mutation.value), mutation.key.size(), kind_of(mutation.operation, mutation.value.type()),
-                mutation.flags | batch_flag));
+  const std::uint8_t kind = kind_of(mutation.operation, mutation.value.type());
+  const unsigned flags = unsigned{mutation.flags} | batch_flag;
+  const std::size_t value_bytes = value_bytes_of(mutation.value);
+  const bool is_named = (mutation.flags & kById) != 0;
+  put(is_named ? named_head_word(mutation.id, value_bytes, kind, flags)
+               : head_word(value_bytes, mutation.key.size(), kind, flags));
   if ((mutation.flags & kWithTtl) != 0) put(mutation.ttl_ns);
   if ((mutation.flags & kWithVersion) != 0) put(mutation.version);
-  if ((mutation.flags & kWithHint) != 0) put(mutation.hint);
-  copy_padded(at, mutation.key);
-  at += padded(mutation.key.size());
+  if (!is_named) {
+    copy_padded(at, mutation.key);
+    at += padded(mutation.key.size());
+  }
   switch (mutation.value.type()) {
     case Type::kBytes:
       if (!mutation.value.bytes().empty()) copy_padded(at, mutation.value.bytes());
