@@ -33,7 +33,7 @@ class RingFile {
  public:
   struct Description {
     std::uint64_t data_bytes;  // a power of two
-    std::uint64_t names_bytes;  // a multiple of kNamesBytesStep
+    std::uint64_t names_bytes = 0;  // a multiple of kNamesBytesStep
     std::uint32_t flags;
     std::string name;
     layout::Id instance_id;

@@ -111,27 +111,25 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
   Staged* next = staged_.data();
   while (next != staged_.data() + kGroupRecords && at < end) {
     const MutationHead head = MutationHead::take(at);
+    Staged& staged = *next;
+    staged.head = head;
+    staged.key = reinterpret_cast<const std::uint64_t*>(at) + 1;
     std::size_t bytes = head.usual_record_bytes();
     const bool is_usual = bytes != 0;
-    const bool is_plain_named = !is_usual && head.is_plain_named();
-    if (!is_usual) bytes = is_plain_named ? kPlainNamedBytes : head.record_bytes();
+    if (!is_usual) bytes = head.is_plain_named() ? kPlainNamedBytes : head.record_bytes();
     if (bytes == 0 || bytes > static_cast<std::size_t>(end - at)) {
       pass.is_malformed = true;
       break;
     }
-    Staged& staged = *next++;
-    staged.head = head;
-    staged.key = reinterpret_cast<const std::uint64_t*>(at) + 1;
-    if (!is_usual && !is_plain_named) staged.key += head.optional_words();
-    if (head.is_named()) {
+    if (is_usual) {
+      staged.home = guesses.prefetch_home(hash_key({reinterpret_cast<const char*>(staged.key), head.key_bytes()}, hash_seed));
+    } else if (head.is_plain_named()) {
       staged.known = ids.place_of(head.id());
       __builtin_prefetch(staged.known);
-    } else if (is_usual || head.is_known()) {
-      const std::string_view key{reinterpret_cast<const char*>(staged.key), head.key_bytes()};
-      staged.home = guesses.prefetch_home(hash_key(key, hash_seed));
     } else {
-      staged.home = Segments::Guesses::Home::kNone;
+      stage_other(pass, guesses, staged);
     }
+    ++next;
     at += bytes;
     if (at >= enough && !head.has(kBatchContinues)) break;
   }
@@ -144,6 +142,19 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
   }
   return {.count = static_cast<std::size_t>(next - staged_.data()),
           .end = pass.position + static_cast<std::size_t>(at - begin)};
+}
+
+// What has more to it than a number.
+void RingDrain::stage_other(const Pass& pass, const Segments::Guesses& guesses, Staged& staged) const noexcept {
+  staged.key += staged.head.optional_words();
+  if (staged.head.is_named()) {
+    staged.known = pass.ring.ids.place_of(staged.head.id());
+  } else if (staged.head.is_known()) {
+    const std::string_view key{reinterpret_cast<const char*>(staged.key), staged.head.key_bytes()};
+    staged.home = guesses.prefetch_home(hash_key(key, hash_seed_));
+  } else {
+    staged.home = guesses.nowhere();
+  }
 }
 
 // A batch may be longer than a group. Before its first part is applied, the rest is surveyed: its end may not have been

@@ -67,6 +67,7 @@ class RingDrain {
   void merge(Pass& pass);
   [[nodiscard]] Group next_group(Pass& pass);
   [[nodiscard]] Group stage(Pass& pass);
+  [[gnu::noinline]] void stage_other(const Pass& pass, const Segments::Guesses& guesses, Staged& staged) const noexcept;
   [[nodiscard]] bool continues(const Group& group) const noexcept {
     return group.count > 0 && staged_[group.count - 1].head.has(kBatchContinues);
   }

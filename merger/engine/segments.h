@@ -76,7 +76,7 @@ class Segments {
   class Guesses {
    public:
     /// The group where the search for a key begins, and the key's tag: page << 16 | group << 8 | tag.
-    enum class Home : std::uint64_t { kNone = 0 };
+    enum class Home : std::uint64_t {};
 
     explicit Guesses(const BackBuffer& back) noexcept : base_(back.base()) {
       const DirectoryWord directory = directory_word(back);
@@ -91,9 +91,12 @@ class Segments {
       __builtin_prefetch(base_ + page * layout::kPageBytes + offset_of(group));
       return Home{std::uint64_t{page} << 16 | group << 8 | tag_of(hash)};
     }
+    /// Where no key is: what leads there are the tags of free slots.
+    [[nodiscard]] Home nowhere() const noexcept {
+      return Home{static_cast<std::uint64_t>(prefetch_home(0)) & ~std::uint64_t{0xff}};
+    }
     /// Prefetches the second one: the slot where the key probably is, or null.
     [[nodiscard]] layout::Slot* prefetch_slot(Home home) const noexcept {
-      if (home == Home::kNone) return nullptr;
       const auto word = static_cast<std::uint64_t>(home);
       const std::uint64_t group = word >> 8 & 0xff;
       std::byte* const segment = base_ + (word & ~std::uint64_t{0xffff});

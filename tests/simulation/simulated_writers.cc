@@ -35,6 +35,7 @@ void Simulation::open(Producer& producer) {
   options.shared = producer.kind == Producer::Kind::kShared;
   if (producer.kind == Producer::Kind::kConflating) options.when_full = WhenFull::kConflate;
   if (producer.kind == Producer::Kind::kBlocking) options.when_full = WhenFull::kBlock;
+  if (dice_.chance(20)) options.names_bytes = dice_.below(2) * 4096;
   producer.is_busy = true;
   perform(&producer, false, [&] {
     producer.writer.emplace(path(), options);
@@ -61,7 +62,8 @@ void Simulation::accept(Producer& producer) {
   while (log.accepted_end < tail) {
     RecordView record;
     if (!parse_record(ring.at(log.accepted_end), tail - log.accepted_end, record)) return fail("a malformed record");
-    const Mutation mutation = record.mutation();
+    Mutation mutation = record.mutation();
+    if ((mutation.flags & kById) != 0) mutation.key = ring.names().name_of(mutation.id);
     const std::optional<std::size_t> key = index_of(mutation.key);
     if (!key) return fail("a key that nobody pushed");
     seen.push_back(Pushed::of(mutation, *key));
@@ -100,42 +102,32 @@ Pushed Simulation::random_mutation(const Producer& producer) {
   return pushed;
 }
 
-Status Simulation::push_one(Producer& producer, const Pushed& pushed) {
-  Writer& writer = *producer.writer;
-  const std::string& key = keys()[pushed.key];
-  Key& bound = producer.bound[pushed.key];
+namespace {
+
+/// Does to a writer or a batch, with a key's bytes or a bound key, what is to be pushed.
+template <typename To, typename K>
+Status push_to(To& to, K& key, const Pushed& pushed) {
   const Value value = pushed.content.to_value();
-  const bool is_bound = dice_.chance(40);
   const SetOptions options{.ttl = nanoseconds(pushed.ttl_ns),
                            .ephemeral = pushed.has(kEphemeral),
                            .version = pushed.has(kWithVersion) ? std::optional(pushed.version) : std::nullopt};
   switch (pushed.operation) {
-    case Operation::kSet:
-      if (pushed.flags != 0) return writer.set(key, value, options);
-      return is_bound ? writer.set(bound, value) : writer.set(key, value);
-    case Operation::kErase: return pushed.has(kWithVersion) ? writer.erase(key, pushed.version) : writer.erase(key);
-    case Operation::kAdd: return is_bound ? writer.add(bound, value) : writer.add(key, value);
-    case Operation::kMax: return is_bound ? writer.max(bound, value) : writer.max(key, value);
-    case Operation::kMin: return is_bound ? writer.min(bound, value) : writer.min(key, value);
+    case Operation::kSet: return pushed.flags != 0 ? to.set(key, value, options) : to.set(key, value);
+    case Operation::kErase: return pushed.has(kWithVersion) ? to.erase(key, pushed.version) : to.erase(key);
+    case Operation::kAdd: return to.add(key, value);
+    case Operation::kMax: return to.max(key, value);
+    case Operation::kMin: return to.min(key, value);
   }
   return Status::kOk;
 }
 
-Status Simulation::add_to(Batch& batch, const Pushed& pushed) {
-  if (pushed.key == kGrowing) return batch.set(growing_key(pushed.content.bits), pushed.content.to_value());
-  const std::string& key = keys()[pushed.key];
-  const Value value = pushed.content.to_value();
-  const SetOptions options{.ttl = nanoseconds(pushed.ttl_ns),
-                           .ephemeral = pushed.has(kEphemeral),
-                           .version = pushed.has(kWithVersion) ? std::optional(pushed.version) : std::nullopt};
-  switch (pushed.operation) {
-    case Operation::kSet: return batch.set(key, value, options);
-    case Operation::kErase: return pushed.has(kWithVersion) ? batch.erase(key, pushed.version) : batch.erase(key);
-    case Operation::kAdd: return batch.add(key, value);
-    case Operation::kMax: return batch.max(key, value);
-    case Operation::kMin: return batch.min(key, value);
-  }
-  return Status::kOk;
+}  // namespace
+
+template <typename To>
+Status Simulation::push_one(Producer& producer, To& to, const Pushed& pushed) {
+  if (pushed.key == kGrowing) return to.set(growing_key(pushed.content.bits), pushed.content.to_value());
+  if (dice_.chance(60)) return push_to(to, producer.bound[pushed.key], pushed);
+  return push_to(to, keys()[pushed.key], pushed);
 }
 
 // Accepted or not, and nothing between; a writer that died is gone.
@@ -160,7 +152,7 @@ void Simulation::push(Producer& producer) {
   producer.was_accepted = false;
   producer.is_busy = true;
   Status status = Status::kOk;
-  const bool lived = perform(&producer, true, [&] { status = push_one(producer, pushed); });
+  const bool lived = perform(&producer, true, [&] { status = push_one(producer, *producer.writer, pushed); });
   check_push(producer, status, lived);
 }
 
@@ -171,8 +163,8 @@ void Simulation::push_conflated(Producer& producer) {
       producer.batch.reset();
       Batch& batch = producer.batch.emplace(producer.writer->batch());
       const auto delta = static_cast<std::int64_t>(dice_.below(10));
-      expect(batch.add(keys()[kSum], delta) == Status::kOk, "an add to a batch");
-      expect(batch.set(keys()[kLast], producer.last + 1) == Status::kOk, "a set in a batch");
+      expect(batch.add(producer.bound[kSum], delta) == Status::kOk, "an add to a batch");
+      expect(batch.set(producer.bound[kLast], producer.last + 1) == Status::kOk, "a set in a batch");
       const Status status = batch.commit();
       if (status == Status::kRingRefused) return;
       expect(status == Status::kOk, "a push of a writer that conflates");
@@ -198,7 +190,9 @@ void Simulation::commit_intended(Producer& producer) {
   const bool lived = perform(&producer, true, [&] {
     producer.batch.reset();
     Batch& batch = producer.batch.emplace(producer.writer->batch());
-    for (const Pushed& pushed : producer.intended) expect(add_to(batch, pushed) == Status::kOk, "an add to a batch");
+    for (const Pushed& pushed : producer.intended) {
+      expect(push_one(producer, batch, pushed) == Status::kOk, "an add to a batch");
+    }
     status = batch.commit();
   });
   check_push(producer, status, lived);
@@ -215,7 +209,7 @@ void Simulation::flood(Producer& producer) {
     producer.was_accepted = false;
     producer.is_busy = true;
     Status status = Status::kOk;
-    const bool lived = perform(&producer, true, [&] { status = push_one(producer, pushed); });
+    const bool lived = perform(&producer, true, [&] { status = push_one(producer, *producer.writer, pushed); });
     check_push(producer, status, lived);
   }
 }

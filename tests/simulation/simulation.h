@@ -173,8 +173,8 @@ class Simulation final : public SimulatedKernel {
   void grow(Producer& producer);
   void flush(Producer& producer);
   [[nodiscard]] Pushed random_mutation(const Producer& producer);
-  Status push_one(Producer& producer, const Pushed& pushed);
-  static Status add_to(Batch& batch, const Pushed& pushed);
+  template <typename To>
+  Status push_one(Producer& producer, To& to, const Pushed& pushed);
   void check_push(Producer& producer, Status status, bool lived);
 
   // Readers

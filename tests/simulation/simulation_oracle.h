@@ -129,7 +129,7 @@ struct Pushed {
 
   static Pushed of(const Mutation& mutation, std::size_t key) noexcept {
     return {
-        mutation.operation, key, Content::of(mutation.value), mutation.flags & ~unsigned{kWithHint}, mutation.ttl_ns,
+        mutation.operation, key, Content::of(mutation.value), mutation.flags & ~unsigned{kById}, mutation.ttl_ns,
         mutation.version};
   }
   [[nodiscard]] bool has(RecordFlag flag) const noexcept { return (flags & flag) != 0; }

@@ -340,7 +340,7 @@ void write_hostile_stream(const RingFile& ring, Random& random) {
     mutation.flags = static_cast<std::uint8_t>(random.word() & random.word() & allowed_flags(mutation.operation));
     mutation.ttl_ns = random.word() >> random.below(64);
     mutation.version = random.word();
-    mutation.hint = random.word() >> random.below(64);
+    mutation.id = static_cast<std::uint32_t>(random.word() >> random.between(32, 63));
     if (mutation.operation != Operation::kErase) mutation.value = static_cast<std::int64_t>(random.word());
     if (mutation.operation == Operation::kSet && random.chance(50)) mutation.value = bytes;
     encode_record(ring.at(position), mutation, 0);
@@ -463,9 +463,13 @@ TEST(EngineTest, AWritersNameWithoutAnEndIsCutAndMadeHarmless) {
   TestInstance instance;
   const Writer writer = instance.writer(ring_of(kSmallRing));
   const os::Fd file = os::open_file(instance.owner().rings_path() / ring_name(writer.ring_id()), O_RDWR);
-  const std::string escape(layout::kRingHeaderBytes + kSmallRing - offsetof(layout::RingHeader, name), '\x1b');
-  ASSERT_EQ(::pwrite(file.get(), escape.data(), escape.size(), offsetof(layout::RingHeader, name)),
-            static_cast<ssize_t>(escape.size()));
+  const auto fill = [&](std::size_t begin, std::size_t end) {
+    const std::string escape(end - begin, '\x1b');
+    ASSERT_EQ(::pwrite(file.get(), escape.data(), escape.size(), static_cast<off_t>(begin)),
+              static_cast<ssize_t>(escape.size()));
+  };
+  fill(offsetof(layout::RingHeader, name), offsetof(layout::RingHeader, required_features));
+  fill(offsetof(layout::RingHeader, tail), layout::kRingHeaderBytes + kSmallRing);
   instance.step();
   ASSERT_EQ(instance.count_events(Kind::kRingServed), 1U);
   EXPECT_EQ(instance.events().front().detail, std::string(sizeof layout::RingHeader::name, '?'));

@@ -167,14 +167,29 @@ TEST(LayoutTest, RingsDoorbellAndPinsAreFrozen) {
       SHMSTATE_AT(RingHeader, owner_pid, 48),
       SHMSTATE_AT(RingHeader, owner_uid, 52),
       SHMSTATE_AT(RingHeader, flags, 56),
+      SHMSTATE_AT(RingHeader, names_bytes, 60),
       SHMSTATE_AT(RingHeader, name, 64),
       SHMSTATE_AT(RingHeader, created_ns, 112),
+      SHMSTATE_AT(RingHeader, required_features, 120),
       SHMSTATE_AT(RingHeader, tail, 128),
+      SHMSTATE_AT(RingHeader, name_count, 136),
+      SHMSTATE_AT(RingHeader, unnamed_count, 144),
       SHMSTATE_AT(RingHeader, waiting, 256),
       SHMSTATE_AT(RingHeader, head, 384),
       SHMSTATE_AT(RingHeader, verdict, 392),
       SHMSTATE_AT(RingHeader, applied_count, 400),
       SHMSTATE_AT(RingHeader, rejected, 448),
+
+      SHMSTATE_SIZE(NameEntry, 8),
+      SHMSTATE_AT(NameEntry, offset, 0),
+      SHMSTATE_AT(NameEntry, key_bytes, 4),
+      SHMSTATE_AT(NameEntry, reserved, 6),
+
+      SHMSTATE_SIZE(NamedRecordHead, 8),
+      SHMSTATE_AT(NamedRecordHead, id, 0),
+      SHMSTATE_AT(NamedRecordHead, value_bytes, 4),
+      SHMSTATE_AT(NamedRecordHead, kind, 6),
+      SHMSTATE_AT(NamedRecordHead, flags, 7),
 
       SHMSTATE_SIZE(RecordHead, 8),
       SHMSTATE_AT(RecordHead, value_bytes, 0),
@@ -194,8 +209,8 @@ TEST(LayoutTest, RingsDoorbellAndPinsAreFrozen) {
 TEST(LayoutTest, ConstantsAreFrozen) {
   const auto number = [](auto value) { return static_cast<std::size_t>(value); };
   expect_frozen({
-      {"kLayoutMajor", layout::kLayoutMajor, 1},
-      {"kLayoutMinor", layout::kLayoutMinor, 2},
+      {"kLayoutMajor", layout::kLayoutMajor, 2},
+      {"kLayoutMinor", layout::kLayoutMinor, 0},
       {"kRequiredFeatures", layout::kRequiredFeatures, 1},
       {"kOptionalFeatures", layout::kOptionalFeatures, 0},
       {"kLine", layout::kLine, 64},
@@ -214,8 +229,12 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"kSegmentSlots", layout::kSegmentSlots, 1005},
       {"kRingHeaderBytes", layout::kRingHeaderBytes, 4096},
       {"kRingShared", layout::kRingShared, 1},
+      {"kRingFeatures", layout::kRingFeatures, 1},
       {"kRingBytesMin", kRingBytesMin, 65536},
       {"kRingBytesMax", kRingBytesMax, 1U << 30},
+      {"kNamesBytesMax", kNamesBytesMax, 1U << 30},
+      {"kNamesBytesStep", kNamesBytesStep, 4096},
+      {"kNamedValueBytesMax", kNamedValueBytesMax, 65535},
       {"kKeyBytesMax", kKeyBytesMax, 4096},
       {"kValueBytesMax", kValueBytesMax, 1U << 20},
       {"kLifeByte", kLifeByte, 0},
@@ -238,6 +257,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"Reject::kNoMemory", number(layout::Reject::kNoMemory), 2},
       {"Reject::kLimit", number(layout::Reject::kLimit), 3},
       {"Reject::kBatchTooBig", number(layout::Reject::kBatchTooBig), 4},
+      {"Reject::kUnknown", number(layout::Reject::kUnknown), 5},
       {"Type::kNone", number(Type::kNone), 0},
       {"Type::kInt64", number(Type::kInt64), 1},
       {"Type::kFloat64", number(Type::kFloat64), 2},
@@ -252,7 +272,8 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"kEphemeral", number(kEphemeral), 2},
       {"kWithTtl", number(kWithTtl), 4},
       {"kWithVersion", number(kWithVersion), 8},
-      {"kWithHint", number(kWithHint), 16},
+      {"kById", number(kById), 32},
+      {"kUnknownWordFlags", number(kUnknownWordFlags), 192},
       {"FeedKind::kChanged", number(FeedKind::kChanged), 1},
       {"FeedKind::kMoved", number(FeedKind::kMoved), 2},
       {"FeedKind::kErased", number(FeedKind::kErased), 3},
@@ -361,6 +382,12 @@ TEST(LayoutTest, RecordsAreFrozen) {
   EXPECT_EQ(record_hex({.operation = Operation::kAdd, .key = "12345678", .value = -0.5}),
             "0800000008002300 3132333435363738 000000000000e0bf")
       << kRemedy;
+  EXPECT_EQ(record_hex({.operation = Operation::kSet, .key = "k", .value = 1480, .flags = kById, .id = 3}),
+            "0300000008001120 c805000000000000")
+      << kRemedy;
+  EXPECT_EQ(record_hex({.operation = Operation::kSet, .key = "k", .value = "on", .flags = kById, .id = 3}),
+            "0300000002003120 6f6e000000000000")
+      << kRemedy;
   EXPECT_EQ(record_hex({.operation = Operation::kErase, .key = "k", .value = {}}), "0000000001000200 6b00000000000000")
       << kRemedy;
 }
@@ -450,9 +477,25 @@ TEST_F(LayoutOfAnInstance, ARingFileDescribesItself) {
   EXPECT_EQ(header.ring_id, writer_.ring_id()) << kRemedy;
   EXPECT_EQ(header.data_bytes, ring.data_bytes()) << kRemedy;
   EXPECT_EQ(std::filesystem::file_size(instance_.owner().rings_path() / ring_name(ring.id())),
-            layout::kRingHeaderBytes + ring.data_bytes())
+            layout::kRingHeaderBytes + ring.data_bytes() + ring.names().bytes())
       << kRemedy;
   EXPECT_EQ(hex(ring.at(0), 32), "080000000a001100 70756d702f372f72 706d000000000000 c805000000000000") << kRemedy;
+}
+
+TEST_F(LayoutOfAnInstance, NamesAreBehindTheDataTheIndexInFront) {
+  Key first("pump/7/rpm");
+  Key second("k");
+  for (int i = 0; i < 2; ++i) {
+    writer_.set(first, i);
+    writer_.set(second, i);
+  }
+  const RingFile ring = instance_.open_ring(writer_);
+  EXPECT_EQ(ring.header().required_features, layout::kRingNames) << kRemedy;
+  EXPECT_EQ(ring.header().names_bytes, ring.data_bytes() / 4) << kRemedy;
+  EXPECT_EQ(ring.header().name_count.load(std::memory_order_relaxed), 2U) << kRemedy;
+  const std::byte* const names = ring.at(0) + 2 * ring.data_bytes();  // its mapping has the data twice
+  EXPECT_EQ(hex(names, 24), "f0ff0f000a000000 e8ff0f0001000000 0000000000000000") << kRemedy;
+  EXPECT_EQ(hex(names + ring.names().bytes() - 24, 24), "6b00000000000000 70756d702f372f72 706d000000000000") << kRemedy;
 }
 
 TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {

@@ -158,7 +158,7 @@ class RingFileTest : public testing::Test {
  protected:
   [[nodiscard]] RingFile create(std::uint64_t data_bytes = kDataBytes) const {
     return RingFile::create(directory_.path(),
-                            {.data_bytes = data_bytes, .flags = 0, .name = "test", .instance_id = kInstance});
+                            {.data_bytes = data_bytes, .names_bytes = kNamesBytes, .flags = 0, .name = "test", .instance_id = kInstance});
   }
   [[nodiscard]] std::optional<RingFile> open(std::uint64_t id, const layout::Id& instance = kInstance) const {
     return RingFile::open(directory_.path(), id, instance);
@@ -166,6 +166,7 @@ class RingFileTest : public testing::Test {
   [[nodiscard]] std::filesystem::path path_of(std::uint64_t id) const { return directory_.path() / ring_name(id); }
 
   static constexpr layout::Id kInstance{1, 2, 3};
+  static constexpr std::uint64_t kNamesBytes = 8192;
   test::TemporaryDirectory directory_;
 };
 
@@ -221,7 +222,11 @@ TEST_F(RingFileTest, AHeaderThatIsNotThatOfARingIsRefused) {
       [](layout::RingHeader& header) { header.data_bytes *= 2; },
       [](layout::RingHeader& header) { header.data_bytes = 3 * kDataBytes / 2; },
       [](layout::RingHeader& header) { header.data_bytes = 0; },
+      [](layout::RingHeader& header) { header.required_features = 2; },
       [](layout::RingHeader& header) { header.data_bytes = ~std::uint64_t{0}; },
+      [](layout::RingHeader& header) { header.names_bytes += 1; },
+      [](layout::RingHeader& header) { header.names_bytes = kNamesBytes + 4096; },
+      [](layout::RingHeader& header) { header.names_bytes = ~4095U; },
   };
   for (const Damage damage : damages) {
     const RingFile ring = create();
@@ -233,8 +238,8 @@ TEST_F(RingFileTest, AHeaderThatIsNotThatOfARingIsRefused) {
 
 TEST_F(RingFileTest, AFileOfAnotherSizeThanItSaysIsRefused) {
   const RingFile ring = create();
-  for (const std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{100}, layout::kRingHeaderBytes + kDataBytes - 1,
-                                    layout::kRingHeaderBytes + kDataBytes + 1}) {
+  for (const std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{100}, layout::kRingHeaderBytes + kDataBytes,
+                                    layout::kRingHeaderBytes + kDataBytes + kNamesBytes - 1}) {
     std::filesystem::resize_file(path_of(ring.id()), bytes);
     EXPECT_FALSE(open(ring.id())) << bytes;
   }
@@ -310,7 +315,7 @@ class RingPusherTest : public testing::Test {
 };
 
 TEST_F(RingPusherTest, ItAsksUntilItWasToldOfRoomAndThenNeverBeforeThatEnds) {
-  const BareMutation mutation(Operation::kSet, "12345678", 1);
+  const TextMutation mutation(Operation::kSet, "12345678", 1);
   EXPECT_FALSE(pusher_.try_push(mutation)) << "as in a child of fork, and in a shared ring";
   unasked_end_ = 10 * mutation.bytes();
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(pusher_.try_push(mutation));
@@ -321,13 +326,13 @@ TEST_F(RingPusherTest, ItAsksUntilItWasToldOfRoomAndThenNeverBeforeThatEnds) {
 
 TEST_F(RingPusherTest, WhatIsInvalidOrNoNumberIsNotPlain) {
   const double nan = std::nan("");
-  EXPECT_FALSE(BareMutation(Operation::kSet, "", 1).is_plain());
-  EXPECT_FALSE(BareMutation(Operation::kSet, std::string(kKeyBytesMax + 1, 'k'), 1).is_plain());
-  EXPECT_FALSE(BareMutation(Operation::kSet, "k", "text").is_plain());
-  EXPECT_FALSE(BareMutation(Operation::kSet, "k", std::uint64_t{1} << 63).is_plain());
-  EXPECT_FALSE(BareMutation(Operation::kErase, "k", {}).is_plain());
-  EXPECT_FALSE(BareMutation(Operation::kAdd, "k", nan).is_plain());
-  EXPECT_TRUE(BareMutation(Operation::kSet, "k", nan).is_plain());
+  EXPECT_FALSE(TextMutation(Operation::kSet, "", 1).is_plain());
+  EXPECT_FALSE(TextMutation(Operation::kSet, std::string(kKeyBytesMax + 1, 'k'), 1).is_plain());
+  EXPECT_FALSE(TextMutation(Operation::kSet, "k", "text").is_plain());
+  EXPECT_FALSE(TextMutation(Operation::kSet, "k", std::uint64_t{1} << 63).is_plain());
+  EXPECT_FALSE(TextMutation(Operation::kErase, "k", {}).is_plain());
+  EXPECT_FALSE(TextMutation(Operation::kAdd, "k", nan).is_plain());
+  EXPECT_TRUE(TextMutation(Operation::kSet, "k", nan).is_plain());
 }
 
 // The record is the one that the library writes, word by word, whatever the key's length is.
@@ -343,8 +348,25 @@ TEST_F(RingPusherTest, ItsRecordsAreThoseOfTheLibrary) {
         std::memset(pusher_.here(), 0xff, bytes);
         const std::byte* const at = pusher_.here();
         unasked_end_ = pusher_.tail() + bytes;
-        ASSERT_TRUE(pusher_.try_push({operation, key, value}));
+        ASSERT_TRUE(pusher_.try_push(TextMutation(operation, key, value)));
         ASSERT_EQ(std::memcmp(at, expected.data(), bytes), 0) << length;
+      }
+    }
+  }
+}
+
+TEST_F(RingPusherTest, ItsRecordsByIdAreThoseOfTheLibrary) {
+  std::vector<std::byte> expected(NamedMutation::bytes());
+  for (const std::uint32_t id : {0U, 1U, 0x8000'0001U, ~0U}) {
+    for (const ValueView& value : {ValueView(-7), ValueView(0.5)}) {
+      for (const Operation operation : {Operation::kSet, Operation::kAdd, Operation::kMax, Operation::kMin}) {
+        const Mutation mutation{.operation = operation, .key = "k", .value = value, .flags = kById, .id = id};
+        ASSERT_EQ(record_bytes(mutation), expected.size());
+        encode_record(expected.data(), mutation, 0);
+        const std::byte* const at = pusher_.here();
+        unasked_end_ = pusher_.tail() + expected.size();
+        ASSERT_TRUE(pusher_.try_push(NamedMutation(operation, id, value)));
+        ASSERT_EQ(std::memcmp(at, expected.data(), expected.size()), 0) << id;
       }
     }
   }

@@ -505,7 +505,7 @@ TEST_F(WriterTest, NumbersUnderKeysOfEveryLengthArriveWhole) {
     const std::string together(length, 'c');
     Key key(bound);
     const auto number = static_cast<std::int64_t>(length);
-    for (int i = 0; i < 3; ++i) {  // the third one with a hint
+    for (int i = 0; i < 3; ++i) {  // the second one and the third one by id
       ASSERT_EQ(small.set(text, number + i), Status::kOk);
       ASSERT_EQ(small.set(key, 0.5 + i), Status::kOk);
       Batch batch = small.batch();
