@@ -37,10 +37,17 @@ class MutationHead {
   [[nodiscard]] bool is_plain() const noexcept {
     return (word_ & (kFlagsButBatch | kValueBytesOfText)) == kWord;
   }
-  /// The same by id: just the value follows.
-  [[nodiscard]] bool is_plain_named() const noexcept {
+  /// By id, without attributes and with a value of one word, whatever that is and is done with it.
+  [[nodiscard]] bool is_word_by_id() const noexcept {
     constexpr std::uint64_t kPlain = std::uint64_t{kById} << 56 | std::uint64_t{kWord} << 32;
-    return (word_ & (kFlagsButBatch | kValueBytesOfNamed)) == kPlain && is_of_number();
+    return (word_ & (kFlagsButBatch | kValueBytesOfNamed)) == kPlain;
+  }
+  /// The same of what is known: a number, or a set of eight bytes.
+  [[nodiscard]] bool is_plain_by_id() const noexcept {
+    constexpr std::uint64_t kLargeKind = std::uint64_t{0xc0} << 48;  // one question with those before
+    constexpr std::uint64_t kPlain = std::uint64_t{kById} << 56 | std::uint64_t{kWord} << 32;
+    return (word_ & (kFlagsButBatch | kValueBytesOfNamed | kLargeKind)) == kPlain &&
+           ((kKindsOfNumber | kSetOfBytes) >> (word_ >> 48 & 63) & 1) != 0;
   }
   /// A set of bytes without attributes.
   [[nodiscard]] bool is_plain_bytes() const noexcept {
@@ -71,14 +78,17 @@ class MutationHead {
  private:
   /// Set, add, max or min of a number: a bit for each `kind` that says so.
   [[nodiscard]] bool is_of_number() const noexcept {
+    const std::uint64_t kind = word_ >> 48 & 0xff;
+    return kind < 64 && (kKindsOfNumber >> kind & 1) != 0;
+  }
+  static constexpr std::uint64_t kKindsOfNumber = [] {
     constexpr std::uint64_t kOperations =
         1U << static_cast<unsigned>(Operation::kSet) | 1U << static_cast<unsigned>(Operation::kAdd) |
         1U << static_cast<unsigned>(Operation::kMax) | 1U << static_cast<unsigned>(Operation::kMin);
-    constexpr std::uint64_t kKinds = kOperations << 16 * static_cast<unsigned>(Type::kInt64) |
-                                     kOperations << 16 * static_cast<unsigned>(Type::kFloat64);
-    const std::uint64_t kind = word_ >> 48 & 0xff;
-    return kind < 64 && (kKinds >> kind & 1) != 0;
-  }
+    return kOperations << 16 * static_cast<unsigned>(Type::kInt64) |
+           kOperations << 16 * static_cast<unsigned>(Type::kFloat64);
+  }();
+  static constexpr std::uint64_t kSetOfBytes = std::uint64_t{1} << kind_of(Operation::kSet, Type::kBytes);
   [[nodiscard, gnu::noinline]] std::size_t other_record_bytes() const noexcept {
     if (is_named()) return internal::record_bytes(0, value_bytes(), flags());
     if (key_bytes() - 1 >= kKeyBytesMax || value_bytes() > kValueBytesMax) return 0;

@@ -17,7 +17,7 @@ using layout::Reject;
 
 constexpr std::uint64_t kPiledUpTimeNs = 1'000'000'000;    // of a turn that takes all
 constexpr std::uint64_t kBytesPerClockReading = 64 << 10;  // outside batches
-constexpr std::size_t kPlainNamedBytes = record_bytes(0, kWord, kById);
+constexpr std::size_t kPlainBytesById = record_bytes(0, kWord, kById);
 constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;    // of a batch that is too big; parsed to find its end
 
 std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
@@ -103,52 +103,85 @@ RingDrain::Group RingDrain::next_group(Pass& pass) {
 [[gnu::flatten]] RingDrain::Group RingDrain::stage(Pass& pass) {
   const Segments::Guesses guesses(pass.back);
   const std::uint64_t hash_seed = hash_seed_;
-  const RingIds& ids = pass.ring.ids;
   const std::byte* const begin = pass.ring.file.at(pass.position);
   const std::byte* const end = begin + (pass.tail - pass.position);
   const std::byte* const enough = begin + std::min(pass.quota_end - pass.position, kBytesPerClockReading);
   const std::byte* at = begin;
   Staged* next = staged_.data();
-  while (next != staged_.data() + kGroupRecords && at < end) {
-    const MutationHead head = MutationHead::take(at);
+  Staged* const last = staged_.data() + kGroupRecords;
+  Staged* by_id = nullptr;  // the first one
+  while (next != last && at < end) {
+    MutationHead head = MutationHead::take(at);
     Staged& staged = *next;
     staged.head = head;
     staged.key = reinterpret_cast<const std::uint64_t*>(at) + 1;
     std::size_t bytes = head.usual_record_bytes();
-    const bool is_usual = bytes != 0;
-    if (!is_usual) bytes = head.is_plain_named() ? kPlainNamedBytes : head.record_bytes();
-    if (bytes == 0 || bytes > static_cast<std::size_t>(end - at)) {
-      pass.is_malformed = true;
-      break;
-    }
-    if (is_usual) {
-      staged.home = guesses.prefetch_home(hash_key({reinterpret_cast<const char*>(staged.key), head.key_bytes()}, hash_seed));
-    } else if (head.is_plain_named()) {
-      staged.known = ids.place_of(head.id());
-      __builtin_prefetch(staged.known);
+    if (bytes != 0 && bytes <= static_cast<std::size_t>(end - at)) {
+      const std::string_view key{reinterpret_cast<const char*>(staged.key), head.key_bytes()};
+      staged.home = guesses.prefetch_home(hash_key(key, hash_seed));
+      ++next;
+    } else if (Staged* const behind = stage_by_id(pass.ring.ids, {at, end, enough}, next, last); behind != next) {
+      if (by_id == nullptr) by_id = next;
+      bytes = static_cast<std::size_t>(behind - next) * kPlainBytesById;
+      next = behind;
+      head = next[-1].head;
     } else {
-      stage_other(pass, guesses, staged);
+      bytes = head.record_bytes();
+      if (bytes == 0 || bytes > static_cast<std::size_t>(end - at)) {
+        pass.is_malformed = true;
+        break;
+      }
+      if (by_id == nullptr && head.is_named()) by_id = next;
+      stage_other(pass, *next++);
     }
-    ++next;
     at += bytes;
     if (at >= enough && !head.has(kBatchContinues)) break;
   }
-  for (Staged* staged = staged_.data(); staged != next; ++staged) {
-    if (staged->head.is_named()) {
-      Segments::prefetch(pass.back, *staged->known);
-    } else {
-      staged->guess = guesses.prefetch_slot(staged->home);
-    }
-  }
+  by_text_count_ = static_cast<std::size_t>((by_id != nullptr ? by_id : next) - staged_.data());
+  prefetch_entries(guesses, pass.back, next);
   return {.count = static_cast<std::size_t>(next - staged_.data()),
           .end = pass.position + static_cast<std::size_t>(at - begin)};
 }
 
-// What has more to it than a number.
-void RingDrain::stage_other(const Pass& pass, const Segments::Guesses& guesses, Staged& staged) const noexcept {
+void RingDrain::prefetch_entries(const Segments::Guesses& guesses, const BackBuffer& back, const Staged* end) noexcept {
+  Staged* staged = staged_.data();
+  for (const Staged* const by_id = staged + by_text_count_; staged != by_id; ++staged) {
+    staged->guess = guesses.prefetch_slot(staged->home);
+  }
+  for (; staged != end; ++staged) {
+    if (staged->head.is_named()) {
+      Segments::prefetch(back, *staged->known);
+    } else {
+      staged->guess = guesses.prefetch_slot(staged->home);
+    }
+  }
+}
+
+// A run of records that are by id and have nothing more to them; returns what is behind the last one.
+RingDrain::Staged* RingDrain::stage_by_id(const RingIds& ids, const Range& range, Staged* next,
+                                          Staged* last) const noexcept {
+  const RingIds::Places places = ids.places();
+  const std::size_t left = static_cast<std::size_t>(range.end - range.at) / kPlainBytesById;
+  last = next + std::min(left, static_cast<std::size_t>(last - next));
+  for (const std::byte* at = range.at; next != last; ++next) {
+    const MutationHead head = MutationHead::take(at);
+    if (!head.is_plain_by_id()) return next;
+    next->head = head;
+    next->key = reinterpret_cast<const std::uint64_t*>(at) + 1;
+    next->known = places.of(head.id());
+    __builtin_prefetch(next->known);
+    at += kPlainBytesById;
+    if (at >= range.enough && !head.has(kBatchContinues)) return next + 1;
+  }
+  return next;
+}
+
+// What has more to it than a value of one word.
+void RingDrain::stage_other(const Pass& pass, Staged& staged) const noexcept {
+  const Segments::Guesses guesses(pass.back);
   staged.key += staged.head.optional_words();
   if (staged.head.is_named()) {
-    staged.known = pass.ring.ids.place_of(staged.head.id());
+    staged.known = pass.ring.ids.places().of(staged.head.is_known() ? staged.head.id() : RingIds::kNobody);
   } else if (staged.head.is_known()) {
     const std::string_view key{reinterpret_cast<const char*>(staged.key), staged.head.key_bytes()};
     staged.home = guesses.prefetch_home(hash_key(key, hash_seed_));
@@ -231,16 +264,40 @@ std::size_t RingDrain::apply(Pass& pass, std::size_t count) {
   Table& table = table_;
   BackBuffer& back = pass.back;
   std::size_t applied_count = count;
-  for (const Staged& staged : std::span(staged_).first(count)) {
+  const Staged* const end = staged_.data() + count;
+  const Staged* staged = staged_.data();
+  for (const Staged* const by_id = staged + std::min(count, by_text_count_); staged != by_id; ++staged) {
     crash_point(CrashPoint::kMutationApplied);
-    if (staged.head.is_named()) {
-      if (table.update(back, *staged.known, staged.head, staged.key)) continue;
-    } else if (staged.guess != nullptr && table.update(back, *staged.guess, staged.head, staged.key)) {
-      continue;
+    if (staged->guess != nullptr && table.update(back, *staged->guess, staged->head, staged->key)) continue;
+    if (!apply_by_key(pass, *staged)) --applied_count;
+  }
+  for (; staged != end; ++staged) {
+    if (staged->head.is_named()) {
+      staged = apply_by_id(back, staged, end);
+      if (staged == end) break;
     }
-    if (!apply_by_key(pass, staged)) --applied_count;
+    crash_point(CrashPoint::kMutationApplied);
+    if (!apply_other(back, *staged) && !apply_by_key(pass, *staged)) --applied_count;
   }
   return applied_count;
+}
+
+// By text among others that are by id, or bytes by id.
+bool RingDrain::apply_other(BackBuffer& back, const Staged& staged) {
+  if (!staged.head.is_named()) {
+    return staged.guess != nullptr && table_.update(back, *staged.guess, staged.head, staged.key);
+  }
+  return staged.head.is_plain_bytes() && table_.update_bytes(back, *staged.known, staged.head, staged.key);
+}
+
+// A run of values of one word by id, as long as their entries are where they were; returns the first that is none.
+const RingDrain::Staged* RingDrain::apply_by_id(BackBuffer& back, const Staged* staged, const Staged* end) {
+  Table& table = table_;
+  for (; staged != end && staged->head.is_word_by_id(); ++staged) {
+    if (!table.update(back, *staged->known, staged->head, staged->key)) break;
+    crash_point(CrashPoint::kMutationApplied);
+  }
+  return staged;
 }
 
 // Whatever needs more than a look at one slot.

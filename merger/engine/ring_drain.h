@@ -57,6 +57,12 @@ class RingDrain {
     bool is_malformed = false;
     bool is_in_batch = false;  // the last record that was applied belongs to a batch that continues
   };
+  /// Of a ring: from here to what was pushed; from `enough` on, only what belongs to a batch.
+  struct Range {
+    const std::byte* at;
+    const std::byte* end;
+    const std::byte* enough;
+  };
   /// Staged records, up to a position.
   struct Group {
     std::size_t count = 0;
@@ -67,7 +73,10 @@ class RingDrain {
   void merge(Pass& pass);
   [[nodiscard]] Group next_group(Pass& pass);
   [[nodiscard]] Group stage(Pass& pass);
-  [[gnu::noinline]] void stage_other(const Pass& pass, const Segments::Guesses& guesses, Staged& staged) const noexcept;
+  [[nodiscard, gnu::noinline]] Staged* stage_by_id(const RingIds& ids, const Range& range, Staged* next,
+                                                   Staged* last) const noexcept;
+  void prefetch_entries(const Segments::Guesses& guesses, const BackBuffer& back, const Staged* end) noexcept;
+  [[gnu::noinline]] void stage_other(const Pass& pass, Staged& staged) const noexcept;
   [[nodiscard]] bool continues(const Group& group) const noexcept {
     return group.count > 0 && staged_[group.count - 1].head.has(kBatchContinues);
   }
@@ -77,6 +86,8 @@ class RingDrain {
   void refuse_batch(Pass& pass);
 
   [[nodiscard]] std::size_t apply(Pass& pass, std::size_t count);
+  [[nodiscard, gnu::noinline]] const Staged* apply_by_id(BackBuffer& back, const Staged* staged, const Staged* end);
+  [[nodiscard, gnu::noinline]] bool apply_other(BackBuffer& back, const Staged& staged);
   [[nodiscard]] bool apply_by_key(Pass& pass, const Staged& staged);
   [[nodiscard]] std::optional<HashedKey> key_of(const Pass& pass, const RecordView& record);
   void reject(Pass& pass, layout::Reject why, std::string_view key);
@@ -90,6 +101,7 @@ class RingDrain {
   std::uint64_t hash_seed_;
   std::uint64_t began_ns_ = 0;
   std::array<Staged, kGroupRecords> staged_;
+  std::size_t by_text_count_ = 0;  // of these, before the first that is by id
   std::array<std::uint64_t, kKeyBytesMax / kWord> key_;  // a private copy, where the fast path does not suffice
 };
 

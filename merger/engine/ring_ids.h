@@ -3,11 +3,10 @@
 // a merger that starts knows none.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
-#include <vector>
 
 #include "engine/segments.h"
 
@@ -17,31 +16,43 @@ class RingIds {
  public:
   explicit RingIds(std::uint64_t count_max) : count_max_(count_max) {}
 
-  /// Never null; what is there may change until the next look.
-  [[nodiscard]] const KnownPlace* place_of(std::uint32_t id) const noexcept {
-    if (id >= known_end_) return &kNowhere;
-    const Chunk* const chunk = chunks_[id / kChunkIds].get();
-    return chunk != nullptr ? chunk->data() + id % kChunkIds : &kNowhere;
-  }
-  void remember(std::uint32_t id, const KnownPlace& place) {
-    if (id >= count_max_) return;
-    const std::size_t index = id / kChunkIds;
-    if (index >= chunks_.size()) {
-      chunks_.resize(index + 1);
-      known_end_ = chunks_.size() * kChunkIds;
+  static constexpr std::uint32_t kNobody = ~std::uint32_t{0};  // more than a ring has room for
+
+  /// A copy of what it takes to look: good until one is remembered.
+  class Places {
+   public:
+    Places(const KnownPlace* places, std::uint64_t count) noexcept : places_(places), count_(count) {}
+    /// Never null. What is there may change until it is used.
+    [[nodiscard]] const KnownPlace* of(std::uint32_t id) const noexcept {
+      return id < count_ ? places_ + id : &kNowhere;
     }
-    if (chunks_[index] == nullptr) chunks_[index] = std::make_unique<Chunk>();
-    (*chunks_[index])[id % kChunkIds] = place;
+
+   private:
+    const KnownPlace* places_;
+    std::uint64_t count_;
+  };
+  [[nodiscard]] Places places() const noexcept { return {places_.get(), count_}; }
+  void remember(std::uint32_t id, const KnownPlace& place) noexcept {
+    if (count_ == 0) allocate();
+    if (id < count_) *(places_.get() + id) = place;
   }
 
  private:
-  static constexpr std::size_t kChunkIds = 8192;  // made when one of them is used: a writer may choose any id
-  using Chunk = std::array<KnownPlace, kChunkIds>;
+  struct Free {
+    void operator()(KnownPlace* places) const noexcept { std::free(places); }
+  };
   static constexpr KnownPlace kNowhere{};
 
+  // Once an id is used, for all that there can be: these are zeros that take no memory until they are touched, so a
+  // writer that chooses high ids gains nothing. Without memory nothing is remembered.
+  void allocate() noexcept {
+    places_.reset(static_cast<KnownPlace*>(std::calloc(count_max_, sizeof(KnownPlace))));
+    if (places_ != nullptr) count_ = count_max_;
+  }
+
   std::uint64_t count_max_;
-  std::uint64_t known_end_ = 0;
-  std::vector<std::unique_ptr<Chunk>> chunks_;
+  std::uint64_t count_ = 0;
+  std::unique_ptr<KnownPlace, Free> places_;
 };
 
 }  // namespace shmstate::internal

@@ -130,13 +130,15 @@ class Segments {
     return {.line = static_cast<std::uint32_t>(static_cast<std::uint64_t>(offset) / layout::kLine),
             .generation = generation};
   }
-  /// The slot, or null when the entry may have left it.
-  [[nodiscard]] layout::Slot* recall(const BackBuffer& back, const KnownPlace& known) const noexcept {
-    if (generations_[known.line / kPageLines] != known.generation) return nullptr;
-    return slot_at(back, known);
+  /// Whether the entry is still there; otherwise it may have left.
+  [[nodiscard]] bool is_good(const KnownPlace& known) const noexcept {
+    return generations_[known.line / kPageLines] == known.generation;
+  }
+  [[nodiscard]] static layout::Slot& slot(const BackBuffer& back, const KnownPlace& known) noexcept {
+    return *back.at<layout::Slot>(std::uint64_t{known.line} * layout::kLine);
   }
   static void prefetch(const BackBuffer& back, const KnownPlace& known) noexcept {
-    __builtin_prefetch(slot_at(back, known), 1);
+    __builtin_prefetch(&slot(back, known), 1);
   }
 
   // ---- changes
@@ -155,10 +157,6 @@ class Segments {
  private:
   static constexpr std::size_t kPageLines = layout::kPageBytes / layout::kLine;
   static constexpr std::uint32_t kLastGeneration = ~std::uint32_t{0};  // never ends, and nothing is remembered of it
-
-  [[nodiscard]] static layout::Slot* slot_at(const BackBuffer& back, const KnownPlace& known) noexcept {
-    return back.at<layout::Slot>(std::uint64_t{known.line} * layout::kLine);
-  }
 
   // A segment splits when it is so full: searches stay short.
   static constexpr std::uint32_t kSegmentEntriesMax = layout::kSegmentSlots * 19 / 20;

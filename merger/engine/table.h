@@ -67,9 +67,12 @@ class Table {
   /// A plain mutation, done in this slot; false, and nothing changed, when the key is not there or there is more to it.
   /// Key and value, in the words behind each other, may still lie in the ring.
   [[nodiscard]] bool update(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key);
-  /// The same by id, where the id's entry was found before; false also when it may have left that place.
+  /// The same by id, where the id's entry was found before: `is_word_by_id` of what is known, or a plain set of bytes.
+  /// False also when the entry may have left that place.
   [[nodiscard]] bool update(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
                             const std::uint64_t* value);
+  [[nodiscard]] bool update_bytes(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
+                                  const std::uint64_t* value);
   /// Where the entry of a key is; nowhere when there is none.
   [[nodiscard]] KnownPlace find(const BackBuffer& back, const HashedKey& key) const;
 
@@ -113,8 +116,6 @@ class Table {
   [[nodiscard, gnu::always_inline]] bool update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation, std::uint64_t value);
   [[nodiscard]] bool update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
                                   const std::uint64_t* key);
-  [[nodiscard]] bool update_named_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
-                                        const std::uint64_t* value);
   void changed(BackBuffer& back, const Place& place);
   void track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
   void count(const SlotHead& old, const SlotHead& now);
@@ -168,18 +169,15 @@ inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mut
   return update_number(back, here, mutation, load_word(key + key_words, std::memory_order_relaxed));
 }
 
-// The key was compared when the place was remembered. So all that is left to compare is what the entry holds: a number
-// of this type, and nothing else beside a key of any length.
+// The key was compared when the place was remembered. So all that is left to compare is what the entry holds: a word of
+// this type, and nothing else beside a key of any length.
 inline bool Table::update(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
                           const std::uint64_t* value) {
-  layout::Slot* const here = segments_.recall(back, known);
-  if (here == nullptr) return false;
-  if (!mutation.is_plain_named()) {
-    return mutation.is_plain_bytes() && mutation.is_known() && update_named_bytes(back, *here, mutation, value);
-  }
+  if (!segments_.is_good(known)) return false;
+  layout::Slot& here = Segments::slot(back, known);
   constexpr std::uint64_t kAnyKey = 0xffff;
-  if ((here->head | kAnyKey) != SlotHead(kAnyKey, kWord, mutation.type()).pack()) return false;
-  return update_number(back, *here, mutation, load_word(value, std::memory_order_relaxed));
+  if ((here.head | kAnyKey) != SlotHead(kAnyKey, kWord, mutation.type()).pack()) return false;
+  return update_number(back, here, mutation, load_word(value, std::memory_order_relaxed));
 }
 
 inline bool Table::update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation, std::uint64_t value) {
