@@ -26,8 +26,8 @@ class Mapping {
   boost::interprocess::mapped_region region_;
 };
 
-/// A file's `header_bytes` and `data_bytes`, then the data once more, back to back, so that a record that starts anywhere
-/// in it is contiguous, then what lies behind the data in the file.
+/// A file's `header_bytes` and `data_bytes`, then the data once more, back to back, so that a record that starts
+/// anywhere in it is contiguous, then what lies behind the data in the file.
 class MirroredMapping {
  public:
   MirroredMapping() = default;

@@ -32,7 +32,7 @@ inline constexpr std::uint64_t kNamesBytesStep = 4096;
 class RingFile {
  public:
   struct Description {
-    std::uint64_t data_bytes;  // a power of two
+    std::uint64_t data_bytes;       // a power of two
     std::uint64_t names_bytes = 0;  // a multiple of kNamesBytesStep
     std::uint32_t flags;
     std::string name;

@@ -34,9 +34,7 @@ class MutationHead {
   [[nodiscard]] bool has(RecordFlag flag) const noexcept { return (word_ >> 56 & flag) != 0; }
 
   /// A number by text, and neither ephemeral, nor with time to live or version: just the key and the value follow.
-  [[nodiscard]] bool is_plain() const noexcept {
-    return (word_ & (kFlagsButBatch | kValueBytesOfText)) == kWord;
-  }
+  [[nodiscard]] bool is_plain() const noexcept { return (word_ & (kFlagsButBatch | kValueBytesOfText)) == kWord; }
   /// By id, without attributes and with a value of one word, whatever that is and is done with it.
   [[nodiscard]] bool is_word_by_id() const noexcept {
     constexpr std::uint64_t kPlain = std::uint64_t{kById} << 56 | std::uint64_t{kWord} << 32;
@@ -53,8 +51,8 @@ class MutationHead {
   [[nodiscard]] bool is_plain_bytes() const noexcept {
     return type() == Type::kBytes && (flags() & ~unsigned{kBatchContinues | kById}) == 0;
   }
-  /// Set, add, max or min of a number, set of bytes, or erase, with what belongs to it. Of anything else only the length
-  /// is known.
+  /// Set, add, max or min of a number, set of bytes, or erase, with what belongs to it. Of anything else only the
+  /// length is known.
   [[nodiscard]] bool is_known() const noexcept {
     if ((flags() & ~unsigned{allowed_flags(operation())}) != 0) return false;
     const bool is_bytes = operation() == Operation::kSet && type() == Type::kBytes;
@@ -85,8 +83,8 @@ class MutationHead {
     constexpr std::uint64_t kOperations =
         1U << static_cast<unsigned>(Operation::kSet) | 1U << static_cast<unsigned>(Operation::kAdd) |
         1U << static_cast<unsigned>(Operation::kMax) | 1U << static_cast<unsigned>(Operation::kMin);
-    return kOperations << 16 * static_cast<unsigned>(Type::kInt64) |
-           kOperations << 16 * static_cast<unsigned>(Type::kFloat64);
+    return kOperations << 16 * static_cast<unsigned>(Type::kInt64) | kOperations
+                                                                         << 16 * static_cast<unsigned>(Type::kFloat64);
   }();
   static constexpr std::uint64_t kSetOfBytes = std::uint64_t{1} << kind_of(Operation::kSet, Type::kBytes);
   [[nodiscard, gnu::noinline]] std::size_t other_record_bytes() const noexcept {

@@ -2,8 +2,8 @@
 // from behind the names, growing downwards. Both are only ever appended to.
 //
 // The writer stores a name, then its entry in the index, then pushes a record with the id, with a release of the tail.
-// So whoever took the record from the ring finds the name, and nothing here needs an order of its own; and what a writer
-// that dies leaves behind is a name that no record refers to.
+// So whoever took the record from the ring finds the name, and nothing here needs an order of its own; and what a
+// writer that dies leaves behind is a name that no record refers to.
 #pragma once
 
 #include <bit>

@@ -18,7 +18,7 @@ using layout::Reject;
 constexpr std::uint64_t kPiledUpTimeNs = 1'000'000'000;    // of a turn that takes all
 constexpr std::uint64_t kBytesPerClockReading = 64 << 10;  // outside batches
 constexpr std::size_t kPlainBytesById = record_bytes(0, kWord, kById);
-constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;    // of a batch that is too big; parsed to find its end
+constexpr std::uint64_t kRefusedBytesPerTurn = 1 << 20;  // of a batch that is too big; parsed to find its end
 
 std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
   return b > std::numeric_limits<std::uint64_t>::max() - a ? std::numeric_limits<std::uint64_t>::max() : a + b;

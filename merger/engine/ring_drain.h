@@ -101,7 +101,7 @@ class RingDrain {
   std::uint64_t hash_seed_;
   std::uint64_t began_ns_ = 0;
   std::array<Staged, kGroupRecords> staged_;
-  std::size_t by_text_count_ = 0;  // of these, before the first that is by id
+  std::size_t by_text_count_ = 0;                        // of these, before the first that is by id
   std::array<std::uint64_t, kKeyBytesMax / kWord> key_;  // a private copy, where the fast path does not suffice
 };
 

@@ -1,6 +1,6 @@
 // What the ids of a ring mean: where the entries were found that they name. Private to the merger, and only remembered:
-// a place that is no longer good is looked for again, by the name in the ring's file. So it may be lost at any time, and
-// a merger that starts knows none.
+// a place that is no longer good is looked for again, by the name in the ring's file. So it may be lost at any time,
+// and a merger that starts knows none.
 #pragma once
 
 #include <cstddef>

@@ -104,7 +104,8 @@ void RingRegistry::lift_batch_limits() noexcept {
 
 bool RingRegistry::admit(RingFile file, BackBuffer& back) {
   const auto free = std::find(is_index_used_.begin(), is_index_used_.end(), false);
-  const bool is_admitted = free != is_index_used_.end() && std::max(file.data_bytes(), file.names().bytes()) <= context_.options.ring_bytes_max;
+  const bool is_admitted = free != is_index_used_.end() &&
+                           std::max(file.data_bytes(), file.names().bytes()) <= context_.options.ring_bytes_max;
   // pair: ring.verdict
   file.header().verdict.store(static_cast<std::uint32_t>(is_admitted ? RingVerdict::kServed : RingVerdict::kRefused),
                               std::memory_order_release);

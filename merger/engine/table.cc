@@ -48,8 +48,7 @@ bool Table::update_bytes(BackBuffer& back, layout::Slot& here, MutationHead muta
   return true;
 }
 
-bool Table::update_bytes(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
-                         const std::uint64_t* value) {
+bool Table::update_bytes(BackBuffer& back, const KnownPlace& known, MutationHead mutation, const std::uint64_t* value) {
   if (!segments_.is_good(known)) return false;
   layout::Slot& here = Segments::slot(back, known);
   SlotHead head(SlotHead::key_bytes_of(here.head), mutation.value_bytes(), Type::kBytes);

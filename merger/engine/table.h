@@ -113,7 +113,8 @@ class Table {
   void remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash);
   void erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason);
   [[nodiscard]] static bool holds_key(const std::uint64_t* stored, const std::uint64_t* key, std::size_t key_words);
-  [[nodiscard, gnu::always_inline]] bool update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation, std::uint64_t value);
+  [[nodiscard, gnu::always_inline]] bool update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation,
+                                                       std::uint64_t value);
   [[nodiscard]] bool update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
                                   const std::uint64_t* key);
   void changed(BackBuffer& back, const Place& place);

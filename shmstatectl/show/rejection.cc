@@ -3,9 +3,8 @@
 namespace shmstate::ctl {
 
 Status reason_of_rejection(const Writer& writer) {
-  for (const Status reason :
-       {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit, Status::kMutationTooBig,
-        Status::kUnknown}) {
+  for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit,
+                              Status::kMutationTooBig, Status::kUnknown}) {
     if (writer.rejected(reason) != 0) return reason;
   }
   return Status::kRejected;
@@ -19,7 +18,8 @@ std::string rejection_text(Status reason) {
     case Status::kNoMemory: return "the instance has no memory left; erase keys, or configure a larger limit";
     case Status::kMutationTooBig:
       return "a batch is larger than the merger allows (its --batch-max); make smaller ones";
-    case Status::kUnknown: return "the merger does not know what it says; install the same version of shmstate everywhere";
+    case Status::kUnknown:
+      return "the merger does not know what it says; install the same version of shmstate everywhere";
     case Status::kLimit: return "the instance has its maximum number of entries; erase keys, or configure more";
     default: return "see the counters in shmstatectl status";
   }

@@ -149,15 +149,25 @@ void push_repeatable(Writer& writer, std::int64_t round) {
   must_be_ok(writer.set("versioned", round, {.version = static_cast<std::uint64_t>(round)}), "versioned");
 }
 
-void push_once(Writer& writer, const std::string& prefix, std::int64_t round) {
+/// Bound keys, which are pushed by ids, of one writer after the other.
+struct Bound {
+  explicit Bound(const std::string& prefix) : round(prefix + "round"), count(prefix + "count"), sum(prefix + "sum") {
+    for (std::int64_t k = 0; k < kBigBatch; ++k) big.emplace_back(prefix + "big/" + std::to_string(k));
+  }
+
+  Key round;
+  Key count;
+  Key sum;
+  std::vector<Key> big;
+};
+
+void push_once(Writer& writer, Bound& keys, std::int64_t round) {
   Batch batch = writer.batch();
-  must_be_ok(batch.set(prefix + "round", round), "round");
-  must_be_ok(batch.add(prefix + "count", 1), "count");
-  must_be_ok(batch.add(prefix + "sum", round), "sum");
+  must_be_ok(batch.set(keys.round, round), "round");
+  must_be_ok(batch.add(keys.count, 1), "count");
+  must_be_ok(batch.add(keys.sum, round), "sum");
   if (round % 4 == 0) {
-    for (std::int64_t k = 0; k < kBigBatch; ++k) {
-      must_be_ok(batch.set(prefix + "big/" + std::to_string(k), round), "big");
-    }
+    for (Key& key : keys.big) must_be_ok(batch.set(key, round), "big");
   }
   must_be_ok(batch.commit(), "commit");
 }
@@ -179,6 +189,8 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
   leave_rubbish(instance, control);
   Reader reader(instance);
   Position known;
+  Bound keys("");
+  Bound shared_keys("shared/");
   while (round < kRounds || shared_round < kRounds) {
     Writer writer(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience});
     Writer shared(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience, .shared = true});
@@ -186,11 +198,11 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
     for (std::int64_t n = 0; n < kRoundsOfAHandle; ++n) {
       if (round < kRounds) {
         push_repeatable(writer, ++round);
-        push_once(writer, "", round);
+        push_once(writer, keys, round);
         notes->accepted_round.store(round);
       }
       if (shared_round < kRounds) {
-        push_once(shared, "shared/", ++shared_round);
+        push_once(shared, shared_keys, ++shared_round);
         notes->accepted_shared_round.store(shared_round);
       }
     }

@@ -236,6 +236,50 @@ struct SharedRing : rl::test_suite<SharedRing, 3> {
   }
 };
 
+/// Records that refer to names beside the ring, each of which was stored before its first record (or behind it, to show
+/// that the checker sees that): who took a record finds its name, without an order of its own.
+template <bool kNameFirst>
+struct Names : rl::test_suite<Names<kNameFirst>, 2> {
+  static constexpr unsigned kNames = 2;
+  Ring<2> ring;
+  CheckedWord<std::uint64_t> index[kNames], names[kNames];
+
+  void before() {
+    ring.clear();
+    for (unsigned id = 0; id < kNames; ++id) {
+      index[id].write(0);
+      names[id].write(0);
+    }
+  }
+  void thread(unsigned thread) { thread == 0 ? produce() : consume(); }
+  void produce() {
+    Producer producer = ring.producer();
+    for (unsigned id = 0; id < kNames; ++id) {
+      if (kNameFirst) store(id);
+      ring.push(producer, 1);
+      if (!kNameFirst) store(id);
+    }
+  }
+  /// As RingNames::store.
+  void store(unsigned id) {
+    names[id].write(id + 100);
+    index[id].write(id + 1);
+  }
+  void consume() {
+    Consumer consumer = ring.consumer();
+    for (unsigned id = 0, tries = 0; tries < 3; ++tries) {
+      for (unsigned count = ring.drain(consumer); count > 0; --count, ++id) {
+        RL_ASSERT(index[id].read() == id + 1);
+        RL_ASSERT(names[id].read() == id + 100);
+      }
+    }
+  }
+};
+
+TEST(RingModel, WhoTookARecordFindsItsNameInEverySchedule) {
+  expect_holds(check_all<Names<true>>());
+  EXPECT_FALSE(check_all<Names<false>>().holds) << "a name that is stored behind its record is not always there";
+}
 TEST(RingModel, EveryRecordArrivesOnceAndInOrderInEverySchedule) { expect_holds(check_all<PushAndDrain>()); }
 TEST(RingModel, ABatchIsSeenWholeOrNotAtAllInEverySchedule) { expect_holds(check_all<Batches>()); }
 TEST(RingModel, AProducerThatSleepsForRoomIsWoken) { expect_holds(check_some<SleepForRoom>(schedules(100'000))); }
@@ -249,6 +293,7 @@ TEST(RingModel, ProducersOfASharedRingFollowEachOther) { expect_holds(check_some
 
 TEST(RingModel, EveryMemoryOrderIsNeeded) {
   MutationTest({{"PushAndDrain", check_some<PushAndDrain>},
+                {"Names", check_some<Names<true>>},
                 {"SleepForRoom", check_some<SleepForRoom>},
                 {"Flush", check_some<Flush>},
                 {"SharedRing", check_some<SharedRing>},

@@ -128,9 +128,8 @@ struct Pushed {
   std::uint64_t version = 0;
 
   static Pushed of(const Mutation& mutation, std::size_t key) noexcept {
-    return {
-        mutation.operation, key, Content::of(mutation.value), mutation.flags & ~unsigned{kById}, mutation.ttl_ns,
-        mutation.version};
+    return {mutation.operation, key, Content::of(mutation.value), mutation.flags & ~unsigned{kById}, mutation.ttl_ns,
+            mutation.version};
   }
   [[nodiscard]] bool has(RecordFlag flag) const noexcept { return (flags & flag) != 0; }
   bool operator==(const Pushed&) const = default;

@@ -59,6 +59,26 @@ class IdsTest : public testing::Test {
     for (std::size_t i = 0; i < count; ++i) made.emplace_back(numbered("key/", i));
     return made;
   }
+  using Model = std::map<std::string, Value, std::less<>>;
+  /// Does something to a key, here and in the model.
+  void change(Key& key, Random& random, Model& model) {
+    const auto number = static_cast<std::int64_t>(random.below(1000));
+    const std::string text = random.bytes(random.below(60));
+    Value now = number;
+    switch (random.below(8)) {
+      case 0:
+        ASSERT_EQ(writer_.set(key, text), Status::kOk);
+        now = text;
+        break;
+      case 1:
+        ASSERT_EQ(writer_.erase(key), Status::kOk);
+        model.erase(std::string(key.bytes()));
+        return;
+      case 2: ASSERT_EQ(writer_.set(key, number, {.ttl = 1h, .ephemeral = random.chance(50)}), Status::kOk); break;
+      default: ASSERT_EQ(writer_.set(key, number), Status::kOk);
+    }
+    model.insert_or_assign(std::string(key.bytes()), now);
+  }
   void recreate() {
     instance_.owner().heartbeat().retired.store(1, std::memory_order_release);
     instance_.stop();
@@ -312,32 +332,10 @@ TEST_F(IdsTest, AnIdMeansItsKeyWhateverHappensToEntries) {
   Random random(71);
   Writer eraser = instance_.writer();
   std::vector<Key> bound = keys(kKeys);
-  std::map<std::string, Value, std::less<>> model;
-  const auto change = [&](std::size_t i) {
-    const std::string key(bound[i].bytes());
-    const auto number = static_cast<std::int64_t>(random.below(1000));
-    switch (random.below(8)) {
-      case 0: {
-        const std::string text = random.bytes(random.below(60));
-        ASSERT_EQ(writer_.set(bound[i], text), Status::kOk);
-        model.insert_or_assign(key, Value(text));
-        break;
-      }
-      case 1:
-        ASSERT_EQ(writer_.erase(bound[i]), Status::kOk);
-        model.erase(key);
-        break;
-      case 2:
-        ASSERT_EQ(writer_.set(bound[i], number, {.ttl = 1h, .ephemeral = random.chance(50)}), Status::kOk);
-        model.insert_or_assign(key, Value(number));
-        break;
-      default:
-        ASSERT_EQ(writer_.set(bound[i], number), Status::kOk);
-        model.insert_or_assign(key, Value(number));
-    }
-  };
+  Model model;
   for (int round = 0; round < test::steps(60); ++round) {
-    for (int i = 0; i < 400; ++i) change(random.below(std::min<std::size_t>(kKeys, 100 * (round + 1))));
+    for (int i = 0; i < 400; ++i)
+      change(bound[random.below(std::min<std::size_t>(kKeys, 100 * (round + 1)))], random, model);
     instance_.pump();
     for (int i = 0; i < 200; ++i) {
       const std::string key = numbered("key/", random.below(2 * kKeys));  // half of them have no bound key
@@ -482,7 +480,8 @@ TEST_F(IdsTest, FlagsOfTheFutureMayBringAWord) {
 
 TEST(RingIdsTest, WhatWasNeverRememberedIsNowhere) {
   RingIds ids(100'000);
-  for (const std::uint32_t id : {0U, 8191U, 8192U, 99'999U, 100'000U, ~0U}) EXPECT_EQ(ids.places().of(id)->generation, 0U);
+  for (const std::uint32_t id : {0U, 8191U, 8192U, 99'999U, 100'000U, ~0U})
+    EXPECT_EQ(ids.places().of(id)->generation, 0U);
   ids.remember(20'000, {.line = 5, .generation = 7});
   EXPECT_EQ(ids.places().of(20'000)->line, 5U);
   EXPECT_EQ(ids.places().of(20'000)->generation, 7U);

@@ -495,7 +495,8 @@ TEST_F(LayoutOfAnInstance, NamesAreBehindTheDataTheIndexInFront) {
   EXPECT_EQ(ring.header().name_count.load(std::memory_order_relaxed), 2U) << kRemedy;
   const std::byte* const names = ring.at(0) + 2 * ring.data_bytes();  // its mapping has the data twice
   EXPECT_EQ(hex(names, 24), "f0ff0f000a000000 e8ff0f0001000000 0000000000000000") << kRemedy;
-  EXPECT_EQ(hex(names + ring.names().bytes() - 24, 24), "6b00000000000000 70756d702f372f72 706d000000000000") << kRemedy;
+  EXPECT_EQ(hex(names + ring.names().bytes() - 24, 24), "6b00000000000000 70756d702f372f72 706d000000000000")
+      << kRemedy;
 }
 
 TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {

@@ -157,8 +157,9 @@ TEST_F(RingTest, ReleaseTellsWhetherTheProducerMustBeWoken) {
 class RingFileTest : public testing::Test {
  protected:
   [[nodiscard]] RingFile create(std::uint64_t data_bytes = kDataBytes) const {
-    return RingFile::create(directory_.path(),
-                            {.data_bytes = data_bytes, .names_bytes = kNamesBytes, .flags = 0, .name = "test", .instance_id = kInstance});
+    return RingFile::create(
+        directory_.path(),
+        {.data_bytes = data_bytes, .names_bytes = kNamesBytes, .flags = 0, .name = "test", .instance_id = kInstance});
   }
   [[nodiscard]] std::optional<RingFile> open(std::uint64_t id, const layout::Id& instance = kInstance) const {
     return RingFile::open(directory_.path(), id, instance);

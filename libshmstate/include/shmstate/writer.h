@@ -46,8 +46,8 @@ struct WriterOptions {
   std::string name{};                             ///< shown in the status; the program's name when empty
   std::size_t ring_bytes = std::size_t{4} << 20;  ///< 64 KiB to 1 GiB, rounded up to a power of two; committed as used
   /// Memory for the names of bound keys that have an id, committed as used: each takes its length, rounded up to 8, and
-  /// 8 bytes more. Keys for which there is no room are pushed as text (`WriterCounters::unnamed`). 0 to 1 GiB; a quarter
-  /// of the ring when it is not given. A shared ring has none.
+  /// 8 bytes more. Keys for which there is no room are pushed as text (`WriterCounters::unnamed`). 0 to 1 GiB; a
+  /// quarter of the ring when it is not given. A shared ring has none.
   std::optional<std::size_t> names_bytes{};
   WhenFull when_full = WhenFull::kBlock;
   std::chrono::nanoseconds full_timeout = std::chrono::seconds(1);  ///< for kBlock; for kConflate at the end

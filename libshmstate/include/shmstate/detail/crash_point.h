@@ -9,7 +9,7 @@ namespace shmstate::internal {
 #define SHMSTATE_CRASH_POINTS(X)                                                                                    \
   /* a writer's ring: created, registered, pushed to */                                                             \
   X(RingSized) X(RingCommitted) X(RingHeaderWritten) X(RingNamed) X(RingRegistered)                                 \
-  X(RingMemoryCommitted) X(NameWritten) X(NameIndexed) X(RecordWritten) X(BatchWritten) X(TailMoved)                                              \
+  X(RingMemoryCommitted) X(NameWritten) X(NameIndexed) X(RecordWritten) X(BatchWritten) X(TailMoved)                \
   X(SharedRingOpened) X(SharedRingNamed) X(SharedRingLocked) X(SharedRingPushed)                                    \
   /* an instance: created, started */                                                                               \
   X(DirectoryMade) X(InstanceLocked) X(ControlReplaced) X(SnapshotCreated) X(OldRingsRemoved) X(ControlCommitted)  \

@@ -22,14 +22,14 @@ struct alignas(kLine) Sleep {
 
 // ---- rings/<id> ----------------------------------------------------------------------------------------------------
 //
-// 4 KiB of header, then `data_bytes` of records, then `names_bytes` of names. Positions only grow; a position's place is
-// position % data_bytes.
+// 4 KiB of header, then `data_bytes` of records, then `names_bytes` of names. Positions only grow; a position's place
+// is position % data_bytes.
 
 inline constexpr std::uint64_t kRingMagic = 0x3147'4e49'524d'4853;  // "SHMRING1"
 inline constexpr std::size_t kRingHeaderBytes = 4096;
 inline constexpr std::uint32_t kRingShared = 1;  // flag: many processes push, behind a lock on byte 1 of the file
 /// Features that a merger must know: it takes no ring with another one.
-inline constexpr std::uint64_t kRingNames = 1;             // records may name keys by ids
+inline constexpr std::uint64_t kRingNames = 1;              // records may name keys by ids
 inline constexpr std::uint64_t kRingFeatures = kRingNames;  // all that are known
 
 struct RingHeader {
@@ -67,8 +67,8 @@ struct RingHeader {
 
 enum class RingVerdict : std::uint32_t { kPending = 0, kServed = 1, kRefused = 2, kQuarantined = 3 };
 
-/// An entry of the index of names, which begins the area: the one at `id` words says where that name lies, further back.
-/// Zero: nobody has this id. A name is stored padded to whole words.
+/// An entry of the index of names, which begins the area: the one at `id` words says where that name lies, further
+/// back. Zero: nobody has this id. A name is stored padded to whole words.
 struct NameEntry {
   std::uint32_t offset;     // in the area; a multiple of 8
   std::uint16_t key_bytes;  // 1 to 4,096

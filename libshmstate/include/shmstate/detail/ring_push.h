@@ -103,11 +103,7 @@ class NamedMutation : public BareMutation {
 class RingPusher : public RingProducer<layout::RingHeader> {
  public:
   RingPusher(layout::RingHeader& header, std::byte* data, std::uint64_t data_bytes, const layout::Sleep& sleep) noexcept
-      : RingProducer(header, data_bytes),
-        ring_id(header.ring_id),
-        data_(data),
-        mask_(data_bytes - 1),
-        sleep_(&sleep) {}
+      : RingProducer(header, data_bytes), ring_id(header.ring_id), data_(data), mask_(data_bytes - 1), sleep_(&sleep) {}
 
   /// False when a question must be asked first; then nothing was pushed.
   template <typename Bare>
