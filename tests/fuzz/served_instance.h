@@ -25,6 +25,10 @@ class ServedInstance {
 
   /// Pushes a value that `must_serve_everybody` looks for.
   void push_honestly() { must(honest_.set("honest", ++pushed_) == Status::kOk, "an honest writer can push"); }
+  void push_honestly(const std::string& key) {
+    must(honest_.set(key, 1) == Status::kOk, "an honest writer can push");
+    if (honest_.ticket() % (kRingBytes / 2) < 64) pump();
+  }
   /// Steps until nothing is left to do.
   void pump() {
     constexpr int kStepsMax = 100'000;

@@ -162,7 +162,7 @@ class Instance:
         identity = self.control[:192]
         (magic, major, minor, required, _, control_bytes, snapshot_bytes) = struct.unpack_from("<8sIIQQQQ", identity)
         check(magic == b"SHMCTRL1", "magic")
-        check(major == 1 and required & ~1 == 0, f"layout {major}.{minor}, features {required:#x}")
+        check(major == 2 and required & ~1 == 0, f"layout {major}.{minor}, features {required:#x}")
         self.pins = self.open_pins(directory) if required & 1 else None
         (self.hash_seed, _, self.buffer_offset, self.buffer_stride) = struct.unpack_from("<QQQQ", identity, 80)
         (self.buffer_count, ring_count_max, first_page, statistic_count) = struct.unpack_from("<IIII", identity, 112)

@@ -1,10 +1,12 @@
-// docs/layout.md is enough: layout_reader.py, which was written from it alone, reads what the library reads.
+// docs/layout.md is enough: layout_reader.py, which was written from it alone, reads what the library reads, and what
+// layout_writer.py writes is merged as what the library writes.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdio>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -133,6 +135,45 @@ TEST(ProcessLayout, ItNeverSeesHalfABatchWhileAWriterGoesOn) {
   EXPECT_EQ(program.wait(), 0) << program.output();
   EXPECT_TRUE(program.output().starts_with("True ")) << program.output();
   EXPECT_TRUE(program.output().ends_with(" True\n")) << program.output() << "it saw no change: nothing was tested";
+}
+
+// By text and by ids, alone and in batches, through a ring that wraps, beside the library's own writer; and what nobody
+// knows is rejected, without a quarantine.
+TEST(ProcessLayout, AWriterWrittenFromTheDocumentIsMerged) {
+  const TestDirectory directory;
+  const auto instance = directory / "plant";
+  const Program merger = start_merger(instance);
+  Writer other{instance.string()};
+  other.set("by both", 1);
+  ASSERT_EQ(other.flush(kPatience), Status::kOk);
+  constexpr int kAdds = 6000;  // 96,000 bytes
+  {
+    std::ofstream commands(directory / "commands");
+    commands << "set text i:1\n"
+             << "set named i:1 id\nadd named i:2 id\nset bytes b:00ff id\nset other f:0.5 id\nmax other f:1.5 id\n"
+             << "set pair/a i:7 id;set pair/b i:7 id;add named i:1 id\n"
+             << "set versioned i:1 version=5 id\nset versioned i:2 version=4 id\n"
+             << "set gone i:1 id\nerase gone id\nset fleeting i:1 ttl=3600000000000 ephemeral id\n"
+             << "add by_both i:1\n"
+             << "raw 63000000080011200700000000000000\n"                   // an id that nobody has
+             << "raw 080000000100190061000000000000000100000000000000\n";  // an operation of the future
+    for (int i = 0; i < kAdds; ++i) commands << "add count i:1 id\n";
+  }
+  Program program{"/usr/bin/python3", {SHMSTATE_LAYOUT_WRITER, instance.string(), directory / "commands"}};
+  EXPECT_EQ(program.wait(), 0) << program.output();
+  EXPECT_EQ(program.output(), "1 " + std::to_string(15 + kAdds) + " 0 0 0 0 0 2 0 0\n");
+  Reader reader(instance.string());
+  EXPECT_EQ(reader.get<std::int64_t>("text"), 1);
+  EXPECT_EQ(reader.get<std::int64_t>("named"), 4);
+  EXPECT_EQ(reader.get<std::string>("bytes"), std::string("\0\xff", 2));
+  EXPECT_EQ(reader.get<double>("other"), 1.5);
+  EXPECT_EQ(reader.get<std::int64_t>("pair/a"), 7);
+  EXPECT_EQ(reader.get<std::int64_t>("pair/b"), 7);
+  EXPECT_EQ(reader.info("versioned")->version, 5U);
+  EXPECT_EQ(reader.get<std::int64_t>("versioned"), 1);
+  EXPECT_FALSE(reader.info("gone"));
+  EXPECT_EQ(reader.get<std::int64_t>("count"), kAdds);
+  eventually("an ephemeral key that goes with its writer", [&] { return !reader.info("fleeting"); });
 }
 
 }  // namespace
