@@ -51,9 +51,6 @@ Status Batching::commit_batch(std::uint64_t number) noexcept {
   if (!maker.is_this_process()) return Status::kForked;
   if (!is_open(number)) return fail(Status::kInvalidArgument, 0);
   Status status = status_;
-  if (status == Status::kOk && !is_batch_allowed(open_batch->count, open_batch->bytes, batch_max())) {
-    status = Status::kMutationTooBig;  // since it was begun, the merger was told to allow less
-  }
   if (status == Status::kOk && open_batch->bytes != 0) {
     status = write_batch();
     while (has_reopened(status)) status = write_batch();
@@ -72,6 +69,9 @@ void Batching::end_records() noexcept {
 }
 
 Status Batching::write_batch() noexcept {
+  if (status_ != Status::kOk) return status_;
+  // Since it was begun, the merger may have been told to allow less, or ids have become text.
+  if (!is_batch_allowed(open_batch->count, open_batch->bytes, batch_max())) return Status::kMutationTooBig;
   end_records();
   const auto copy = [&](std::byte* at) {
     std::memcpy(at, open_batch->records, open_batch->bytes);

@@ -22,7 +22,7 @@ Status Conflating::conflate(std::span<const Mutation> mutations) noexcept {
   try {
     const std::uint64_t ring_id = pusher.ring_id;
     if (const Status status = push_conflated(); !is_for_now(status) && status != Status::kOk) return status;
-    if (pusher.ring_id != ring_id) return Status::kNoInstance;  // names that mutations refer to may be gone with the ring
+    if (pusher.ring_id != ring_id) return Status::kNoInstance;  // where the names of `mutations` may be
     for (const Mutation& mutation : mutations) {
       if (record_bytes(mutation) > ring.data_bytes()) return Status::kMutationTooBig;
     }

@@ -19,7 +19,6 @@
 
 #include "files/control.h"
 #include "files/ring_file.h"
-#include "files/snapshot_file.h"
 #include "protocol/doorbell.h"
 #include "shmstate/detail/ring_push.h"
 #include "shmstate/writer.h"
