@@ -9,7 +9,7 @@ namespace shmstate::internal {
 
 struct Batching : Conflating {
   Batching(std::string_view instance, WriterOptions wanted);
-  ~Batching() { open_batch->writer = nullptr; }
+  ~Batching() override { open_batch->writer = nullptr; }
 
   /// The number of a batch that is open from now on; 0: another one is.
   [[nodiscard]] std::uint64_t begin_batch() noexcept {

@@ -333,9 +333,9 @@ TEST_F(IdsTest, AnIdMeansItsKeyWhateverHappensToEntries) {
   Writer eraser = instance_.writer();
   std::vector<Key> bound = keys(kKeys);
   Model model;
-  for (int round = 0; round < test::steps(60); ++round) {
-    for (int i = 0; i < 400; ++i)
-      change(bound[random.below(std::min<std::size_t>(kKeys, 100 * (round + 1)))], random, model);
+  const auto rounds = static_cast<std::size_t>(test::steps(60));
+  for (std::size_t round = 1; round <= rounds; ++round) {
+    for (int i = 0; i < 400; ++i) change(bound[random.below(std::min(kKeys, 100 * round))], random, model);
     instance_.pump();
     for (int i = 0; i < 200; ++i) {
       const std::string key = numbered("key/", random.below(2 * kKeys));  // half of them have no bound key
