@@ -26,6 +26,7 @@ HEADER, DATA, NAMES = 4096, 65536, 16384
 OPERATIONS = {"set": 1, "erase": 2, "add": 3, "max": 4, "min": 5}
 CONTINUES, EPHEMERAL, TTL, VERSION, BY_ID = 1, 2, 4, 8, 32
 F_OFD_SETLK = 37
+AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
 FUTEX_WAKE_OP, FUTEX_OP_ADD_CMP_EQ = 5, 1 << 28
 SYS_FUTEX, SYS_MEMBARRIER, REGISTER_GLOBAL_EXPEDITED = 202, 324, 4
 SECONDS = 20
@@ -35,6 +36,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 def padded(data):
     return data + bytes(-len(data) % 8)
+
+
+def give_name(file, path):
+    """As os.link would that follows symbolic links, and does not."""
+    if libc.linkat(AT_FDCWD, b"/proc/self/fd/%d" % file, AT_FDCWD, os.fsencode(path), AT_SYMLINK_FOLLOW) != 0:
+        raise OSError(ctypes.get_errno(), "linkat", path)
 
 
 class Doorbell:
@@ -70,7 +77,7 @@ class Ring:
         self.memory[0:64] = struct.pack("<8sIIQQ16sIIII", b"SHMRING1", 2, 0, ring_id, DATA, head[48:64], os.getpid(),
                                         os.geteuid(), 0, NAMES)
         self.memory[64:128] = struct.pack("<48sQQ", b"layout_writer", time.time_ns(), 1)
-        os.link(f"/proc/self/fd/{self.file}", os.path.join(rings, f"{ring_id:016x}"), follow_symlinks=True)
+        give_name(self.file, os.path.join(rings, f"{ring_id:016x}"))
         libc.syscall(SYS_MEMBARRIER, REGISTER_GLOBAL_EXPEDITED, 0)
         self.doorbell = Doorbell(os.path.join(instance, "writers", "doorbell"))
         self.doorbell.add(4)
