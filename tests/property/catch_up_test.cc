@@ -61,7 +61,7 @@ class CatchUpPropertyTest : public testing::TestWithParam<std::uint32_t> {
   }
 
   void turn() {
-    key_count_ += kMoreKeys;
+    key_count_ += more_keys_;
     for (std::size_t n = random_.below(60); n > 0; --n) mutate();
     disturb();
     instance_.step(random_.chance(90) ? 1ms : 100ms);
@@ -69,7 +69,7 @@ class CatchUpPropertyTest : public testing::TestWithParam<std::uint32_t> {
   }
 
   static constexpr int kTurns = 1'000;
-  const std::size_t kMoreKeys = std::max<std::size_t>(1, 8'000 / static_cast<std::size_t>(test::steps(kTurns)));
+  const std::size_t more_keys_ = std::max<std::size_t>(1, 8'000 / static_cast<std::size_t>(test::steps(kTurns)));
 
   Random random_{70 + GetParam()};
   TestInstance instance_{{.buffer_count = GetParam()}};

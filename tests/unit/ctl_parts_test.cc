@@ -818,6 +818,9 @@ TEST(CtlLoadPlan, BytesEndABatchToo) {
   const LoadPlan plan = plan_batches(entries, kSmallBatches);
   EXPECT_EQ(plan.ends, (std::vector<std::size_t>{1, 3, 4}));
   EXPECT_EQ(plan.split_count, 0U);
+  std::vector<Entry> small = entries_of_epochs({1, 2, 3});
+  for (Entry& entry : small) entry.value = std::string(600, 'x');
+  EXPECT_EQ(plan_batches(small, kSmallBatches).ends, (std::vector<std::size_t>{2, 3})) << "two are enough for one";
 }
 
 // Of entries without an epoch nobody knows what belongs together.
