@@ -20,8 +20,10 @@ namespace {
 
 constexpr std::uint64_t kSeed = 0x9e37'79b9'7f4a'7c15;
 constexpr std::size_t kStreamLength = std::size_t{1} << 18;
-constexpr std::size_t kSegmentSlots = layout::kSegmentSlots;
-constexpr std::size_t kSegmentGroups = layout::kSegmentGroups;
+constexpr std::size_t kSegmentBytes = std::size_t{64} << 10;  // of the candidates with slots in place
+constexpr std::size_t kGroupSlots = 15;
+constexpr std::size_t kSegmentGroups = 67;
+constexpr std::size_t kSegmentSlots = kSegmentGroups * kGroupSlots;
 
 /// Zeroed memory on huge pages where there are some.
 class Memory {
@@ -81,38 +83,54 @@ void fill(Slot& slot, const Item& item) noexcept {
 /// all other segments.
 enum class Tags : std::uint8_t { kAtStart, kRotated, kTogether };
 
-/// Groups of 15 slots with 16 bytes of tags, as in docs/layout.md.
+struct alignas(16) Group {
+  std::uint8_t tags[kGroupSlots];
+  std::uint8_t overflow_count;
+
+  /// A bit for each slot whose tag is `tag`.
+  [[nodiscard]] std::uint32_t match(std::uint8_t tag) const noexcept {
+    std::uint32_t bits = 0;
+    for (std::size_t i = 0; i < kGroupSlots; ++i) bits |= std::uint32_t{tags[i] == tag} << i;
+    return bits;
+  }
+};
+[[nodiscard]] std::uint32_t group_of(std::uint64_t hash) noexcept {
+  return static_cast<std::uint32_t>(((hash >> 24 & 0xffff'ffff) * kSegmentGroups) >> 32);
+}
+
+/// Groups of 15 slots with 16 bytes of tags: slots in place.
 template <typename Slot, Tags kTags>
 class Tagged {
  public:
   /// `capacity` is a power of two: of segments, each a little smaller.
   explicit Tagged(std::size_t capacity)
       : mask_(capacity / std::bit_ceil(kSegmentSlots) - 1),
-        memory_((mask_ + 1) * layout::kPageBytes),
-        tags_((mask_ + 1) * kSegmentGroups * sizeof(layout::TagGroup)) {}
+        memory_((mask_ + 1) * kSegmentBytes),
+        tags_((mask_ + 1) * kSegmentGroups * sizeof(Group)) {}
 
   void insert(const Item& item, std::uint64_t hash) {
-    for (std::uint32_t group = home_group(hash);; group = (group + 1) % kSegmentGroups) {
-      layout::TagGroup& tags = this->tags(hash & mask_, group);
-      const std::uint32_t free = TagWords(tags).match(0);
+    for (std::uint32_t group = group_of(hash);; group = (group + 1) % kSegmentGroups) {
+      Group& tags = this->tags(hash & mask_, group);
+      const std::uint32_t free = tags.match(0);
       if (free != 0) {
         const auto index = static_cast<std::size_t>(std::countr_zero(free));
         tags.tags[index] = tag_of(hash);
-        fill(slot(hash & mask_, group * layout::kGroupSlots + index), item);
+        fill(slot(hash & mask_, group * kGroupSlots + index), item);
         return;
       }
       ++tags.overflow_count;
     }
   }
   [[nodiscard, gnu::always_inline]] const std::uint64_t* find(const Item& item, std::uint64_t hash) const noexcept {
-    std::uint32_t group = home_group(hash);
+    std::uint32_t group = group_of(hash);
     for (;;) {
-      const TagWords tags(this->tags(hash & mask_, group));
+      const Group& tags = this->tags(hash & mask_, group);
       for (std::uint32_t match = tags.match(tag_of(hash)); match != 0; match &= match - 1) {
-        const Slot& candidate = slot(hash & mask_, BufferView::first_slot(group, match));
+        const Slot& candidate =
+            slot(hash & mask_, group * kGroupSlots + static_cast<std::size_t>(std::countr_zero(match)));
         if (holds(candidate, item)) return &candidate.value;
       }
-      if (tags.overflow_count() == 0) return nullptr;
+      if (tags.overflow_count == 0) return nullptr;
       group = (group + 1) % kSegmentGroups;
     }
   }
@@ -120,16 +138,17 @@ class Tagged {
  private:
   [[nodiscard]] std::size_t place(std::size_t segment, std::size_t offset) const noexcept {
     const std::size_t origin = kTags == Tags::kRotated ? rotated_origin(segment) : 0;
-    return segment * layout::kPageBytes + (origin + offset) % layout::kPageBytes;
+    return segment * kSegmentBytes + (origin + offset) % kSegmentBytes;
   }
-  [[nodiscard]] layout::TagGroup& tags(std::size_t segment, std::size_t group) const noexcept {
-    if constexpr (kTags == Tags::kTogether) return tags_.at<layout::TagGroup>(0)[segment * kSegmentGroups + group];
-    return *memory_.at<layout::TagGroup>(
-        place(segment, offsetof(layout::Segment, groups) + group * sizeof(layout::TagGroup)));
+  [[nodiscard]] Group& tags(std::size_t segment, std::size_t group) const noexcept {
+    if constexpr (kTags == Tags::kTogether) return tags_.at<Group>(0)[segment * kSegmentGroups + group];
+    return *memory_.at<Group>(place(segment, layout::kLine + group * sizeof(Group)));
   }
   [[nodiscard]] Slot& slot(std::size_t segment, std::size_t slot) const noexcept {
-    return *memory_.at<Slot>(place(segment, offsetof(layout::Segment, slots) + slot * sizeof(Slot)));
+    return *memory_.at<Slot>(place(segment, kFirstSlot + slot * sizeof(Slot)));
   }
+
+  static constexpr std::size_t kFirstSlot = (1 + kSegmentGroups / 4 + 1) * layout::kLine;
 
   std::size_t mask_;
   Memory memory_;
@@ -162,6 +181,49 @@ class DenseBehindIndex {
   std::uint64_t count_ = 0;
   Memory cells_;
   Memory slots_;
+};
+
+/// Lines of 12 tags and 12 places, as in docs/layout.md, and entries of 48 bytes in the order of insertion.
+class LinesBeforeSlabs {
+ public:
+  explicit LinesBeforeSlabs(std::size_t capacity)
+      : mask_(capacity / 8 - 1), lines_((mask_ + 1) * layout::kLine), entries_((capacity + 1) * sizeof(Entry)) {}
+
+  void insert(const Item& item, std::uint64_t hash) {
+    for (std::size_t at = hash & mask_;; at = (at + 1) & mask_) {
+      layout::IndexLine& line = lines_.at<layout::IndexLine>(0)[at];
+      const std::uint32_t free = TagWords(line).match(0);
+      if (free != 0) {
+        const int cell = std::countr_zero(free);
+        line.tags[cell] = tag_of(hash);
+        line.places[cell] = ++count_;
+        fill(entries_.at<Entry>(0)[count_], item);
+        return;
+      }
+      ++line.overflow_count;
+    }
+  }
+  [[nodiscard, gnu::always_inline]] const std::uint64_t* find(const Item& item, std::uint64_t hash) const noexcept {
+    for (std::size_t at = hash & mask_;; at = (at + 1) & mask_) {
+      const layout::IndexLine& line = lines_.at<layout::IndexLine>(0)[at];
+      const TagWords tags(line);
+      for (std::uint32_t match = tags.match(tag_of(hash)); match != 0; match &= match - 1) {
+        const Entry& candidate = entries_.at<Entry>(0)[line.places[std::countr_zero(match)]];
+        if (holds(candidate, item)) return &candidate.value;
+      }
+      if (tags.overflow_count() == 0) return nullptr;
+    }
+  }
+
+ private:
+  struct Entry {
+    std::uint64_t head, changed_epoch, value, key[3];
+  };
+
+  std::size_t mask_;
+  std::uint32_t count_ = 0;
+  Memory lines_;
+  Memory entries_;
 };
 
 /// No tags at all: slots are compared one after the other.
@@ -215,6 +277,7 @@ BENCHMARK(find<Tagged<WholeSlot, Tags::kAtStart>>)->Name("tags_at_start_of_pages
 BENCHMARK(find<Tagged<WholeSlot, Tags::kTogether>>)->Name("tags_together")->Apply(sizes);
 BENCHMARK(find<Tagged<HotSlot, Tags::kRotated>>)->Name("tags_rotated_hot_slots")->Apply(sizes);
 BENCHMARK(find<DenseBehindIndex>)->Name("dense_behind_index")->Apply(sizes);
+BENCHMARK(find<LinesBeforeSlabs>)->Name("lines_before_slabs")->Apply(sizes);
 BENCHMARK(find<LinearProbing>)->Name("linear_probing")->Apply(sizes);
 
 }  // namespace

@@ -17,7 +17,7 @@ using namespace internal;
 
 struct ServiceOptions {
   std::filesystem::path instance;
-  InstanceOptions files;
+  InstanceOptions files{.buffer_count = kBuffersDefault};
   MergeOptions merge;
   std::chrono::nanoseconds spin_time = std::chrono::microseconds(50);  // without work, before sleeping
   bool remove_at_exit = false;

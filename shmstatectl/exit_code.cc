@@ -21,6 +21,7 @@ ExitCode exit_code_of(Status status) noexcept {
     case Status::kRejected:
     case Status::kLimit:
     case Status::kUnknown:
+    case Status::kCrowded:
     case Status::kRingRefused:
     case Status::kRingQuarantined: return ExitCode::kRejected;
     case Status::kVersionMismatch:

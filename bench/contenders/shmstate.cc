@@ -139,7 +139,7 @@ std::unique_ptr<Client> BoundShmstateContender::connect(Role role) {
 }
 
 std::unique_ptr<ShmstateContender> make_shmstate(std::vector<std::string> merger_options) {
-  merger_options.insert(merger_options.end(), {"--spin-time", "1s"});
+  merger_options.insert(merger_options.end(), {"--buffers", "2", "--spin-time", "1s"});
   return std::make_unique<ShmstateContender>("shmstate", Contender::kState & ~Contender::kIdle,
                                              std::move(merger_options), std::chrono::microseconds(2));
 }
@@ -151,7 +151,7 @@ void add_shmstate(Contenders& contenders) {
       std::vector<std::string>{"--spin-time", "1s"}, std::chrono::microseconds(2)));
   contenders.push_back(std::make_unique<ShmstateContender>(
       "shmstate, merger sleeping", Contender::kPush | Contender::kLatency | Contender::kIdle | Contender::kHoldView,
-      std::vector<std::string>{}, std::chrono::microseconds(500)));
+      std::vector<std::string>{"--buffers", "2"}, std::chrono::microseconds(500)));
   contenders.push_back(std::make_unique<ShmstateContender>("shmstate, 3 buffers", Contender::kHoldView,
                                                            std::vector<std::string>{"--buffers", "3"},
                                                            std::chrono::microseconds(500)));

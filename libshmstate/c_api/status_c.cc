@@ -24,6 +24,7 @@ static_assert(SHMSTATE_ALREADY_RUNNING == code(Status::kAlreadyRunning));
 static_assert(SHMSTATE_NO_MERGER == code(Status::kNoMerger) && SHMSTATE_SYSTEM == code(Status::kSystem));
 static_assert(SHMSTATE_INVALID_ARGUMENT == code(Status::kInvalidArgument) && SHMSTATE_FORKED == code(Status::kForked));
 static_assert(SHMSTATE_UNKNOWN == code(Status::kUnknown));
+static_assert(SHMSTATE_CROWDED == code(Status::kCrowded));
 
 static_assert(SHMSTATE_NONE == static_cast<int>(Type::kNone) && SHMSTATE_INT64 == static_cast<int>(Type::kInt64));
 static_assert(SHMSTATE_FLOAT64 == static_cast<int>(Type::kFloat64) && SHMSTATE_BYTES == static_cast<int>(Type::kBytes));
@@ -31,6 +32,6 @@ static_assert(SHMSTATE_FLOAT64 == static_cast<int>(Type::kFloat64) && SHMSTATE_B
 }  // namespace shmstate::internal::c_api
 
 const char* shmstate_strerror(int status) noexcept {
-  const bool is_known = status <= SHMSTATE_OK && status >= SHMSTATE_UNKNOWN;
+  const bool is_known = status <= SHMSTATE_OK && status >= SHMSTATE_CROWDED;
   return is_known ? shmstate::describe(static_cast<shmstate::Status>(-status)).data() : "unknown status";
 }

@@ -45,11 +45,10 @@ Geometry check_identity(const layout::Identity& identity, std::uint64_t control_
                    .value_offset = identity.value_offset,
                    .ring_table_offset = identity.ring_table_offset};
   if (g.control_bytes > control_file_bytes) throw error_of(InstanceError::kControlTruncated, instance);
-  const std::uint64_t cursor_end = layout::kCursorOffset + std::uint64_t{g.ring_count_max} * sizeof(layout::RingCursor);
   const bool sound =
       g.buffer_count >= layout::kBuffersMin && g.buffer_count <= layout::kBuffersMax && g.ring_count_max >= 1 &&
       g.ring_count_max <= layout::kRingsMax && g.buffer_stride % kPageBytes == 0 && g.buffer_offset % kPageBytes == 0 &&
-      g.first_page * kPageBytes >= cursor_end && g.first_page < g.pages_max() &&
+      g.first_page == layout::kFirstPage && g.first_page < g.pages_max() && g.pages_max() <= layout::kPagesMax &&
       fits(g.buffer_offset, g.buffer_count, g.buffer_stride, g.snapshot_bytes) && g.feed_record_count >= 1 &&
       (g.feed_record_count & (g.feed_record_count - 1)) == 0 && g.feed_offset % layout::kLine == 0 &&
       fits(g.feed_offset, g.feed_record_count, sizeof(layout::FeedRecord), g.buffer_offset) &&

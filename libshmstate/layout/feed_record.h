@@ -6,8 +6,7 @@
 namespace shmstate::internal {
 
 enum class FeedKind : std::uint8_t {
-  kChanged = 1,  // body: a packed Place
-  kMoved = 2,    // body: a packed Place; the entry changed earlier, and lies here now
+  kChanged = 1,  // body: a packed Place; 2 is no kind any more
   kErased = 3,   // detail: EraseReason; body: bytes of the key, which follows
   kKey = 4,      // body: 8 bytes of the key
 };

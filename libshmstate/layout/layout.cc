@@ -54,19 +54,27 @@ static_assert(offsetof(RingStatus, head) == 32 && offsetof(RingStatus, applied_c
 static_assert(offsetof(RingStatus, rejected_count) == 48 && offsetof(RingStatus, ring_bytes) == 56);
 static_assert(offsetof(RingStatus, name) == 64);
 
-static_assert(is_plain<BufferHeader, kLine>());
+static_assert(is_plain<BufferHeader, 2 * kLine>());
 static_assert(offsetof(BufferHeader, epoch) == 0 && offsetof(BufferHeader, published_ns) == 8);
 static_assert(offsetof(BufferHeader, entry_count) == 16 && offsetof(BufferHeader, directory) == 24);
 static_assert(offsetof(BufferHeader, page_count) == 32 && offsetof(BufferHeader, feed_end) == 40);
-static_assert(offsetof(BufferHeader, tombstone_count) == 48 && offsetof(BufferHeader, heap_bytes) == 56);
-static_assert(is_plain<RingCursor, 2 * kLine>());
+static_assert(offsetof(BufferHeader, tombstone_count) == 48 && offsetof(BufferHeader, block_bytes) == 56);
+static_assert(offsetof(BufferHeader, small_directory) == 64 && offsetof(BufferHeader, more_cursors) == 96);
+static_assert(is_plain<RingCursor, 2 * kLine>() && kFirstCursors == 31 && kPageCursors == 32);
 static_assert(offsetof(RingCursor, cursor) == 8 && offsetof(RingCursor, applied_count) == 16);
 static_assert(offsetof(RingCursor, rejected) == 64);
 
-static_assert(is_plain<TagGroup, 16>() && offsetof(TagGroup, overflow_count) == 15);
-static_assert(is_plain<Slot, kLine>() && offsetof(Slot, changed_epoch) == 8 && offsetof(Slot, words) == 16);
+static_assert(is_plain<PageMap, kPageBytes>() && kPageUnits == 255 && kSlotUnitsMax == 127);
+static_assert(is_plain<Slot, 24>() && offsetof(Slot, changed_epoch) == 8 && offsetof(Slot, words) == 16);
+// Epoch of change and value lie in one line.
+static_assert(kFirstSlotOffset % kSlotUnitBytes + offsetof(Slot, changed_epoch) == kSlotUnitBytes);
+static_assert(is_plain<IndexLine, kLine>() && offsetof(IndexLine, overflow_count) == 12);
+static_assert(offsetof(IndexLine, depth) == 13 && offsetof(IndexLine, places) == 16);
 static_assert(sizeof(Segment) == kPageBytes && std::is_trivially_copyable_v<Segment>);
-static_assert(offsetof(Segment, groups) == 64 && offsetof(Segment, slots) == 1152);
+static_assert(kPageBytes / sizeof(std::uint32_t) == std::size_t{1} << kNodeBits);
+static_assert(kPagesMax * kPageBytes / kSlotUnitBytes == std::uint64_t{1} << 32);  // a place has 32 bits
+// Between two parts of the map there is room for the largest directory.
+static_assert((sizeof(std::uint32_t) << kDirectoryLog2Max) < kPageBytes * (kPageBytes - 1));
 static_assert(is_plain<FeedRecord, 16>() && offsetof(FeedRecord, body) == 8);
 
 static_assert(sizeof(RingHeader) <= kRingHeaderBytes && std::is_trivially_copyable_v<RingHeader>);

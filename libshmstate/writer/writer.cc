@@ -211,6 +211,7 @@ std::uint64_t Writer::rejected(Status reason) const noexcept {
     case Status::kLimit: return impl_->rejected_in_all(layout::Reject::kLimit);
     case Status::kMutationTooBig: return impl_->rejected_in_all(layout::Reject::kBatchTooBig);
     case Status::kUnknown: return impl_->rejected_in_all(layout::Reject::kUnknown);
+    case Status::kCrowded: return impl_->rejected_in_all(layout::Reject::kCrowded);
     default: return 0;
   }
 }

@@ -184,7 +184,8 @@ int shmstate_writer_get_counters(const shmstate_writer* writer, shmstate_writer_
                .rejected_limit = writer->writer.rejected(Status::kLimit),
                .rejected_batch_too_big = writer->writer.rejected(Status::kMutationTooBig),
                .lost = counted.lost,
-               .rejected_unknown = writer->writer.rejected(Status::kUnknown)},
+               .rejected_unknown = writer->writer.rejected(Status::kUnknown),
+               .rejected_crowded = writer->writer.rejected(Status::kCrowded)},
               counters);
   return SHMSTATE_OK;
 }

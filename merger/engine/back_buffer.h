@@ -41,7 +41,7 @@ class BackBuffer {
   }
   [[nodiscard]] layout::BufferHeader& header() const noexcept { return *at<layout::BufferHeader>(0); }
   [[nodiscard]] layout::RingCursor& cursor(std::uint32_t ring_index) const noexcept {
-    return ring_cursors(base_)[ring_index];
+    return ring_cursor(base_, ring_index);
   }
 
   /// The only ways to change the buffer.
@@ -49,12 +49,12 @@ class BackBuffer {
     mark(&word);
     store_word(&word, value, std::memory_order_release);
   }
-  /// Changes a value of one word, in an entry whose epoch of change is true. Returns whether it is the entry's first
+  /// Changes a number, in an entry whose epoch of change is true. Returns whether it is the entry's first
   /// change since the claim.
   bool store_value(layout::Slot& slot, std::uint64_t value) {
     const bool is_first = slot.changed_epoch != epoch_;
     if (is_first) {
-      written_.add_entry(line_of(&slot));
+      written_.add_entry(Place::at_offset(offset_of(&slot)));
       store_word(&slot.changed_epoch, epoch_, std::memory_order_release);
     }
     store_word(&slot.words[0], value, std::memory_order_release);
@@ -68,11 +68,10 @@ class BackBuffer {
   BackBuffer(std::byte* base, std::uint32_t index, std::uint64_t epoch, Differences&& empty) noexcept
       : base_(base), epoch_(epoch), index_(index), written_(std::move(empty)) {}
 
-  [[nodiscard]] std::uint32_t line_of(const void* address) const noexcept {
-    const auto offset = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(address) - base_);
-    return static_cast<std::uint32_t>(offset / layout::kLine);
+  [[nodiscard]] std::uint64_t offset_of(const void* address) const noexcept {
+    return static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(address) - base_);
   }
-  void mark(const void* address) { written_.add_line(line_of(address)); }
+  void mark(const void* address) { written_.add_line(static_cast<std::uint32_t>(offset_of(address) / layout::kLine)); }
 
   std::byte* base_;
   std::uint64_t epoch_;

@@ -18,6 +18,7 @@ Status status_of(Reject reject) noexcept {
     case Reject::kLimit: return Status::kLimit;
     case Reject::kBatchTooBig: return Status::kMutationTooBig;
     case Reject::kUnknown: return Status::kUnknown;
+    case Reject::kCrowded: return Status::kCrowded;
   }
   return Status::kRejected;
 }

@@ -32,7 +32,7 @@ void EngineStatistics::write(InstanceOwner& owner, const Table& table, const Pag
   write(Stat::kSegmentSplits, table.segments().split_count());
   write(Stat::kPagesCommitted, pages.committed());
   write(Stat::kPagesFree, pages.free_count());
-  write(Stat::kHeapBytes, table.heap().used_bytes());
+  write(Stat::kHeapBytes, table.blocks().used_bytes());
   write(Stat::kSleeps, sleep_count);
   write(Stat::kCommitFailures, commit_failures);
   write(Stat::kHugePageBytes, owner.collapsed_bytes());

@@ -1,9 +1,8 @@
 // The change feed: one record for each key that changed in an epoch, in a ring of fixed-size records.
 //
 // It lies outside the buffers, in a single copy, and is only appended to. For a changed key, a record that names the
-// slot is enough, because the snapshot holds the key; an entry that a split moves is named again at its new place; an
-// erased key is spelled out. `feed_reserved` moves before records are overwritten, so a reader that finds it beyond its
-// position after reading knows that it read too late.
+// place is enough, because the snapshot holds the key; an erased key is spelled out. `feed_reserved` moves before
+// records are overwritten, so a reader that finds it beyond its position after reading knows that it read too late.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +35,6 @@ class Feed {
   void changed(const BackBuffer& back, const Place& place) {
     append(back.epoch(), FeedKind::kChanged, 0, place.pack());
   }
-  void moved(const BackBuffer& back, const Place& place) { append(back.epoch(), FeedKind::kMoved, 0, place.pack()); }
   void erased(const BackBuffer& back, EraseReason reason, std::string_view key) {
     append(back.epoch(), FeedKind::kErased, static_cast<std::uint8_t>(reason), key.size());
     for_each_word(key, [&](std::size_t, std::uint64_t word) { append(back.epoch(), FeedKind::kKey, 0, word); });

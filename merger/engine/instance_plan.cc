@@ -42,10 +42,10 @@ Geometry plan_instance(const InstanceOptions& options, const fs::path& path) {
   g.feed_record_count = options.feed_record_count;
   g.feed_offset = 0;
   g.buffer_offset = round_up(g.feed_record_count * sizeof(layout::FeedRecord), kBufferAlignment);
-  g.buffer_stride = memory_limit(options, path) / g.buffer_count / kBufferAlignment * kBufferAlignment;
+  g.buffer_stride = std::min(memory_limit(options, path) / g.buffer_count / kBufferAlignment * kBufferAlignment,
+                             layout::kPagesMax * kPageBytes);
   g.snapshot_bytes = g.buffer_offset + g.buffer_count * g.buffer_stride;
-  const std::uint64_t cursors = std::uint64_t{g.ring_count_max} * sizeof(layout::RingCursor);
-  g.first_page = static_cast<std::uint32_t>(round_up(layout::kCursorOffset + cursors, kPageBytes) / kPageBytes);
+  g.first_page = layout::kFirstPage;
   g.statistic_offset = round_up(sizeof(layout::ControlHeader), layout::kLine);
   g.value_offset = g.statistic_offset + g.statistic_count * sizeof(layout::StatisticName);
   g.ring_table_offset = round_up(g.value_offset + g.statistic_count * sizeof(std::uint64_t), layout::kLine);

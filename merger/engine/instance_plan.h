@@ -11,7 +11,7 @@
 namespace shmstate::internal {
 
 struct InstanceOptions {
-  std::uint32_t buffer_count = 2;  ///< 2 to 8
+  std::uint32_t buffer_count = 2;  ///< 2 to 8; the plain form
   /// Readers announce their pins, for which they need write access to a file of one word. Otherwise the merger asks the
   /// kernel in each turn.
   bool has_announced_pins = true;
@@ -25,6 +25,9 @@ struct InstanceOptions {
   std::optional<std::uint32_t> readers_group{};  ///< may open the instance's directory
   std::optional<std::uint32_t> writers_group{};  ///< may pass the gate inside it; its members must be readers, too
 };
+
+/// What the service makes by default: two buffers that swap, and a spare so that a held snapshot delays nobody.
+inline constexpr std::uint32_t kBuffersDefault = 3;
 
 inline constexpr std::uint64_t kBufferBytesMin = std::uint64_t{2} << 20;
 inline constexpr std::uint64_t kFeedRecordsMin = 64;

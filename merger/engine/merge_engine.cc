@@ -30,12 +30,12 @@ MergeEngine::MergeEngine(InstanceOwner& owner, const MergeOptions& options,
       log_(std::move(on_event)),
       context_{.owner = owner_, .options = options_, .log = log_, .statistics = statistics_},
       replicas_(owner),
-      pages_(
-          owner.geometry().first_page, owner.geometry().pages_max(),
-          [this](BackBuffer& back, std::uint64_t first, std::uint64_t end) { return commit_pages(back, first, end); }),
+      pages_(owner.geometry().pages_max(), [this](BackBuffer& back, std::uint64_t first,
+                                                  std::uint64_t end) { return commit_pages(back, first, end); }),
+      cursors_(pages_),
       feed_(owner),
       table_(pages_, feed_, owner.geometry()),
-      rings_(context_, replicas_, table_, marks_),
+      rings_(context_, replicas_, cursors_, table_, marks_),
       search_(context_, rings_),
       drain_(context_, clock_, rings_, table_),
       pins_(context_, replicas_),
@@ -62,6 +62,11 @@ void MergeEngine::set_options(const MergeOptions& options) noexcept {
 bool MergeEngine::commit_pages(BackBuffer& back, std::uint64_t first, std::uint64_t end) {
   if (owner_.commit_pages(first, end) != 0) return false;
   crash_point(CrashPoint::kPagesCommitted);
+  for (std::uint64_t page = first; page < end; ++page) {
+    if (page != map_page_of(page)) continue;  // what a merger that died had there is no part of the map
+    auto* const words = back.at<std::uint64_t>(page * layout::kPageBytes);
+    for (std::size_t i = 0; i < layout::kPageBytes / kWord; ++i) back.store(words[i], 0);
+  }
   back.store(back.header().page_count, end);
   return true;
 }
@@ -96,7 +101,8 @@ void MergeEngine::resume() {
   pages_.start_from(header.page_count);
   feed_.start_from(header.feed_end);
   replicas_.resume_from(current);
-  if (!table_.resume(buffer)) refuse(InstanceError::kTableDamaged);
+  const BufferView view(buffer, owner_.geometry().pages_max());
+  if (!cursors_.resume(view) || !table_.resume(buffer)) refuse(InstanceError::kTableDamaged);
   crash_point(CrashPoint::kTableResumed);
   rings_.resume();
   must_wake_readers_ = true;  // on behalf of a merger that died between publish and wake
@@ -190,7 +196,7 @@ void MergeEngine::publish() {
   back_->store(header.entry_count, table_.entry_count());
   back_->store(header.tombstone_count, table_.tombstone_count());
   back_->store(header.feed_end, feed_.end());
-  back_->store(header.heap_bytes, table_.heap().used_bytes());
+  back_->store(header.block_bytes, table_.blocks().used_bytes());
   crash_point(CrashPoint::kBufferHeaderWritten);
   replicas_.publish(std::move(*back_));
   back_.reset();

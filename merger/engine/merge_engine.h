@@ -19,6 +19,7 @@
 
 #include "engine/age_marks.h"
 #include "engine/back_buffer.h"
+#include "engine/cursors.h"
 #include "engine/engine_context.h"
 #include "engine/engine_log.h"
 #include "engine/engine_statistics.h"
@@ -104,6 +105,7 @@ class MergeEngine {
 
   Replicas replicas_;
   PageAllocator pages_;
+  Cursors cursors_;
   Feed feed_;
   Table table_;
   AgeMarks marks_;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/back_buffer.h"
-#include "engine/segments.h"
+#include "engine/slabs.h"
 #include "protocol/invariant.h"
 #include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/buffer_slot.h"
@@ -23,18 +23,18 @@ class Owners {
   [[nodiscard]] bool is_possible(std::uint64_t owner) const noexcept { return owner <= rings_.size(); }
 
   /// An entry of the owner lies there.
-  void add(std::uint64_t owner, const Place& place) {
+  void add(std::uint64_t owner, Place place) {
     Ring& ring = rings_[owner - 1];
     ring.places.push_back(place);
     ++ring.live_count;
   }
   /// Drops places that entries have left, once they outnumber those in use.
-  void tidy(const BackBuffer& back, std::uint64_t owner) {
+  void tidy(const BackBuffer& back, const Slabs& slabs, std::uint64_t owner) {
     Ring& ring = rings_[owner - 1];
     if (ring.places.size() <= 2 * ring.live_count + 64) return;
     std::sort(ring.places.begin(), ring.places.end());
     ring.places.erase(std::unique(ring.places.begin(), ring.places.end()), ring.places.end());
-    std::erase_if(ring.places, [&](const Place& place) { return owner_at(back, place) != owner; });
+    std::erase_if(ring.places, [&](Place place) { return owner_at(back, slabs, place) != owner; });
   }
   /// An entry of the owner is gone, has another owner, or lies elsewhere.
   void remove(std::uint64_t owner) {
@@ -53,8 +53,8 @@ class Owners {
   [[nodiscard]] bool has_places(std::uint32_t ring_index) const noexcept { return !rings_[ring_index].places.empty(); }
 
   /// The owner of the entry at a place; zero when there is none.
-  [[nodiscard]] static std::uint64_t owner_at(const BackBuffer& back, const Place& place) noexcept {
-    return SlotHead::unpack(Segments::slot(back, place).head).owner;  // the head of a free slot is zero
+  [[nodiscard]] static std::uint64_t owner_at(const BackBuffer& back, const Slabs& slabs, Place place) noexcept {
+    return slabs.holds(place) ? SlotHead::unpack(back.at<layout::Slot>(place.offset())->head).owner() : 0;
   }
 
  private:

@@ -1,78 +1,112 @@
 #include "engine/page_allocator.h"
 
 #include <algorithm>
-#include <bit>
 #include <iterator>
-#include <utility>
 
 #include "protocol/invariant.h"
+#include "shmstate/detail/buffer_place.h"
 #include "shmstate/detail/buffer_slot.h"
 
 namespace shmstate::internal {
+namespace {
 
-using layout::kPageBytes;
+constexpr std::uint64_t kPagesPerMapPage = layout::kPageBytes;
+
+// From `page` on, the first part of the map that lies among the pages of the pool.
+std::uint64_t next_map_page(std::uint64_t page) {
+  return (page + kPagesPerMapPage - 1) / kPagesPerMapPage * kPagesPerMapPage;
+}
+
+}  // namespace
 
 // ---- PageAllocator
 
-PageAllocator::PageAllocator(std::uint64_t first_page, std::uint64_t pages_max, Commit commit)
-    : first_page_(first_page), pages_max_(pages_max), committed_(first_page), commit_(std::move(commit)) {}
+PageAllocator::PageAllocator(std::uint64_t pages_max, Commit commit)
+    : pages_max_(pages_max), commit_(std::move(commit)) {}
 
 std::optional<std::uint64_t> PageAllocator::allocate(BackBuffer& back, std::uint64_t count) {
-  const auto fits = [count](const auto& run) { return run.second >= count; };
-  auto run = std::find_if(free_runs_.begin(), free_runs_.end(), fits);
-  if (run == free_runs_.end()) {
-    if (!grow(back, count)) return std::nullopt;
-    run = std::find_if(free_runs_.begin(), free_runs_.end(), fits);
+  if (const std::optional<std::uint64_t> page = take(count)) return page;
+  if (reclaim_ && reclaim_(back)) {
+    if (const std::optional<std::uint64_t> page = take(count)) return page;
   }
+  return grow(back, count) ? take(count) : std::nullopt;
+}
+
+std::optional<std::uint64_t> PageAllocator::take(std::uint64_t count) {
+  const auto fitting = by_length_.lower_bound({count, 0});
+  if (fitting == by_length_.end()) return std::nullopt;
+  const auto run = count == 1 ? free_runs_.begin() : free_runs_.find(fitting->second);
   const auto [page, length] = *run;
-  free_runs_.erase(run);
-  if (length > count) free_runs_.emplace(page + count, length - count);
-  free_count_ -= count;
+  erase(run);
+  if (length > count) insert(page + count, length - count);
   return page;
 }
 
-void PageAllocator::release(std::uint64_t page, std::uint64_t count) {
-  SHMSTATE_INVARIANT(page >= first_page_ && page + count <= committed_);
+void PageAllocator::insert(std::uint64_t page, std::uint64_t count) {
+  free_runs_.emplace(page, count);
+  by_length_.emplace(count, page);
   free_count_ += count;
+}
+
+PageAllocator::Runs::iterator PageAllocator::erase(Runs::iterator run) {
+  free_count_ -= run->second;
+  by_length_.erase({run->second, run->first});
+  return free_runs_.erase(run);
+}
+
+void PageAllocator::release(std::uint64_t page, std::uint64_t count) {
+  SHMSTATE_INVARIANT(page >= layout::kFirstPage && page + count <= committed_);
+  SHMSTATE_INVARIANT(next_map_page(page) >= page + count);
   auto next = free_runs_.lower_bound(page);
   SHMSTATE_INVARIANT(next == free_runs_.end() || next->first >= page + count);
   if (next != free_runs_.end() && next->first == page + count) {
     count += next->second;
-    next = free_runs_.erase(next);
+    next = erase(next);
   }
   if (next != free_runs_.begin()) {
     const auto before = std::prev(next);
     SHMSTATE_INVARIANT(before->first + before->second <= page);
     if (before->first + before->second == page) {
-      before->second += count;
-      return;
+      page = before->first;
+      count += before->second;
+      erase(before);
     }
   }
-  free_runs_.emplace(page, count);
+  insert(page, count);
 }
 
 // Commits a little more than is needed, in proportion to the size, so that growth is neither many small steps nor one
 // long pause.
 bool PageAllocator::grow(BackBuffer& back, std::uint64_t count) {
-  const std::uint64_t ahead = std::clamp<std::uint64_t>(committed_ / 16, 1, 16);
+  const std::uint64_t ahead = std::clamp<std::uint64_t>(committed_ / 64, 1, 256);
+  std::uint64_t begin = committed_;
   if (!free_runs_.empty()) {  // the free run at the end is part of it
     const auto [page, length] = *free_runs_.rbegin();
-    if (page + length == committed_) count -= length;
+    if (page + length == committed_) begin = page;
   }
-  for (const std::uint64_t wanted : {std::max(count, ahead), count}) {
-    const std::uint64_t end = committed_ + wanted;
+  if (next_map_page(begin) < begin + count) begin = next_map_page(begin) + 1;
+  for (const std::uint64_t end : {std::max(begin + count, committed_ + ahead), begin + count}) {
     if (end > pages_max_ || !commit_(back, committed_, end)) continue;
-    release(std::exchange(committed_, end), wanted);
+    release_committed(std::exchange(committed_, end), end);
     return true;
   }
   return false;
 }
 
+void PageAllocator::release_committed(std::uint64_t first, std::uint64_t end) {
+  while (first < end) {
+    const std::uint64_t run_end = std::min(next_map_page(first), end);
+    if (run_end > first) release(first, run_end - first);
+    first = run_end + 1;
+  }
+}
+
 void PageAllocator::start_from(std::uint64_t committed) {
   free_runs_.clear();
+  by_length_.clear();
   free_count_ = 0;
   committed_ = committed;
-  if (committed > first_page_) release(first_page_, committed - first_page_);
+  release_committed(layout::kFirstPage, committed);
 }
 
 bool PageAllocator::adopt(std::uint64_t page, std::uint64_t count) {
@@ -81,112 +115,31 @@ bool PageAllocator::adopt(std::uint64_t page, std::uint64_t count) {
   --run;
   const auto [first, length] = *run;
   if (count == 0 || page + count > first + length || page + count < page) return false;
-  free_runs_.erase(run);
-  if (page > first) free_runs_.emplace(first, page - first);
-  if (first + length > page + count) free_runs_.emplace(page + count, first + length - page - count);
-  free_count_ -= count;
+  erase(run);
+  if (page > first) insert(first, page - first);
+  if (first + length > page + count) insert(page + count, first + length - page - count);
   return true;
 }
 
-// ---- Heap
+// ---- Blocks
 
-std::size_t Heap::Span::first_free() const noexcept {
-  std::size_t word = 0;
-  while (~used[word] == 0) ++word;
-  return word * 64 + static_cast<std::size_t>(std::countr_one(used[word]));
+std::optional<std::uint64_t> Blocks::allocate(BackBuffer& back, std::size_t bytes) {
+  const std::optional<std::uint64_t> page = pages_.allocate(back, block_pages(bytes));
+  if (!page) return std::nullopt;
+  used_pages_ += block_pages(bytes);
+  return *page * layout::kPageBytes;
 }
 
-namespace {
-
-bool has_pages_of_its_own(std::size_t block_bytes) { return block_bytes > kPageBytes / 2; }
-std::uint64_t pages_of(std::size_t block_bytes) { return (block_bytes + kPageBytes - 1) / kPageBytes; }
-
-}  // namespace
-
-std::optional<std::uint64_t> Heap::allocate(BackBuffer& back, std::size_t bytes) {
-  const std::size_t block_bytes = heap_block_bytes(bytes);
-  if (has_pages_of_its_own(block_bytes)) {
-    const std::optional<std::uint64_t> page = pages_.allocate(back, pages_of(block_bytes));
-    if (!page) return std::nullopt;
-    used_bytes_ += block_bytes;
-    return *page * kPageBytes;
-  }
-  SpanList& open = open_[block_bytes];
-  if (open.empty()) {
-    const std::optional<std::uint64_t> page = pages_.allocate(back, 1);
-    if (!page) return std::nullopt;
-    add_span(*page, block_bytes);
-  }
-  Span& span = *open.back();
-  const std::size_t index = span.first_free();
-  take(span, index);
-  return span.page * kPageBytes + index * block_bytes;
+void Blocks::release(std::uint64_t offset, std::size_t bytes) {
+  SHMSTATE_INVARIANT(offset % layout::kPageBytes == 0 && used_pages_ >= block_pages(bytes));
+  used_pages_ -= block_pages(bytes);
+  pages_.release(offset / layout::kPageBytes, block_pages(bytes));
 }
 
-void Heap::release(std::uint64_t offset, std::size_t bytes) {
-  const std::size_t block_bytes = heap_block_bytes(bytes);
-  SHMSTATE_INVARIANT(used_bytes_ >= block_bytes);
-  used_bytes_ -= block_bytes;
-  if (has_pages_of_its_own(block_bytes)) return pages_.release(offset / kPageBytes, pages_of(block_bytes));
-  const auto found = spans_.find(offset / kPageBytes);
-  SHMSTATE_INVARIANT(found != spans_.end() && found->second->block_bytes == block_bytes);
-  Span& span = *found->second;
-  const std::size_t index = offset % kPageBytes / block_bytes;
-  SHMSTATE_INVARIANT((span.used[index / 64] >> index % 64 & 1) == 1);
-  if (span.is_full()) list(span);
-  span.used[index / 64] &= ~(std::uint64_t{1} << index % 64);
-  if (--span.used_count > 0) return;
-  unlist(span);
-  pages_.release(span.page, 1);
-  spans_.erase(found);
-}
-
-bool Heap::adopt(std::uint64_t offset, std::size_t bytes) {
-  const std::size_t block_bytes = heap_block_bytes(bytes);
-  const std::uint64_t page = offset / kPageBytes;
-  const std::size_t within = offset % kPageBytes;
-  if (has_pages_of_its_own(block_bytes)) {
-    if (within != 0 || !pages_.adopt(page, pages_of(block_bytes))) return false;
-    used_bytes_ += block_bytes;
-    return true;
-  }
-  const auto found = spans_.find(page);
-  if (found == spans_.end() && !pages_.adopt(page, 1)) return false;
-  Span& span = found == spans_.end() ? add_span(page, block_bytes) : *found->second;
-  const std::size_t index = within / block_bytes;
-  if (span.block_bytes != block_bytes || within % block_bytes != 0 || index >= span.capacity()) return false;
-  if ((span.used[index / 64] >> index % 64 & 1) == 1) return false;
-  take(span, index);
+bool Blocks::adopt(std::uint64_t offset, std::size_t bytes) {
+  if (offset % layout::kPageBytes != 0 || !pages_.adopt(offset / layout::kPageBytes, block_pages(bytes))) return false;
+  used_pages_ += block_pages(bytes);
   return true;
-}
-
-Heap::Span& Heap::add_span(std::uint64_t page, std::size_t block_bytes) {
-  auto& span = spans_[page];
-  span = std::make_unique<Span>();
-  span->page = page;
-  span->block_bytes = block_bytes;
-  list(*span);
-  return *span;
-}
-
-void Heap::list(Span& span) {
-  SpanList& open = open_[span.block_bytes];
-  span.position = open.size();
-  open.push_back(&span);
-}
-
-void Heap::unlist(Span& span) {
-  SpanList& open = open_[span.block_bytes];
-  open[span.position] = open.back();
-  open[span.position]->position = span.position;
-  open.pop_back();
-}
-
-void Heap::take(Span& span, std::size_t index) {
-  span.used[index / 64] |= std::uint64_t{1} << index % 64;
-  ++span.used_count;
-  used_bytes_ += span.block_bytes;
-  if (span.is_full()) unlist(span);
 }
 
 }  // namespace shmstate::internal

@@ -1,31 +1,34 @@
-// Who owns which memory of a buffer: pages for the directory, segments and the heap, and blocks within heap pages.
+// Who owns which pages of a buffer: one pool, whatever they are used for.
 //
 // All of this is private to the merger. Offsets are the same in every buffer, so one allocator serves them all. What is
 // in use follows from the table, so a merger that starts rebuilds the allocator (`adopt`) instead of trusting lists in
 // shared memory: nothing to corrupt, nothing to publish, and no leak survives a restart.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <optional>
-#include <vector>
+#include <set>
+#include <utility>
 
 #include "engine/back_buffer.h"
 #include "layout/layout.h"
 
 namespace shmstate::internal {
 
-/// Runs of 64 KiB pages: first fit from the front, neighbours joined on release.
+/// Runs of pages: single ones from the front, longer runs where they fit best; neighbours are joined on release. The
+/// pages of the map are nobody's.
 class PageAllocator {
  public:
   /// Commits pages [first, end) of every buffer and notes that in the back buffer; false when there is no room.
   using Commit = std::function<bool(BackBuffer& back, std::uint64_t first, std::uint64_t end)>;
+  /// Releases what is only kept for later; false when there is nothing.
+  using Reclaim = std::function<bool(BackBuffer& back)>;
 
-  PageAllocator(std::uint64_t first_page, std::uint64_t pages_max, Commit commit);
+  PageAllocator(std::uint64_t pages_max, Commit commit);
+  void set_reclaim(Reclaim reclaim) { reclaim_ = std::move(reclaim); }
 
   /// Pages below this are committed.
   [[nodiscard]] std::uint64_t committed() const noexcept { return committed_; }
@@ -40,55 +43,40 @@ class PageAllocator {
   [[nodiscard]] bool adopt(std::uint64_t page, std::uint64_t count);
 
  private:
-  [[nodiscard]] bool grow(BackBuffer& back, std::uint64_t count);
+  using Runs = std::map<std::uint64_t, std::uint64_t>;  // first page -> count
 
-  std::uint64_t first_page_;
+  [[nodiscard]] std::optional<std::uint64_t> take(std::uint64_t count);
+  [[nodiscard]] bool grow(BackBuffer& back, std::uint64_t count);
+  void release_committed(std::uint64_t first, std::uint64_t end);
+  void insert(std::uint64_t page, std::uint64_t count);
+  Runs::iterator erase(Runs::iterator run);
+
   std::uint64_t pages_max_;
-  std::uint64_t committed_;
+  std::uint64_t committed_ = layout::kFirstPage;
   std::uint64_t free_count_ = 0;
-  std::map<std::uint64_t, std::uint64_t> free_runs_;  // first page -> count
+  Runs free_runs_;
+  std::set<std::pair<std::uint64_t, std::uint64_t>> by_length_;  // of the same runs: count, first page
   Commit commit_;
+  Reclaim reclaim_;
 };
 
-/// Blocks for long keys and values: sizes as `heap_block_bytes` rounds them; up to half a page they share pages of one
-/// size, beyond that they are runs of pages. A page whose last block is freed is released.
-class Heap {
+/// Blocks for long keys and values: runs of pages.
+class Blocks {
  public:
-  explicit Heap(PageAllocator& pages) : pages_(pages) {}
+  explicit Blocks(PageAllocator& pages) : pages_(pages) {}
 
   /// The offset of a block that holds `bytes`; nothing when there is no memory.
   [[nodiscard]] std::optional<std::uint64_t> allocate(BackBuffer& back, std::size_t bytes);
   void release(std::uint64_t offset, std::size_t bytes);
-  [[nodiscard]] std::uint64_t used_bytes() const noexcept { return used_bytes_; }
+  /// The bytes of all pages in use.
+  [[nodiscard]] std::uint64_t used_bytes() const noexcept { return used_pages_ * layout::kPageBytes; }
 
   /// At start: takes the block that an entry refers to; false when there cannot be one.
   [[nodiscard]] bool adopt(std::uint64_t offset, std::size_t bytes);
 
  private:
-  static constexpr std::size_t kBlocksMax = layout::kPageBytes / layout::kLine;
-
-  struct Span {
-    std::uint64_t page = 0;
-    std::size_t block_bytes = 0;
-    std::size_t used_count = 0;
-    std::size_t position = 0;  // in the list of its size, while it has a free block
-    std::array<std::uint64_t, kBlocksMax / 64> used{};
-
-    [[nodiscard]] std::size_t capacity() const noexcept { return layout::kPageBytes / block_bytes; }
-    [[nodiscard]] bool is_full() const noexcept { return used_count == capacity(); }
-    [[nodiscard]] std::size_t first_free() const noexcept;
-  };
-  using SpanList = std::vector<Span*>;
-
-  Span& add_span(std::uint64_t page, std::size_t block_bytes);
-  void list(Span& span);
-  void unlist(Span& span);
-  void take(Span& span, std::size_t index);
-
   PageAllocator& pages_;
-  std::uint64_t used_bytes_ = 0;
-  std::map<std::uint64_t, std::unique_ptr<Span>> spans_;  // by page
-  std::map<std::size_t, SpanList> open_;                  // by block size: spans with a free block
+  std::uint64_t used_pages_ = 0;
 };
 
 }  // namespace shmstate::internal

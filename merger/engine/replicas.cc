@@ -1,6 +1,5 @@
 #include "engine/replicas.h"
 
-#include <span>
 #include <utility>
 
 #include "protocol/invariant.h"
@@ -25,26 +24,29 @@ void copy_line(std::uint32_t line, const std::byte* from, std::byte* to) noexcep
   }
 }
 
-// Of an entry that changed in nothing else: the value and the epoch of change.
-void copy_value(std::uint32_t line, const std::byte* from, std::byte* to) noexcept {
+// Of an entry that changed in nothing else: the epoch of change and the value.
+void copy_value(Place place, const std::byte* from, std::byte* to) noexcept {
   crash_point(CrashPoint::kValueCopied);
-  const std::size_t offset = std::size_t{line} * layout::kLine;
-  const auto& from_slot = *reinterpret_cast<const layout::Slot*>(from + offset);
-  auto& to_slot = *reinterpret_cast<layout::Slot*>(to + offset);
-  store_word(&to_slot.changed_epoch, from_slot.changed_epoch, std::memory_order_release);
-  store_word(to_slot.words, from_slot.words[0], std::memory_order_release);
+  const std::uint64_t offset = Differences::value_offset(place);
+  const auto* const from_words = reinterpret_cast<const std::uint64_t*>(from + offset);
+  auto* const to_words = reinterpret_cast<std::uint64_t*>(to + offset);
+  store_word(to_words, from_words[0], std::memory_order_release);
+  store_word(to_words + 1, from_words[1], std::memory_order_release);
 }
 
-// Calls `copy` for all lines, and prefetches what it will touch.
-template <typename Copy>
-void copy_all(std::span<const std::uint32_t> lines, const std::byte* from, std::byte* to, Copy&& copy) noexcept {
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    if (i + kPrefetchAhead < lines.size()) {
-      const std::size_t ahead = std::size_t{lines[i + kPrefetchAhead]} * layout::kLine;
+std::uint64_t offset_of(std::uint32_t line) { return std::uint64_t{line} * layout::kLine; }
+std::uint64_t offset_of(Place place) { return Differences::value_offset(place); }
+
+// Calls `copy` for all lines or entries, and prefetches what it will touch.
+template <typename What, typename Copy>
+void copy_all(const std::vector<What>& all, const std::byte* from, std::byte* to, Copy&& copy) noexcept {
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (i + kPrefetchAhead < all.size()) {
+      const std::uint64_t ahead = offset_of(all[i + kPrefetchAhead]);
       __builtin_prefetch(from + ahead, 0);
       __builtin_prefetch(to + ahead, 1);
     }
-    copy(lines[i], from, to);
+    copy(all[i], from, to);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <span>
 #include <utility>
 
 #include "layout/hash.h"
@@ -150,7 +149,7 @@ void RingDrain::prefetch_entries(const Segments::Guesses& guesses, const BackBuf
   }
   for (; staged != end; ++staged) {
     if (staged->head.is_named()) {
-      Segments::prefetch(back, *staged->known);
+      Table::prefetch(back, *staged->known);
     } else {
       staged->guess = guesses.prefetch_slot(staged->home);
     }
@@ -269,7 +268,7 @@ std::size_t RingDrain::apply(Pass& pass, std::size_t count) {
   for (const Staged* const by_id = staged + std::min(count, by_text_count_); staged != by_id; ++staged) {
     crash_point(CrashPoint::kMutationApplied);
     if (staged->guess != nullptr && table.update(back, *staged->guess, staged->head, staged->key)) continue;
-    if (!apply_by_key(pass, *staged)) --applied_count;
+    if (!apply_slowly(pass, *staged, end)) --applied_count;
   }
   for (; staged != end; ++staged) {
     if (staged->head.is_named()) {
@@ -277,9 +276,20 @@ std::size_t RingDrain::apply(Pass& pass, std::size_t count) {
       if (staged == end) break;
     }
     crash_point(CrashPoint::kMutationApplied);
-    if (!apply_other(back, *staged) && !apply_by_key(pass, *staged)) --applied_count;
+    if (!apply_other(back, *staged) && !apply_slowly(pass, *staged, end)) --applied_count;
   }
   return applied_count;
+}
+
+// Where a slab becomes something else meanwhile, what was guessed for the records behind may be no slot any more.
+bool RingDrain::apply_slowly(Pass& pass, const Staged& staged, const Staged* end) {
+  const std::uint64_t closed_count = table_.closed_slab_count();
+  const bool is_applied = apply_by_key(pass, staged);
+  if (table_.closed_slab_count() == closed_count) return is_applied;
+  for (Staged* behind = staged_.data() + (&staged - staged_.data()) + 1; behind != end; ++behind) {
+    if (!behind->head.is_named()) behind->guess = nullptr;
+  }
+  return is_applied;
 }
 
 // By text among others that are by id, or bytes by id.

@@ -88,6 +88,7 @@ class RingDrain {
   [[nodiscard]] std::size_t apply(Pass& pass, std::size_t count);
   [[nodiscard, gnu::noinline]] const Staged* apply_by_id(BackBuffer& back, const Staged* staged, const Staged* end);
   [[nodiscard, gnu::noinline]] bool apply_other(BackBuffer& back, const Staged& staged);
+  [[nodiscard]] bool apply_slowly(Pass& pass, const Staged& staged, const Staged* end);
   [[nodiscard]] bool apply_by_key(Pass& pass, const Staged& staged);
   [[nodiscard]] std::optional<HashedKey> key_of(const Pass& pass, const RecordView& record);
   void reject(Pass& pass, layout::Reject why, std::string_view key);

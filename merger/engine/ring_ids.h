@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "engine/segments.h"
+#include "engine/slabs.h"
 
 namespace shmstate::internal {
 

@@ -31,9 +31,11 @@ void mirror_counters(layout::RingHeader& header, const layout::RingCursor& curso
 
 }  // namespace
 
-RingRegistry::RingRegistry(const EngineContext& context, const Replicas& replicas, Table& table, AgeMarks& marks)
+RingRegistry::RingRegistry(const EngineContext& context, const Replicas& replicas, Cursors& cursors, Table& table,
+                           AgeMarks& marks)
     : context_(context),
       replicas_(replicas),
+      cursors_(cursors),
       table_(table),
       marks_(marks),
       is_index_used_(context.owner.geometry().ring_count_max, false) {
@@ -45,7 +47,8 @@ RingRegistry::RingRegistry(const EngineContext& context, const Replicas& replica
 // ---- start
 
 void RingRegistry::resume() {
-  for (std::uint32_t i = 0; i < context_.owner.geometry().ring_count_max; ++i) {
+  const std::uint64_t count = std::min<std::uint64_t>(cursors_.capacity(), context_.owner.geometry().ring_count_max);
+  for (std::uint32_t i = 0; i < count; ++i) {
     const std::uint64_t id = published_cursor(i).ring_id;
     if (id == 0) continue;
     is_index_used_[i] = true;
@@ -104,15 +107,17 @@ void RingRegistry::lift_batch_limits() noexcept {
 
 bool RingRegistry::admit(RingFile file, BackBuffer& back) {
   const auto free = std::find(is_index_used_.begin(), is_index_used_.end(), false);
+  const auto index = static_cast<std::uint32_t>(free - is_index_used_.begin());
   const bool is_admitted = free != is_index_used_.end() &&
-                           std::max(file.data_bytes(), file.names().bytes()) <= context_.options.ring_bytes_max;
+                           std::max(file.data_bytes(), file.names().bytes()) <= context_.options.ring_bytes_max &&
+                           cursors_.reserve(back, index);
   // pair: ring.verdict
   file.header().verdict.store(static_cast<std::uint32_t>(is_admitted ? RingVerdict::kServed : RingVerdict::kRefused),
                               std::memory_order_release);
   crash_point(CrashPoint::kVerdictWritten);
   if (!is_admitted) return false;
   *free = true;
-  const ServedRing& ring = add(std::move(file), static_cast<std::uint32_t>(free - is_index_used_.begin()), 0);
+  const ServedRing& ring = add(std::move(file), index, 0);
   layout::RingCursor& cursor = back.cursor(ring.index);
   back.store(cursor.ring_id, ring.file.id());
   back.store(cursor.cursor, 0);

@@ -11,6 +11,7 @@
 
 #include "engine/age_marks.h"
 #include "engine/back_buffer.h"
+#include "engine/cursors.h"
 #include "engine/engine_context.h"
 #include "engine/replicas.h"
 #include "engine/served_ring.h"
@@ -22,7 +23,7 @@ namespace shmstate::internal {
 
 class RingRegistry {
  public:
-  RingRegistry(const EngineContext& context, const Replicas& replicas, Table& table, AgeMarks& marks);
+  RingRegistry(const EngineContext& context, const Replicas& replicas, Cursors& cursors, Table& table, AgeMarks& marks);
 
   /// At start: takes over the rings that have a cursor in the current buffer. Throws `Error`.
   void resume();
@@ -77,11 +78,15 @@ class RingRegistry {
   void inspect(ServedRing& ring);
   void write_status(const ServedRing& ring);
   [[nodiscard]] const layout::RingCursor& published_cursor(std::uint32_t index) const noexcept {
-    return ring_cursors(context_.owner.buffer(replicas_.current().buffer))[index];
+    static constexpr layout::RingCursor kNone{};  // of a ring that was admitted in this turn
+    const std::byte* const buffer = context_.owner.buffer(replicas_.current().buffer);
+    const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
+    return index < CursorPages::unpack(header.more_cursors).capacity() ? ring_cursor(buffer, index) : kNone;
   }
 
   EngineContext context_;
   const Replicas& replicas_;
+  Cursors& cursors_;
   Table& table_;
   AgeMarks& marks_;
   std::vector<std::unique_ptr<ServedRing>> rings_;

@@ -12,35 +12,33 @@ namespace {
 using layout::Reject;
 
 SlotHead new_head(const HashedKey& key, const NewValue& value, const Attributes& attributes) {
-  const bool is_number = value.type == Type::kInt64 || value.type == Type::kFloat64;
   const unsigned flags = (attributes.expiry_ns != 0 ? unsigned{SlotHead::kHasExpiry} : 0) |
-                         (attributes.version ? unsigned{SlotHead::kHasVersion} : 0);
-  SlotHead head(key.bytes.size(), is_number ? kWord : value.bytes.size(), value.type, flags, attributes.owner);
-  head.place();
-  return head;
+                         (attributes.version ? unsigned{SlotHead::kHasVersion} : 0) |
+                         (attributes.owner != 0 ? unsigned{SlotHead::kEphemeral} : 0);
+  const std::size_t value_bytes = is_number(value.type) ? kWord : value.bytes.size();
+  return {key.bytes.size(), value_bytes, value.type, flags, attributes.owner};
 }
 
 std::uint64_t version_of(const layout::Slot& slot, const SlotHead& head) {
-  return head.has(SlotHead::kHasVersion) ? slot.words[head.version_word()] : 0;
+  return head.has(SlotHead::kHasVersion) ? slot.words[head.word_of(SlotHead::kHasVersion)] : 0;
 }
 
 }  // namespace
 
 Table::Table(PageAllocator& pages, Feed& feed, const Geometry& geometry)
-    : heap_(pages),
+    : blocks_(pages),
       feed_(feed),
-      segments_(pages, geometry, [this](BackBuffer& back, const Place& place) { moved(back, place); }),
+      segments_(pages, geometry),
+      slabs_(pages, geometry.pages_max()),
       owners_(geometry.ring_count_max),
-      timers_(geometry.pages_max()),
       pages_max_(geometry.pages_max()) {}
 
 // ---- mutations
 
 // Bytes that lie in the slot, and are as long as those that are there.
 bool Table::update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation, const std::uint64_t* key) {
-  SlotHead head(mutation.key_bytes(), mutation.value_bytes(), Type::kBytes);
-  head.place();
-  if (head.flags != 0 || here.head != head.pack()) return false;
+  const SlotHead head(mutation.key_bytes(), mutation.value_bytes(), Type::kBytes);
+  if (here.head != head.pack() || head.is_key_in_block() || head.is_value_in_block()) return false;
   const std::size_t key_words = words_of(mutation.key_bytes());
   if (!holds_key(here.words + head.key_word(), key, key_words)) return false;
   back.store_bytes(here.words, {reinterpret_cast<const char*>(key + key_words), mutation.value_bytes()});
@@ -49,11 +47,10 @@ bool Table::update_bytes(BackBuffer& back, layout::Slot& here, MutationHead muta
 }
 
 bool Table::update_bytes(BackBuffer& back, const KnownPlace& known, MutationHead mutation, const std::uint64_t* value) {
-  if (!segments_.is_good(known)) return false;
-  layout::Slot& here = Segments::slot(back, known);
-  SlotHead head(SlotHead::key_bytes_of(here.head), mutation.value_bytes(), Type::kBytes);
-  head.place();
-  if (head.has(SlotHead::kValueInHeap) || here.head != head.pack()) return false;
+  if (!slabs_.is_good(known)) return false;
+  layout::Slot& here = slot(back, known.place);
+  const SlotHead head(PlainNumber::key_bytes_of(here.head), mutation.value_bytes(), Type::kBytes);
+  if (head.is_value_in_block() || here.head != head.pack()) return false;
   back.store_bytes(here.words, {reinterpret_cast<const char*>(value), mutation.value_bytes()});
   changed(back, Segments::place_of(back, here));
   return true;
@@ -63,7 +60,7 @@ KnownPlace Table::find(const BackBuffer& back, const HashedKey& key) const {
   Place at;
   SlotHead head;
   const bool is_found = segments_.view(back).find(key, at, head) == BufferView::Found::kYes;
-  return is_found ? segments_.remember(back, at) : KnownPlace{};
+  return is_found ? slabs_.remember(at) : KnownPlace{};
 }
 
 std::optional<Reject> Table::set(BackBuffer& back, const HashedKey& key, const NewValue& value,
@@ -119,16 +116,16 @@ std::optional<Reject> Table::erase(BackBuffer& back, const HashedKey& key, std::
 bool Table::expire(BackBuffer& back, std::uint64_t now_ns, std::size_t budget) {
   const std::uint64_t before = entry_count_ + tombstone_count_;
   timers_.advance(now_ns, budget, [&](TimingWheel::Id id) {
-    const Place at = TimingWheel::place_of(id);
-    if (!Segments::is_occupied(back, at)) return;
-    const SlotHead head = SlotHead::unpack(slot(back, at).head);
+    const std::optional<Place> at = slabs_.in_use_at(TimingWheel::place_of(id));
+    if (!at) return;
+    const SlotHead head = SlotHead::unpack(slot(back, *at).head);
     if (!head.has(SlotHead::kHasExpiry)) return;
-    const std::uint64_t expiry_ns = slot(back, at).words[head.expiry_word()];
+    const std::uint64_t expiry_ns = slot(back, *at).words[head.word_of(SlotHead::kHasExpiry)];
     if (expiry_ns > now_ns) return timers_.ensure(id, expiry_ns);  // refreshed meanwhile
-    if (head.type == kTombstone) return remove(back, at, head, segments_.hash_of(slot(back, at), head));
+    if (head.type == kTombstone) return remove(back, *at, head, segments_.hash_of(back, *at));
     crash_point(CrashPoint::kEntryExpired);
     ++expired_count_;
-    erase_at(back, at, head, EraseReason::kExpiry);
+    erase_at(back, *at, head, EraseReason::kExpiry);
   });
   return entry_count_ + tombstone_count_ != before;
 }
@@ -137,7 +134,7 @@ bool Table::erase_owned(BackBuffer& back, std::uint32_t ring_index, std::size_t 
   for (; budget > 0; --budget) {
     const std::optional<Place> at = owners_.take(ring_index);
     if (!at) return true;
-    if (Owners::owner_at(back, *at) != ring_index + 1) continue;
+    if (Owners::owner_at(back, slabs_, *at) != ring_index + 1) continue;
     erase_at(back, *at, SlotHead::unpack(slot(back, *at).head), EraseReason::kOwnerGone);
   }
   return !owners_.has_places(ring_index);
@@ -149,77 +146,96 @@ std::optional<Reject> Table::insert(BackBuffer& back, const HashedKey& key, cons
                                     const Attributes& attributes) {
   if (entry_count_ + tombstone_count_ >= entries_max_) return Reject::kLimit;
   const SlotHead head = new_head(key, value, attributes);
-  const std::optional<std::uint64_t> page = segments_.make_room(back, key.hash);
-  if (!page) return Reject::kNoMemory;
-  Blocks blocks;
-  if (!allocate_blocks(back, nullptr, {}, head, blocks)) return Reject::kNoMemory;
-  const Place at = segments_.claim_slot(back, *page, key.hash);
+  const Segments::Room room = segments_.make_room(back, key.hash);
+  if (room != Segments::Room::kYes) return room == Segments::Room::kCrowded ? Reject::kCrowded : Reject::kNoMemory;
+  Offsets offsets;
+  if (!allocate_blocks(back, nullptr, {}, head, offsets)) return Reject::kNoMemory;
+  const std::optional<Place> at = slabs_.allocate(back, head.slot_bytes());
+  if (!at) {
+    release_blocks(offsets, head, {});
+    return Reject::kNoMemory;
+  }
   crash_point(CrashPoint::kSlotClaimed);
-  layout::Slot& here = slot(back, at);
+  layout::Slot& here = slot(back, *at);
   back.store(here.head, head.pack());
-  write_key(back, here, head, key, blocks);
+  write_key(back, here, head, key, offsets);
   crash_point(CrashPoint::kKeyWritten);
-  write_value(back, here, head, value, blocks);
+  write_value(back, here, head, value, offsets);
   crash_point(CrashPoint::kValueWritten);
   write_attributes(back, here, head, attributes);
-  track(back, at, {}, head, attributes.expiry_ns);
   back.store(here.changed_epoch, std::uint64_t{0});  // of whatever was here before
-  if (head.type != kTombstone) changed(back, at);
+  segments_.insert(back, key.hash, *at);
+  track(back, *at, {}, *at, head, attributes.expiry_ns);
+  if (head.type != kTombstone) changed(back, *at);
   return std::nullopt;
 }
 
-std::optional<Reject> Table::replace(BackBuffer& back, const Place& place, const SlotHead& old, const HashedKey& key,
+// An entry that needs another slot is written there as a whole before the index names it.
+std::optional<Reject> Table::replace(BackBuffer& back, Place place, const SlotHead& old, const HashedKey& key,
                                      const NewValue& value, const Attributes& attributes) {
-  layout::Slot& here = slot(back, place);
+  const layout::Slot& before = slot(back, place);
   const SlotHead head = new_head(key, value, attributes);
-  if (PlainNumber::is(here.head) && head.pack() == here.head) {
-    if (back.store_value(here, value.number)) feed_.changed(back, place);
+  if (PlainNumber::is(before.head) && head.pack() == before.head) {
+    if (back.store_value(slot(back, place), value.number)) feed_.changed(back, place);
     return std::nullopt;
   }
-  Blocks blocks;
-  if (!allocate_blocks(back, &here, old, head, blocks)) return Reject::kNoMemory;
-  release_blocks(here, old, blocks);
-  if (head.pack() != here.head) {
-    back.store(here.head, head.pack());
-    const bool key_stays =
-        head.key_word() == old.key_word() && head.has(SlotHead::kKeyInHeap) == old.has(SlotHead::kKeyInHeap);
-    if (!key_stays) write_key(back, here, head, key, blocks);
+  Offsets offsets;
+  if (!allocate_blocks(back, &before, old, head, offsets)) return Reject::kNoMemory;
+  const Offsets old_offsets = offsets_in(before, old);
+  const bool stays = slot_units(head.slot_bytes()) == slabs_.units_at(place);
+  const std::optional<Place> at = stays ? place : slabs_.allocate(back, head.slot_bytes());
+  if (!at) {
+    release_blocks(offsets, head, old_offsets);
+    return Reject::kNoMemory;
   }
-  write_value(back, here, head, value, blocks);
+  release_blocks(old_offsets, old, offsets);
+  layout::Slot& here = slot(back, *at);
+  if (!stays) back.store(here.changed_epoch, std::uint64_t{0});
+  const bool key_stays = stays && head.key_word() == old.key_word();
+  if (head.pack() != here.head) back.store(here.head, head.pack());
+  if (!key_stays) write_key(back, here, head, key, offsets);
+  write_value(back, here, head, value, offsets);
   write_attributes(back, here, head, attributes);
-  track(back, place, old, head, attributes.expiry_ns);
-  if (head.type != kTombstone) changed(back, place);
+  if (!stays) segments_.move(back, key.hash, place, *at);
+  track(back, place, old, *at, head, attributes.expiry_ns);
+  if (!stays) slabs_.release(back, place);
+  if (head.type != kTombstone) changed(back, *at);
   return std::nullopt;
 }
 
-void Table::remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash) {
-  release_blocks(slot(back, place), head, {});
-  track(back, place, head, {}, 0);
-  segments_.free_slot(back, place, hash);
+void Table::remove(BackBuffer& back, Place place, const SlotHead& head, std::uint64_t hash) {
+  release_blocks(offsets_in(slot(back, place), head), head, {});
+  track(back, place, head, place, {}, 0);
+  segments_.erase(back, hash, place);
+  slabs_.release(back, place);
 }
 
-void Table::erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason) {
+void Table::erase_at(BackBuffer& back, Place place, const SlotHead& head, EraseReason reason) {
   const layout::Slot& here = slot(back, place);
   const auto* const key = reinterpret_cast<const char*>(segments_.view(back).key_words(here, head));
-  feed_.erased(back, reason, {key, head.key_bytes});
+  feed_.erased(back, reason, {key, head.key_bytes()});
   crash_point(CrashPoint::kEntryErased);
-  remove(back, place, head, segments_.hash_of(here, head));
+  remove(back, place, head, segments_.hash_of(back, place));
 }
 
-void Table::changed(BackBuffer& back, const Place& place) {
+void Table::changed(BackBuffer& back, Place place) {
   layout::Slot& here = slot(back, place);
   if (here.changed_epoch == back.epoch()) return;  // the feed has it
   back.store(here.changed_epoch, back.epoch());
   feed_.changed(back, place);
 }
 
-// Keeps counts, timers and owners true when the head of a slot changes; without a type there is no entry.
-void Table::track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now,
+// Keeps counts, timers and owners true when the head of an entry, or its slot, changes; without a type there is no
+// entry.
+void Table::track(const BackBuffer& back, Place old_place, const SlotHead& old, Place place, const SlotHead& now,
                   std::uint64_t expiry_ns) {
   count(old, now);
-  if (old.owner != now.owner) {
-    if (old.owner != 0) owners_.remove(old.owner);
-    if (now.owner != 0) own(back, now.owner, place);
+  if (old.owner() != now.owner() || old_place != place) {
+    if (old.owner() != 0) owners_.remove(old.owner());
+    if (now.owner() != 0) {
+      owners_.add(now.owner(), place);
+      owners_.tidy(back, slabs_, now.owner());
+    }
   }
   if (now.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), expiry_ns);
 }
@@ -233,100 +249,93 @@ void Table::count(const SlotHead& old, const SlotHead& now) {
   if (now.type != Type::kNone) ++count_of(now.type);
 }
 
-// A split has moved an entry.
-void Table::moved(BackBuffer& back, const Place& place) {
-  feed_.moved(back, place);
-  const layout::Slot& here = slot(back, place);
-  const SlotHead head = SlotHead::unpack(here.head);
-  if (head.owner != 0) {
-    owners_.remove(head.owner);
-    own(back, head.owner, place);
-  }
-  if (head.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), here.words[head.expiry_word()]);
+// ---- blocks
+
+Table::Offsets Table::offsets_in(const layout::Slot& slot, const SlotHead& head) noexcept {
+  return {.value = head.is_value_in_block() ? slot.words[0] : 0,
+          .key = head.is_key_in_block() ? slot.words[head.key_word()] : 0};
 }
 
-void Table::own(const BackBuffer& back, std::uint64_t owner, const Place& place) {
-  owners_.add(owner, place);
-  owners_.tidy(back, owner);
-}
-
+// Those of the entry itself serve again where they are as long; the key is the same.
 bool Table::allocate_blocks(BackBuffer& back, const layout::Slot* slot, const SlotHead& old, const SlotHead& wanted,
-                            Blocks& blocks) {
-  if (wanted.has(SlotHead::kValueInHeap)) {
-    if (old.has(SlotHead::kValueInHeap) && heap_block_bytes(old.value_bytes) == heap_block_bytes(wanted.value_bytes)) {
-      blocks.value = slot->words[0];
+                            Offsets& offsets) {
+  const Offsets before = slot != nullptr ? offsets_in(*slot, old) : Offsets{};
+  if (wanted.is_value_in_block()) {
+    if (before.value != 0 && block_pages(old.value_bytes) == block_pages(wanted.value_bytes)) {
+      offsets.value = before.value;
     } else {
-      const std::optional<std::uint64_t> block = heap_.allocate(back, wanted.value_bytes);
+      const std::optional<std::uint64_t> block = blocks_.allocate(back, wanted.value_bytes);
       if (!block) return false;
-      blocks.value = *block;
+      offsets.value = *block;
     }
   }
-  if (wanted.has(SlotHead::kKeyInHeap)) {
-    if (old.has(SlotHead::kKeyInHeap)) {
-      blocks.key = slot->words[old.key_word()];
-    } else {
-      const std::optional<std::uint64_t> block = heap_.allocate(back, wanted.key_bytes);
-      if (!block) {
-        const bool is_new = slot == nullptr || !old.has(SlotHead::kValueInHeap) || blocks.value != slot->words[0];
-        if (blocks.value != 0 && is_new) heap_.release(blocks.value, wanted.value_bytes);
-        return false;
-      }
-      blocks.key = *block;
+  if (wanted.is_key_in_block()) {
+    offsets.key = before.key;
+    if (offsets.key != 0) return true;
+    const std::optional<std::uint64_t> block = blocks_.allocate(back, wanted.key_bytes());
+    if (!block) {
+      release_blocks(offsets, wanted, before);
+      return false;
     }
+    offsets.key = *block;
   }
   return true;
 }
 
-void Table::release_blocks(const layout::Slot& slot, const SlotHead& head, const Blocks& keep) {
-  if (head.has(SlotHead::kValueInHeap) && slot.words[0] != keep.value) heap_.release(slot.words[0], head.value_bytes);
-  if (head.has(SlotHead::kKeyInHeap) && slot.words[head.key_word()] != keep.key) {
-    heap_.release(slot.words[head.key_word()], head.key_bytes);
-  }
+void Table::release_blocks(const Offsets& offsets, const SlotHead& head, const Offsets& keep) {
+  if (offsets.value != 0 && offsets.value != keep.value) blocks_.release(offsets.value, head.value_bytes);
+  if (offsets.key != 0 && offsets.key != keep.key) blocks_.release(offsets.key, head.key_bytes());
 }
 
 void Table::write_key(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const HashedKey& key,
-                      const Blocks& blocks) {
+                      const Offsets& offsets) {
   std::uint64_t* const words = slot.words + head.key_word();
-  if (!head.has(SlotHead::kKeyInHeap)) return back.store_bytes(words, key.bytes);
-  back.store_bytes(back.at<std::uint64_t>(blocks.key), key.bytes);
-  back.store(words[0], blocks.key);
+  if (!head.is_key_in_block()) return back.store_bytes(words, key.bytes);
+  back.store_bytes(back.at<std::uint64_t>(offsets.key), key.bytes);
+  back.store(words[0], offsets.key);
   back.store(words[1], key.hash);
 }
 
 void Table::write_value(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const NewValue& value,
-                        const Blocks& blocks) {
-  if (value.type == Type::kInt64 || value.type == Type::kFloat64) {
+                        const Offsets& offsets) {
+  if (is_number(value.type)) {
     back.store(slot.words[0], value.number);
-  } else if (head.has(SlotHead::kValueInHeap)) {
-    back.store_bytes(back.at<std::uint64_t>(blocks.value), value.bytes);
-    back.store(slot.words[0], blocks.value);
+  } else if (head.is_value_in_block()) {
+    back.store_bytes(back.at<std::uint64_t>(offsets.value), value.bytes);
+    back.store(slot.words[0], offsets.value);
   } else {
     back.store_bytes(slot.words, value.bytes);
   }
 }
 
 void Table::write_attributes(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const Attributes& attributes) {
-  if (head.has(SlotHead::kHasExpiry)) back.store(slot.words[head.expiry_word()], attributes.expiry_ns);
-  if (head.has(SlotHead::kHasVersion)) back.store(slot.words[head.version_word()], *attributes.version);
+  if (head.has(SlotHead::kHasExpiry)) back.store(slot.words[head.word_of(SlotHead::kHasExpiry)], attributes.expiry_ns);
+  if (head.has(SlotHead::kHasVersion)) back.store(slot.words[head.word_of(SlotHead::kHasVersion)], *attributes.version);
 }
 
 // ---- taking over
 
 bool Table::resume(const std::byte* buffer) {
   const BufferView old(buffer, pages_max_);
-  const auto adopt = [this](const Place& place, const layout::Slot& slot, const SlotHead& head) {
-    return adopt_entry(place, slot, head);
-  };
-  return segments_.resume(old, adopt) && entry_count_ == old.entry_count();
+  return slabs_.resume(old) && segments_.resume(old, [&](Place place) { return adopt_entry(buffer, place); }) &&
+         slabs_.finish_resume(old) && entry_count_ == old.entry_count();
 }
 
-bool Table::adopt_entry(const Place& place, const layout::Slot& slot, const SlotHead& head) {
-  if (head.has(SlotHead::kValueInHeap) && !heap_.adopt(slot.words[0], head.value_bytes)) return false;
-  if (head.has(SlotHead::kKeyInHeap) && !heap_.adopt(slot.words[head.key_word()], head.key_bytes)) return false;
-  if (!owners_.is_possible(head.owner)) return false;
+bool Table::adopt_entry(const std::byte* buffer, Place place) {
+  if (place.offset() >= pages_max_ * layout::kPageBytes) return false;
+  const auto& here = *reinterpret_cast<const layout::Slot*>(buffer + place.offset());
+  if (place.page() >= BufferView(buffer, pages_max_).page_count()) return false;
+  const SlotHead head = BufferView::head_of(here);
+  if (head.type == Type::kNone || is_opaque(head.type) || !slabs_.adopt(place, head.slot_bytes())) return false;
+  const Offsets offsets = offsets_in(here, head);
+  if (head.is_value_in_block() && !blocks_.adopt(offsets.value, head.value_bytes)) return false;
+  if (head.is_key_in_block() && !blocks_.adopt(offsets.key, head.key_bytes())) return false;
+  if (!owners_.is_possible(head.owner())) return false;
   count({}, head);
-  if (head.owner != 0) owners_.add(head.owner, place);
-  if (head.has(SlotHead::kHasExpiry)) timers_.ensure(TimingWheel::id_of(place), slot.words[head.expiry_word()]);
+  if (head.owner() != 0) owners_.add(head.owner(), place);
+  if (head.has(SlotHead::kHasExpiry)) {
+    timers_.ensure(TimingWheel::id_of(place), here.words[head.word_of(SlotHead::kHasExpiry)]);
+  }
   return true;
 }
 

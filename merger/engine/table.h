@@ -1,7 +1,7 @@
 // The state inside a buffer, as the merger changes it. Readers look at it through BufferView; docs/layout.md draws it.
 //
-// An entry lies in a slot (segments.h), and what does not fit there in blocks of the heap. What only the merger needs
-// (free memory, timers, who owns what) is private and rebuilt from the entries at start.
+// An entry lies in a slot (slabs.h), where the index finds it (segments.h), and what does not fit there in blocks. What
+// only the merger needs (free memory, timers, who owns what) is private and rebuilt from the entries at start.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include "engine/owners.h"
 #include "engine/page_allocator.h"
 #include "engine/segments.h"
+#include "engine/slabs.h"
 #include "engine/timing_wheel.h"
 #include "layout/combine.h"
 #include "layout/layout.h"
@@ -85,6 +86,13 @@ class Table {
 
   /// Where entries lie; a slot that it guesses from tags is only good for `update`.
   [[nodiscard]] const Segments& segments() const noexcept { return segments_; }
+  /// For `update` by id.
+  static void prefetch(const BackBuffer& back, const KnownPlace& known) noexcept {
+    __builtin_prefetch(&slot(back, known.place), 1);
+  }
+
+  /// Slabs that became something else so far: what was guessed before may be no slot any more.
+  [[nodiscard]] std::uint64_t closed_slab_count() const noexcept { return slabs_.closed_count(); }
 
   [[nodiscard]] std::uint64_t entry_count() const noexcept { return entry_count_; }
   [[nodiscard]] std::uint64_t tombstone_count() const noexcept { return tombstone_count_; }
@@ -94,51 +102,54 @@ class Table {
   }
   [[nodiscard]] std::uint64_t superseded_count() const noexcept { return superseded_count_; }
   [[nodiscard]] std::uint64_t expired_count() const noexcept { return expired_count_; }
-  [[nodiscard]] const Heap& heap() const noexcept { return heap_; }
+  [[nodiscard]] const Blocks& blocks() const noexcept { return blocks_; }
 
  private:
-  struct Blocks {
+  /// Where what does not lie in the slot does.
+  struct Offsets {
     std::uint64_t value = 0;
     std::uint64_t key = 0;
   };
-  [[nodiscard]] static layout::Slot& slot(const BackBuffer& back, const Place& place) noexcept {
+  [[nodiscard]] static layout::Slot& slot(const BackBuffer& back, Place place) noexcept {
     return Segments::slot(back, place);
   }
 
   [[nodiscard]] std::optional<layout::Reject> insert(BackBuffer& back, const HashedKey& key, const NewValue& value,
                                                      const Attributes& attributes);
-  [[nodiscard]] std::optional<layout::Reject> replace(BackBuffer& back, const Place& place, const SlotHead& old,
+  [[nodiscard]] std::optional<layout::Reject> replace(BackBuffer& back, Place place, const SlotHead& old,
                                                       const HashedKey& key, const NewValue& value,
                                                       const Attributes& attributes);
-  void remove(BackBuffer& back, const Place& place, const SlotHead& head, std::uint64_t hash);
-  void erase_at(BackBuffer& back, const Place& place, const SlotHead& head, EraseReason reason);
+  void remove(BackBuffer& back, Place place, const SlotHead& head, std::uint64_t hash);
+  void erase_at(BackBuffer& back, Place place, const SlotHead& head, EraseReason reason);
   [[nodiscard]] static bool holds_key(const std::uint64_t* stored, const std::uint64_t* key, std::size_t key_words);
   [[nodiscard, gnu::always_inline]] bool update_number(BackBuffer& back, layout::Slot& here, MutationHead mutation,
                                                        std::uint64_t value);
   [[nodiscard]] bool update_bytes(BackBuffer& back, layout::Slot& here, MutationHead mutation,
                                   const std::uint64_t* key);
-  void changed(BackBuffer& back, const Place& place);
-  void track(BackBuffer& back, const Place& place, const SlotHead& old, const SlotHead& now, std::uint64_t expiry_ns);
+  void changed(BackBuffer& back, Place place);
+  void track(const BackBuffer& back, Place old_place, const SlotHead& old, Place place, const SlotHead& now,
+             std::uint64_t expiry_ns);
   void count(const SlotHead& old, const SlotHead& now);
   [[nodiscard]] std::uint64_t& count_of(Type type) noexcept {
     return type == kTombstone ? tombstone_count_ : entry_count_;
   }
-  void moved(BackBuffer& back, const Place& place);
-  void own(const BackBuffer& back, std::uint64_t owner, const Place& place);
-  [[nodiscard]] bool adopt_entry(const Place& place, const layout::Slot& slot, const SlotHead& head);
+  [[nodiscard]] bool adopt_entry(const std::byte* buffer, Place place);
 
   [[nodiscard]] bool allocate_blocks(BackBuffer& back, const layout::Slot* slot, const SlotHead& old,
-                                     const SlotHead& wanted, Blocks& blocks);
-  void release_blocks(const layout::Slot& slot, const SlotHead& head, const Blocks& keep);
-  void write_key(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const HashedKey& key,
-                 const Blocks& blocks);
-  void write_value(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const NewValue& value,
-                   const Blocks& blocks);
-  void write_attributes(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const Attributes& attributes);
+                                     const SlotHead& wanted, Offsets& offsets);
+  void release_blocks(const Offsets& offsets, const SlotHead& head, const Offsets& keep);
+  [[nodiscard]] static Offsets offsets_in(const layout::Slot& slot, const SlotHead& head) noexcept;
+  static void write_key(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const HashedKey& key,
+                        const Offsets& offsets);
+  static void write_value(BackBuffer& back, layout::Slot& slot, const SlotHead& head, const NewValue& value,
+                          const Offsets& offsets);
+  static void write_attributes(BackBuffer& back, layout::Slot& slot, const SlotHead& head,
+                               const Attributes& attributes);
 
-  Heap heap_;
+  Blocks blocks_;
   Feed& feed_;
   Segments segments_;
+  Slabs slabs_;
   Owners owners_;
   TimingWheel timers_;
   std::uint64_t pages_max_;
@@ -166,7 +177,7 @@ inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mut
   }
   if (here.head != SlotHead(mutation.key_bytes(), kWord, mutation.type()).pack()) return false;
   const std::size_t key_words = words_of(mutation.key_bytes());
-  if (!holds_key(here.words + 1, key, key_words)) return false;
+  if (!holds_key(PlainNumber::key_words(here), key, key_words)) return false;
   return update_number(back, here, mutation, load_word(key + key_words, std::memory_order_relaxed));
 }
 
@@ -174,10 +185,10 @@ inline bool Table::update(BackBuffer& back, layout::Slot& here, MutationHead mut
 // this type, and nothing else beside a key of any length.
 inline bool Table::update(BackBuffer& back, const KnownPlace& known, MutationHead mutation,
                           const std::uint64_t* value) {
-  if (!segments_.is_good(known)) return false;
-  layout::Slot& here = Segments::slot(back, known);
-  constexpr std::uint64_t kAnyKey = 0xffff;
-  if ((here.head | kAnyKey) != SlotHead(kAnyKey, kWord, mutation.type()).pack()) return false;
+  if (!slabs_.is_good(known)) return false;
+  layout::Slot& here = slot(back, known.place);
+  constexpr std::uint64_t kAnyKey = kKeyBytesMax - 1;
+  if ((here.head | kAnyKey) != SlotHead(kKeyBytesMax, kWord, mutation.type()).pack()) return false;
   return update_number(back, here, mutation, load_word(value, std::memory_order_relaxed));
 }
 

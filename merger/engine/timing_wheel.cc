@@ -6,8 +6,9 @@
 namespace shmstate::internal {
 
 void TimingWheel::ensure(Id id, std::uint64_t time_ns) {
-  std::unique_ptr<PageNodes>& page = pages_[id >> kSlotBits];
-  if (!page) page = std::make_unique<PageNodes>();
+  const std::size_t number = id >> kChunkBits;
+  if (number >= chunks_.size()) chunks_.resize(number + 1);
+  if (!chunks_[number]) chunks_[number] = std::make_unique<Chunk>();
   constexpr std::uint64_t kRoundUp = (std::uint64_t{1} << kTickBits) - 1;  // never early
   const std::uint64_t tick = (time_ns >> kTickBits) + ((time_ns & kRoundUp) != 0 ? 1 : 0);
   Node& timer = node(id);

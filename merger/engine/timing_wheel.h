@@ -1,6 +1,6 @@
 // Timers for entries: a hierarchical timing wheel (Varghese and Lauck 1987) with a node for each slot that needs one.
 //
-// A node means "examine this slot then", not "expire it": the entry may have been refreshed, replaced or moved since,
+// A node means "examine this slot then", not "expire it": the entry may have been refreshed, replaced or erased since,
 // so a later time needs no change here, and the caller examines the entry itself. Private to the merger, and rebuilt
 // from the entries at start. Every operation is O(1), even with a million nodes, and `advance` does bounded work.
 #pragma once
@@ -18,16 +18,13 @@ namespace shmstate::internal {
 
 class TimingWheel {
  public:
-  /// Names a slot: its page times 1024 plus its number in the segment.
+  /// Names a slot: half its place, since no slot has a single unit.
   using Id = std::uint32_t;
-  [[nodiscard]] static constexpr Id id_of(const Place& place) noexcept {
-    return static_cast<Id>(place.page << kSlotBits | place.slot);
-  }
-  [[nodiscard]] static constexpr Place place_of(Id id) noexcept {
-    return {.page = id >> kSlotBits, .slot = id & ((1U << kSlotBits) - 1)};
-  }
+  [[nodiscard]] static constexpr Id id_of(Place place) noexcept { return place.unit / 2; }
+  /// The slot begins there, or one unit further.
+  [[nodiscard]] static constexpr Place place_of(Id id) noexcept { return {.unit = id * 2}; }
 
-  explicit TimingWheel(std::uint64_t pages_max) : pages_(pages_max) { heads_.fill(kNone); }
+  TimingWheel() { heads_.fill(kNone); }
 
   /// Sets the time; nothing earlier is due.
   void start_from(std::uint64_t now_ns) noexcept { now_ = now_ns >> kTickBits; }
@@ -60,8 +57,8 @@ class TimingWheel {
   [[nodiscard]] std::uint64_t next_due_ns() const noexcept;
 
  private:
-  static constexpr unsigned kSlotBits = 10;
-  static_assert(layout::kSegmentSlots < 1U << kSlotBits);
+  static_assert(layout::kSlotUnitsMin >= 2);
+  static constexpr unsigned kChunkBits = 9;  // of four pages
   static constexpr unsigned kTickBits = 20;  // 1.05 ms
   static constexpr unsigned kLevelBits = 8;
   static constexpr std::uint32_t kBuckets = 1U << kLevelBits;
@@ -76,20 +73,20 @@ class TimingWheel {
     Id previous = kNone;
     std::uint16_t list = kUnlinked;
   };
-  using PageNodes = std::array<Node, layout::kSegmentSlots>;
+  using Chunk = std::array<Node, std::size_t{1} << kChunkBits>;
   struct Turn {
     std::uint64_t tick;  // the beginning of the next bucket that holds anything
     std::uint32_t list;
   };
 
-  [[nodiscard]] Node& node(Id id) noexcept { return (*pages_[id >> kSlotBits])[id & ((1U << kSlotBits) - 1)]; }
+  [[nodiscard]] Node& node(Id id) noexcept { return (*chunks_[id >> kChunkBits])[id & ((1U << kChunkBits) - 1)]; }
   void link(Id id, std::uint64_t tick);
   void push(Id id, std::uint32_t list);
   void unlink(Id id);
   [[nodiscard]] bool turn(std::uint64_t target);
   [[nodiscard]] Turn next_turn() const noexcept;
 
-  std::vector<std::unique_ptr<PageNodes>> pages_;
+  std::vector<std::unique_ptr<Chunk>> chunks_;
   std::array<Id, kDueList + 1> heads_{};
   std::array<std::array<std::uint64_t, kBuckets / 64>, kLevels> occupied_{};
   std::uint32_t active_ = kDueList;  // the bucket whose time has come: being examined, or moved to lower levels

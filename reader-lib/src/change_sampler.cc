@@ -1,4 +1,4 @@
-// Counts changes in the newest part of the feed, without a pin: what is overwritten or moved meanwhile is not seen.
+// Counts changes in the newest part of the feed, without a pin: what is overwritten meanwhile is not seen.
 #include <algorithm>
 #include <optional>
 #include <unordered_map>
@@ -59,7 +59,7 @@ class Feed {
     return counts;
   }
 
-  /// The key of the entry at a place, which may be another one by now, when a segment was split; nothing when none is.
+  /// The key of the entry at a place, which may be another one by now; nothing when none is.
   [[nodiscard]] std::optional<std::string> key_at(std::uint64_t place) const {
     const Place at = Place::unpack(place);
     std::optional<std::string> key;
@@ -67,7 +67,7 @@ class Feed {
     const Status looked = files_.look_unpinned(kTriesMax, version, [&](const BufferView& buffer) {
       const SlotHead head = buffer.head_at(at);
       key.reset();
-      if (head.type != Type::kNone) key = take_key(buffer, buffer.segment(at.page).slots[at.slot], head);
+      if (head.type != Type::kNone) key = take_key(buffer, buffer.slot(at), head);
     });
     return looked == Status::kOk ? key : std::nullopt;
   }

@@ -68,11 +68,11 @@ class Collector {
   [[nodiscard]] bool take_place(const FeedItem& item, Changes& news) {
     const Place at = item.location();
     const SlotHead head = view_.head_at(at);
-    if (head.type == Type::kNone || head.type == kTombstone || !places_.insert(item.place).second) return true;
+    if (!is_readable(head.type) || !places_.insert(item.place).second) return true;
     EntryView entry;
-    if (!view_entry(view_, view_.segment(at.page).slots[at.slot], head, entry)) return false;
+    if (!view_entry(view_, view_.slot(at), head, entry)) return false;
     if (entry.changed_epoch <= since_) return true;
-    const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
+    const std::uint64_t bytes = std::uint64_t{head.key_bytes()} + head.value_bytes;
     if (bytes > bytes_left_) return false;  // entries that share their bytes: a damaged buffer
     bytes_left_ -= bytes;
     news.changes.push_back({.key = std::string(entry.key),

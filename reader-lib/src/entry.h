@@ -1,4 +1,5 @@
-// Taking entries and values out of a buffer. `kDamaged` may only mean that the merger is writing it.
+// Taking entries and values out of a buffer. `kDamaged` may only mean that the merger is writing it. A slot that is
+// handed on here lies within the committed pages, as far as its head says.
 #pragma once
 
 #include <algorithm>
@@ -70,7 +71,7 @@ inline Status take_value(const BufferView& buffer, const layout::Slot& slot, con
         std::string* const held = std::get_if<std::string>(&value);
         return take_string(buffer, slot, head, held != nullptr ? *held : value.emplace<std::string>());
       },
-      Status::kDamaged);
+      Status::kWrongType);
 }
 
 inline Status take_into(const BufferView& buffer, const layout::Slot& slot, const SlotHead& head, Lookup& lookup) {
@@ -86,7 +87,7 @@ inline Status take_into(const BufferView& buffer, const layout::Slot& slot, cons
         lookup.value = std::string_view(lookup.buffer.data(), head.value_bytes);
         return take_bytes(buffer, slot, head, lookup.buffer.data());
       },
-      Status::kDamaged);
+      Status::kWrongType);
 }
 
 /// Nothing when it is out of bounds.
@@ -94,16 +95,20 @@ inline Status take_into(const BufferView& buffer, const layout::Slot& slot, cons
                                                          const SlotHead& head) {
   const std::uint64_t* const words = buffer.key_words(slot, head);
   if (words == nullptr) return std::nullopt;
-  std::string key(head.key_bytes, '\0');
+  std::string key(head.key_bytes(), '\0');
   copy_words(words, key.size(), key.data());
   return key;
 }
 
+[[nodiscard]] inline std::uint64_t optional_word(const layout::Slot& slot, const SlotHead& head,
+                                                 SlotHead::Flag flag) noexcept {
+  return head.has(flag) ? load_word(slot.words + head.word_of(flag), std::memory_order_acquire) : 0;
+}
 [[nodiscard]] inline std::uint64_t expiry_of(const layout::Slot& slot, const SlotHead& head) noexcept {
-  return head.has(SlotHead::kHasExpiry) ? load_word(slot.words + head.expiry_word(), std::memory_order_acquire) : 0;
+  return optional_word(slot, head, SlotHead::kHasExpiry);
 }
 [[nodiscard]] inline std::uint64_t version_of(const layout::Slot& slot, const SlotHead& head) noexcept {
-  return head.has(SlotHead::kHasVersion) ? load_word(slot.words + head.version_word(), std::memory_order_acquire) : 0;
+  return optional_word(slot, head, SlotHead::kHasVersion);
 }
 
 /// Views into the buffer; false when something is out of bounds.
@@ -112,11 +117,11 @@ inline Status take_into(const BufferView& buffer, const layout::Slot& slot, cons
   const std::uint64_t* const key = buffer.key_words(slot, head);
   const std::uint64_t* const value = buffer.value_words(slot, head);
   if (key == nullptr || value == nullptr) return false;
-  entry.key = {reinterpret_cast<const char*>(key), head.key_bytes};
+  entry.key = {reinterpret_cast<const char*>(key), head.key_bytes()};
   entry.changed_epoch = BufferView::changed_epoch(slot);
   entry.version = version_of(slot, head);
   entry.expiry_ns = expiry_of(slot, head);
-  entry.ephemeral = head.owner != 0;
+  entry.ephemeral = head.has(SlotHead::kEphemeral);
   entry.value = visit_value(
       head.type, [&] { return load_word(value, std::memory_order_acquire); },
       [](auto number) { return ValueView(number); },

@@ -16,12 +16,10 @@ struct FeedItem {
   std::uint64_t position = 0;  // of its first record
   std::uint64_t record_count = 1;
   FeedHead head{};
-  std::uint64_t place = 0;  // kChanged, kMoved
+  std::uint64_t place = 0;  // kChanged
   std::string key{};        // kErased; empty: these are not records
 
-  [[nodiscard]] bool names_place() const noexcept {
-    return head.kind == FeedKind::kChanged || head.kind == FeedKind::kMoved;
-  }
+  [[nodiscard]] bool names_place() const noexcept { return head.kind == FeedKind::kChanged; }
   [[nodiscard]] bool names_key() const noexcept { return head.kind == FeedKind::kErased && !key.empty(); }
   [[nodiscard]] Place location() const noexcept { return Place::unpack(place); }
 };

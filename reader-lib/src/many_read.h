@@ -17,8 +17,8 @@ namespace shmstate::internal {
 class ManyRead {
   struct Seen {
     std::uint64_t hash = 0;
-    const layout::Segment* segment = nullptr;  // where the tags are to be matched
-    const layout::Slot* slot = nullptr;        // where the key may be
+    const layout::IndexLine* line = nullptr;  // where the tags are to be matched
+    Place place;                              // where the key may be; nowhere: not known
     bool is_absent = false;
   };
 
@@ -30,30 +30,22 @@ class ManyRead {
 
   [[gnu::always_inline]] void begin(std::size_t i, const HashedKey& key, const Key* bound) noexcept {
     Seen& seen = seen_[i];
-    seen = {.hash = key.hash};
+    seen = Seen{};
+    seen.hash = key.hash;
     if (check_key(key.bytes) != Status::kOk || directory_.words == nullptr) return;
-    if (bound != nullptr) {
-      const Place at = KeyHints::location(*bound);
-      if (BufferView::is_segment_page(at.page, pages_) && at.slot < layout::kSegmentSlots) {
-        seen.slot = &view_.segment(at.page).slots[at.slot];
-        __builtin_prefetch(seen.slot);
-        return;
-      }
-    }
-    const std::uint64_t page = directory_.page_of(key.hash);
-    if (!BufferView::is_segment_page(page, pages_)) return;
-    seen.segment = &view_.segment(page);
-    __builtin_prefetch(&seen.segment->groups[home_group(key.hash)]);
+    if (bound != nullptr && look_ahead(seen, KeyHints::location(*bound))) return;
+    const std::uint64_t page = view_.segment_page(directory_, key.hash, pages_);
+    if (page == 0) return;
+    seen.line = &view_.segment(page).lines[home_line(key.hash)];
+    __builtin_prefetch(seen.line);
   }
   [[gnu::always_inline]] void match(std::size_t i) noexcept {
     Seen& seen = seen_[i];
-    if (seen.segment == nullptr) return;
-    const std::uint32_t group = home_group(seen.hash);
-    const TagWords tags(seen.segment->groups[group]);
+    if (seen.line == nullptr) return;
+    const TagWords tags(*seen.line);
     const std::uint32_t match = tags.match(tag_of(seen.hash));
     if (match != 0) {
-      seen.slot = &seen.segment->slots[BufferView::first_slot(group, match)];
-      __builtin_prefetch(seen.slot);
+      fetch(seen, BufferView::first_place(*seen.line, match));
     } else {
       seen.is_absent = tags.overflow_count() == 0;
     }
@@ -67,9 +59,9 @@ class ManyRead {
 
     /// The number of a key that is plain, where it nearly always is. Anything but kNumber says nothing.
     [[nodiscard, gnu::always_inline]] PlainRead::Answer number(Type type) const noexcept {
-      if (seen_.slot == nullptr) return {};
-      const PlainRead::Answer answer = PlainRead::look_at(*seen_.slot, key_, type);
-      if (bound_ != nullptr && answer.seen == PlainRead::Seen::kNumber) remember(many_.place_of(seen_.slot));
+      if (seen_.place == Place{}) return {};
+      const PlainRead::Answer answer = PlainRead::look_at(many_.view_.slot(seen_.place), key_, type);
+      if (bound_ != nullptr && answer.seen == PlainRead::Seen::kNumber) remember();
       return answer;
     }
     /// `take(buffer, slot, head)` copies the value out.
@@ -78,16 +70,15 @@ class ManyRead {
       if (const Status status = check_key(key_); status != Status::kOk) return status;
       if (seen_.is_absent) return Status::kNotFound;
       const HashedKey key{.bytes = key_, .hash = seen_.hash};
-      const Place at = many_.place_of(seen_.slot);
       SlotHead head;
-      if (!many_.view_.is_at(at, key, head)) return PointRead::look_up(many_.view_, key, take, bound_);
-      if (bound_ != nullptr) remember(at);
-      return PointRead::take_entry(many_.view_, at, head, take);
+      if (!many_.view_.is_at(seen_.place, key, head)) return PointRead::look_up(many_.view_, key, take, bound_);
+      if (bound_ != nullptr) remember();
+      return PointRead::take_entry(many_.view_, seen_.place, head, take);
     }
 
    private:
-    void remember(const Place& at) const noexcept {
-      if (seen_.segment != nullptr) KeyHints::set_place(*bound_, at);
+    void remember() const noexcept {
+      if (seen_.line != nullptr) KeyHints::set_place(*bound_, seen_.place);
     }
 
     const ManyRead& many_;
@@ -100,14 +91,22 @@ class ManyRead {
   }
 
  private:
-  /// Of no slot: a place where nothing is.
-  [[nodiscard]] Place place_of(const layout::Slot* slot) const noexcept {
-    if (slot == nullptr) return {};
-    const auto bytes = static_cast<std::size_t>(reinterpret_cast<const std::byte*>(slot) -
-                                                reinterpret_cast<const std::byte*>(&view_.segment(0)));
-    const std::size_t within = bytes % layout::kPageBytes - offsetof(layout::Segment, slots);
-    return {.page = bytes / layout::kPageBytes, .slot = static_cast<std::uint32_t>(within / sizeof(layout::Slot))};
+  /// Fetches what may be the key's slot, unless that reaches beyond what is committed.
+  void fetch(Seen& seen, Place place) noexcept {
+    if (!BufferView::is_within(place, PlainNumber::kSlotBytesMax, pages_)) return;
+    seen.place = place;
+    const auto* const at = reinterpret_cast<const std::byte*>(&view_.slot(place));
+    __builtin_prefetch(at);
+    __builtin_prefetch(at + kUsualSlotBytes - 1);
   }
+  /// The same for a place that a bound key remembers; false when there is no slot.
+  [[nodiscard]] bool look_ahead(Seen& seen, Place place) noexcept {
+    if (!view_.is_slot(place, pages_)) return false;
+    fetch(seen, place);
+    return seen.place != Place{};
+  }
+
+  static constexpr std::size_t kUsualSlotBytes = 48;  // which may lie in two lines
 
   BufferView view_;
   std::uint64_t pages_;

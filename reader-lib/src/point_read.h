@@ -77,7 +77,7 @@ class PointRead {
   template <typename Take>
   static Status take_entry(const BufferView& view, const Place& at, const SlotHead& head, Take&& take) {
     if (head.type == kTombstone) return Status::kNotFound;
-    return take(view, view.segment(at.page).slots[at.slot], head);
+    return take(view, view.slot(at), head);
   }
 
  private:

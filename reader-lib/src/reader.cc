@@ -285,7 +285,7 @@ Status Reader::read(std::string_view key, EntryInfo& info) noexcept {
     known.value_bytes = head.value_bytes;
     known.changed_epoch = BufferView::changed_epoch(slot);
     known.version = version_of(slot, head);
-    known.ephemeral = head.owner != 0;
+    known.ephemeral = head.has(SlotHead::kEphemeral);
     expiry_ns = expiry_of(slot, head);
     return Status::kOk;
   });

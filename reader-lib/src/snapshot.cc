@@ -9,18 +9,12 @@ namespace shmstate {
 
 using namespace internal;
 
-namespace {
-
-constexpr std::size_t kGroupsAhead = 2;  // that are fetched while one is looked at
-
-}  // namespace
-
 struct Snapshot::Impl : Pinned {
   using Pinned::Pinned;
 
   [[nodiscard]] EntryView entry(const layout::Slot& slot, const SlotHead& head) const {
     EntryView entry;
-    if (!view_plain_number(slot, entry) && !view_entry(view(), slot, head, entry)) fail_damaged();
+    if (!view_entry(view(), slot, head, entry)) fail_damaged();
     return entry;
   }
 };
@@ -50,8 +44,8 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
   const BufferView::Found found = view.find(hashed, at, head);
   if (found == BufferView::Found::kDamaged) impl_->fail_damaged();
   std::optional<EntryView> entry;
-  if (found == BufferView::Found::kYes && head.type != kTombstone) {
-    entry = impl_->entry(view.segment(at.page).slots[at.slot], head);
+  if (found == BufferView::Found::kYes && is_readable(head.type)) {
+    entry = impl_->entry(view.slot(at), head);
   }
   impl_->check_kept();
   return entry;
@@ -59,65 +53,67 @@ std::optional<EntryView> Snapshot::find(std::string_view key) const {
 
 Snapshot::Iterator Snapshot::begin() const { return begin_at(0); }
 
-Snapshot::Iterator Snapshot::begin_at(std::uint32_t segment) const {
-  Iterator first = before_first(segment);
+Snapshot::Iterator Snapshot::begin_at(std::uint64_t page) const {
+  Iterator first = before_first(page);
   first.look_up_more();
   return first;
 }
 
-Snapshot::Iterator Snapshot::before_first(std::uint32_t segment) const {
+Snapshot::Iterator Snapshot::before_first(std::uint64_t page) const {
   Iterator before;
-  before.directory_index_ = segment;
   before.impl_ = impl_.get();
   before.publication_ = &impl_->files().publication();
   before.version_ = impl_->version();
-  before.segments_left_ = impl_->view().page_count();
-  before.bytes_left_ = before.segments_left_ * layout::kPageBytes;
-  before.group_ = layout::kSegmentGroups;  // the end of no segment: the next one is that of `segment`
+  before.next_page_ = page;
+  before.bytes_left_ = impl_->view().page_count() * layout::kPageBytes;
   return before;
 }
 
-// The entries of the next group that has any.
+// Some entries of this slab, or of the next one that has any.
 void Snapshot::Iterator::look_up_more() {
-  static_assert(std::tuple_size_v<decltype(entries_)> == layout::kGroupSlots);
   at_ = 0;
   entry_count_ = 0;
   while (entry_count_ == 0) {
-    if (!next_group()) {
+    if (slots_left_ == 0 && !next_slab()) {
       impl_ = nullptr;
       return;
     }
-    for (std::uint32_t occupied = occupied_; occupied != 0; occupied &= occupied - 1) {
-      if (take(first_of(occupied), entries_[entry_count_])) ++entry_count_;
+    for (; slots_left_ > 0 && entry_count_ < entries_.size(); --slots_left_) {
+      if (take(next_slot(), entries_[entry_count_])) ++entry_count_;
     }
   }
   impl_->check_kept();
 }
 
-// Within a segment by groups, then on to the next segment.
-bool Snapshot::Iterator::next_group() {
+// By the map, eight pages at a time.
+bool Snapshot::Iterator::next_slab() {
+  crash_point(CrashPoint::kSlabRead);
   const BufferView view = impl_->view();
-  occupied_ = 0;
-  while (occupied_ == 0) {
-    if (group_ == layout::kSegmentGroups && !next_segment(view)) break;
-    crash_point(CrashPoint::kGroupRead);
-    const layout::Segment& segment = view.segment(page_);
-    const std::uint32_t group = group_++;
-    const layout::Slot* const ahead = segment.slots + (group + kGroupsAhead) * layout::kGroupSlots;
-    for (std::size_t i = 0; i < layout::kGroupSlots; ++i) __builtin_prefetch(ahead + i);  // past the end: no harm
-    slots_ = segment.slots + group * layout::kGroupSlots;
-    occupied_ = TagWords(segment.groups[group]).occupied();
+  const std::uint64_t pages = view.page_count();
+  for (std::uint64_t page = next_page_; page < pages; page = round_up(page + 1, kWord)) {
+    const std::uint64_t word = view.map_word(page / kWord * kWord) >> page % kWord * 8;
+    if (word == 0) continue;
+    page_ = page + static_cast<unsigned>(std::countr_zero(word)) / 8;
+    if (page_ >= pages) break;
+    const unsigned units = view.slot_units_of(page_);
+    if (units == 0 || units > layout::kPageUnits) break;  // the merger writes it
+    next_page_ = page_ + 1;
+    slot_bytes_ = units * std::uint32_t{layout::kSlotUnitBytes};
+    slots_left_ = layout::kPageUnits / units;
+    slot_ = &view.slot(Place::at_offset(page_ * layout::kPageBytes));
+    impl_->check_kept();
+    return true;
   }
   impl_->check_kept();
-  return occupied_ != 0;
+  return false;
 }
 
 bool Snapshot::Iterator::take_other(const layout::Slot& slot, EntryView& entry) {
   const SlotHead head = SlotHead::unpack(load_word(&slot.head, std::memory_order_acquire));
-  if (!head.is_sane()) impl_->fail_damaged();
-  if (head.type == kTombstone) return false;
+  if (!head.is_sane() || head.slot_bytes() > slot_bytes_) impl_->fail_damaged();
+  if (!is_readable(head.type)) return false;
   if (!view_entry(impl_->view(), slot, head, entry)) impl_->fail_damaged();
-  const std::uint64_t bytes = std::uint64_t{head.key_bytes} + head.value_bytes;
+  const std::uint64_t bytes = std::uint64_t{head.key_bytes()} + head.value_bytes;
   if (bytes > bytes_left_) impl_->fail_damaged();  // entries that share their bytes
   bytes_left_ -= bytes;
   return true;
@@ -126,28 +122,6 @@ bool Snapshot::Iterator::take_other(const layout::Slot& slot, EntryView& entry) 
 void Snapshot::Iterator::fail_unkept() const {
   impl_->check_kept();
   impl_->fail(Status::kDamaged);  // a stamp does not come back
-}
-
-// Segments are visited at the first directory entry that names them, which is the one whose index has no more bits than
-// the segment is deep.
-bool Snapshot::Iterator::next_segment(const BufferView& view) {
-  const Impl& impl = *impl_;
-  const std::uint64_t pages = view.page_count();
-  const BufferView::Directory directory = view.directory(pages);
-  if (directory.words == nullptr) impl.fail_damaged();
-  for (; directory_index_ <= directory.mask; ++directory_index_) {
-    const std::uint64_t page = directory.page_of(directory_index_);
-    if (!BufferView::is_segment_page(page, pages)) impl.fail_damaged();
-    const std::uint64_t segment_depth = load_word(&view.segment(page).depth, std::memory_order_acquire);
-    if (segment_depth > directory.depth()) impl.fail_damaged();
-    if (directory_index(directory_index_, static_cast<unsigned>(segment_depth)) != directory_index_) continue;
-    if (segments_left_-- == 0) impl.fail_damaged();  // segments that are named twice
-    ++directory_index_;
-    page_ = page;
-    group_ = 0;
-    return true;
-  }
-  return false;
 }
 
 }  // namespace shmstate

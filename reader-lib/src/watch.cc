@@ -137,22 +137,22 @@ struct Watch::Impl {
 
   /// False when the deadline passed and nothing more could be read, or the feed lost track of what changed meanwhile.
   [[nodiscard]] bool read_all(WatchBatch& batch, Clock::time_point deadline) {
-    std::uint32_t segment = 0;
-    if (read_some(batch, segment)) return true;
+    std::uint64_t page = 0;
+    if (read_some(batch, page)) return true;
     const Position begun = batch.position;
-    for (std::uint32_t from = segment; !read_some(batch, segment); from = segment) {
-      if (segment == from && Clock::now() >= deadline) return false;
+    for (std::uint64_t from = page; !read_some(batch, page); from = page) {
+      if (page == from && Clock::now() >= deadline) return false;
     }
     return catch_up(batch, begun);
   }
 
-  /// Reads from a segment of the table on. False when the buffer was reclaimed; then `segment` is where to continue.
-  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint32_t& segment) {
+  /// Reads from a page on. False when the buffer was reclaimed; then `page` is where to continue.
+  [[nodiscard]] bool read_some(WatchBatch& batch, std::uint64_t& page) {
     const Snapshot snapshot = reader.snapshot();
     batch.position = snapshot.position();
     try {
-      for (auto entry = snapshot.begin_at(segment); entry != snapshot.end(); ++entry) {
-        segment = entry.segment();
+      for (auto entry = snapshot.begin_at(page); entry != snapshot.end(); ++entry) {
+        page = entry.page();
         if (!entry->key.starts_with(prefix)) continue;
         Change change{.key = std::string(entry->key),
                       .kind = ChangeKind::kSet,

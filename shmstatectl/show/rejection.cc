@@ -4,7 +4,7 @@ namespace shmstate::ctl {
 
 Status reason_of_rejection(const Writer& writer) {
   for (const Status reason : {Status::kWrongType, Status::kOutOfRange, Status::kNoMemory, Status::kLimit,
-                              Status::kMutationTooBig, Status::kUnknown}) {
+                              Status::kMutationTooBig, Status::kUnknown, Status::kCrowded}) {
     if (writer.rejected(reason) != 0) return reason;
   }
   return Status::kRejected;
@@ -21,6 +21,7 @@ std::string rejection_text(Status reason) {
     case Status::kUnknown:
       return "the merger does not know what it says; install the same version of shmstate everywhere";
     case Status::kLimit: return "the instance has its maximum number of entries; erase keys, or configure more";
+    case Status::kCrowded: return "too many keys were chosen for where their hashes lead; choose another name";
     default: return "see the counters in shmstatectl status";
   }
 }

@@ -91,8 +91,8 @@ std::string rings_text(const std::vector<RingInfo>& rings, const std::optional<R
 
 std::string statistic_value_text(const StatisticInfo& statistic) {
   if (statistic.unit == "ns") return format_duration(std::chrono::nanoseconds(statistic.value));
-  constexpr std::uint64_t kPageBytes = std::uint64_t{64} << 10;
-  if (statistic.unit == "64KiB") return format_bytes(statistic.value * kPageBytes);
+  constexpr std::uint64_t kPageBytes = 4096;
+  if (statistic.unit == "4KiB") return format_bytes(statistic.value * kPageBytes);
   if (statistic.unit == "bytes") return format_bytes(statistic.value);
   const std::string count = fmt::to_string(statistic.value);
   return statistic.unit.empty() ? count : count + ' ' + escaped(statistic.unit);

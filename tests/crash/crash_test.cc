@@ -30,6 +30,7 @@
 #include "engine/instance_owner.h"
 #include "engine/merge_engine.h"
 #include "files/ring_file.h"
+#include "harness/chosen_keys.h"
 #include "harness/explored.h"
 #include "harness/process_support.h"
 #include "harness/test_instance.h"
@@ -112,7 +113,9 @@ constexpr std::int64_t kRoundsOfAHandle = 10;
 constexpr std::int64_t kKeysOfARound = 100;  // that stay, so that the table grows
 constexpr std::int64_t kTrail = 8;           // a round's long value is erased so many rounds later
 constexpr std::int64_t kBystanderPushes = 20;
-constexpr std::int64_t kBigBatch = 150;  // more than the merger takes as one group
+constexpr std::int64_t kBigBatch = 150;    // more than the merger takes as one group
+constexpr std::uint64_t kCrowd = 750;      // keys whose hashes begin alike: more than a segment takes
+constexpr std::size_t kOtherWriters = 32;  // more than have a cursor beside the header
 
 std::string growing(std::int64_t round, std::int64_t k) {
   return "growing/" + std::to_string(round) + '/' + std::to_string(k);
@@ -123,6 +126,8 @@ std::string trail_value(std::int64_t round) {
   value.assign(static_cast<std::size_t>(round * 631 % 7000 + 100), static_cast<char>('a' + round % 26));
   return value;
 }
+
+std::string changing_value(std::int64_t round) { return std::string(static_cast<std::size_t>(round * 97 % 900), 'c'); }
 
 /// A ring of garbage and a file that is no ring, both without a living owner.
 void leave_rubbish(const std::string& instance, const Control& control) {
@@ -146,7 +151,28 @@ void push_repeatable(Writer& writer, std::int64_t round) {
   must_be_ok(writer.erase(trail(round - kTrail)), "erase");
   must_be_ok(writer.set("fleeting/" + std::to_string(round), round, {.ttl = 1ms}), "ttl");
   must_be_ok(writer.set("alive/" + std::to_string(round % 5), round, {.ephemeral = true}), "ephemeral");
+  must_be_ok(writer.set("changing", changing_value(round)), "changing");
   must_be_ok(writer.set("versioned", round, {.version = static_cast<std::uint64_t>(round)}), "versioned");
+}
+
+// They come, and go again two rounds later: so nodes of the directory are made, segments are merged, and the directory
+// is halved.
+void push_crowd(Writer& writer, std::uint64_t hash_seed, std::int64_t round) {
+  const ChosenKeys chosen(hash_seed);
+  for (std::uint64_t i = 0; i < kCrowd; ++i) {
+    const std::string key = chosen.with_hash(i << 24 | 0x12'3456);
+    if (round % 12 == 8) must_be_ok(writer.set(key, round), "crowd");
+    if (round % 12 == 10) must_be_ok(writer.erase(key), "crowd");
+  }
+}
+
+/// So many writers at once that their cursors need more room.
+void be_many(const std::string& instance) {
+  std::vector<Writer> others;
+  for (std::size_t i = 0; i < kOtherWriters; ++i)
+    others.emplace_back(instance, WriterOptions{.ring_bytes = kRingBytesMin});
+  must_be_ok(others.back().set("others", 1), "others");
+  must_be_ok(others.back().flush(kPatience), "flush");
 }
 
 /// Bound keys, which are pushed by ids, of one writer after the other.
@@ -191,6 +217,7 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
   Position known;
   Bound keys("");
   Bound shared_keys("shared/");
+  if (round == 0) be_many(instance);
   while (round < kRounds || shared_round < kRounds) {
     Writer writer(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience});
     Writer shared(instance, {.ring_bytes = kRingBytesMin, .full_timeout = kPatience, .shared = true});
@@ -198,6 +225,7 @@ void write_rounds(const std::string& instance, std::int64_t round, std::int64_t 
     for (std::int64_t n = 0; n < kRoundsOfAHandle; ++n) {
       if (round < kRounds) {
         push_repeatable(writer, ++round);
+        push_crowd(writer, control.geometry().hash_seed, round);
         push_once(writer, keys, round);
         notes->accepted_round.store(round);
       }
@@ -385,6 +413,7 @@ class Ordeal {
     must(number(snapshot, "round") == kRounds && number(snapshot, "shared/round") == kRounds, "rounds are missing");
     for (std::int64_t round = 1; round <= kRounds; ++round) check_round(snapshot, round, kRounds);
     must(number(snapshot, "versioned") == kRounds, "versioned is wrong");
+    must(snapshot.get<std::string>("changing") == changing_value(kRounds), "changing is wrong");
     must(number(snapshot, "bystander") == bystander_pushes_, "pushes of bystanders are lost or repeated");
     next_plan_ = plans_.size();
     notes_->armed_point.store(kPoints);
@@ -400,7 +429,7 @@ class Ordeal {
   }
   [[nodiscard]] std::size_t expected_entries() const {
     const std::int64_t of_bystanders = bystander_pushes_ > 0 ? 1 : 0;
-    return static_cast<std::size_t>(kRounds * kKeysOfARound + kTrail + 1 + 2 * (3 + kBigBatch) + of_bystanders);
+    return static_cast<std::size_t>(kRounds * kKeysOfARound + kTrail + 3 + 2 * (3 + kBigBatch) + of_bystanders);
   }
 
   TestDirectory directory_;

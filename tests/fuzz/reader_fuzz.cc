@@ -32,7 +32,10 @@ class Damageable {
     snapshot_bytes_ = g.snapshot_bytes;
     current_ = g.buffer_offset + current_version(instance_.owner().publication()).buffer * g.buffer_stride;
     pages_ = read_word(snapshot_, current_ + offsetof(layout::BufferHeader, page_count));
-    directory_ = read_word(snapshot_, current_ + offsetof(layout::BufferHeader, directory)) >> 8;
+    const auto directory =
+        DirectoryWord::unpack(read_word(snapshot_, current_ + offsetof(layout::BufferHeader, directory)));
+    directory_ = current_ + directory.offset();
+    segment_ = current_ + (read_word(snapshot_, directory_) & (layout::kPagesMax - 1)) * layout::kPageBytes;
   }
 
   [[nodiscard]] std::string path() const { return instance_.path(); }
@@ -46,8 +49,8 @@ class Damageable {
       kHeader,
       kCursor,
       kDirectory,
-      kTags,
-      kSlot,
+      kMap,
+      kLine,
       kPage,
       kFeed,
       kCutControl,
@@ -60,10 +63,10 @@ class Damageable {
       case kPublication: return patch(control_, sizeof(layout::Identity) + input.below(256), input);
       case kControl: return patch(control_, input.below(control_bytes_), input);
       case kHeader: return patch(snapshot_, current_ + input.below(sizeof(layout::BufferHeader)), input);
-      case kCursor: return patch(snapshot_, current_ + layout::kCursorOffset + input.below(512), input);
-      case kDirectory: return patch(snapshot_, current_ + directory_ * layout::kPageBytes + input.below(64), input);
-      case kTags: return patch_page(0, offsetof(layout::Segment, slots), input);
-      case kSlot: return patch_page(offsetof(layout::Segment, slots), sizeof(layout::Segment::slots), input);
+      case kCursor: return patch(snapshot_, current_ + sizeof(layout::BufferHeader) + input.below(512), input);
+      case kDirectory: return patch(snapshot_, directory_ + input.below(64), input);
+      case kMap: return patch(snapshot_, current_ + map_offset_of(input.below(pages_)), input);
+      case kLine: return patch(snapshot_, segment_ + input.below(layout::kPageBytes), input);
       case kPage: return patch_page(0, layout::kPageBytes, input);
       case kFeed: return patch(snapshot_, input.below(256 * sizeof(layout::FeedRecord)), input);
       case kCutControl: return cut(control_, input.below(control_bytes_));
@@ -170,7 +173,8 @@ class Damageable {
   std::size_t snapshot_bytes_ = 0;
   std::size_t current_ = 0;  // offset of the current buffer
   std::size_t pages_ = 0;
-  std::size_t directory_ = 0;  // its page
+  std::size_t directory_ = 0;  // where it lies in the file
+  std::size_t segment_ = 0;    // where the first one does
   std::vector<Patch> patches_;
   std::vector<std::pair<int, std::string>> cut_;
 };

@@ -10,11 +10,13 @@ namespace shmstate::test {
 
 class OwnReplicas {
  public:
+  static constexpr std::uint64_t kPages = 16;  // that are committed
+
   explicit OwnReplicas(std::uint32_t buffer_count = 2)
       : owner_(directory_.path() / "plant",
                {.buffer_count = buffer_count, .memory_limit_bytes = std::uint64_t{64} << 20}),
         replicas_(owner_) {
-    EXPECT_EQ(owner_.commit_pages(0, owner_.geometry().first_page), 0);
+    EXPECT_EQ(owner_.commit_pages(0, kPages), 0);
   }
 
   [[nodiscard]] internal::InstanceOwner& owner() noexcept { return owner_; }

@@ -113,7 +113,7 @@ class BadInput : public testing::Test {
  protected:
   /// An instance whose merger has ended, with one key.
   void leave_instance() {
-    Program merger = start_merger(instance_, {"--memory-limit", "8m", "--feed-bytes", "64k"});
+    Program merger = start_merger(instance_, {"--memory-limit", "12m", "--feed-bytes", "64k"});
     {
       Writer writer(instance_);
       must_be_ok(writer.set("key", 42), "set");
@@ -671,17 +671,17 @@ TEST_F(UnitOfAnInstance, HasAUserWhoMustBeAMemberOfTheGroups) {
 // What an existing instance does not follow was told at a reload, and never at a start.
 TEST_F(ConfigurationFile, WhatAnInstanceDoesNotFollowIsToldAtItsStart) {
   leave_instance();
-  const std::vector<std::string> as_made{"--memory-limit", "8m", "--feed-bytes", "64k"};
+  const std::vector<std::string> as_made{"--memory-limit", "12m", "--feed-bytes", "64k"};
   Program same = start_merger(instance_, as_made);
   same.signal(SIGTERM);
   EXPECT_EQ(same.wait(), 0);
   EXPECT_EQ(same.output().find("stays"), std::string::npos) << same.output();
   const Program other =
-      start_merger(instance_, {"--memory-limit", "1g", "--feed-bytes", "1m", "--buffers", "3", "--max-rings", "17"});
+      start_merger(instance_, {"--memory-limit", "1g", "--feed-bytes", "1m", "--buffers", "2", "--max-rings", "17"});
   eventually("warnings", [&] { return other.output().find("--memory-limit stays") != std::string::npos; });
   must_contain("shmstate: " + other.output(),
-               {R"(--memory-limit stays "8m"; for "1g", make a new instance)", R"(--feed-bytes stays "64k"; for "1m")",
-                R"(--buffers stays "2"; for "3")", R"(--max-rings stays "1024"; for "17")"});
+               {R"(--memory-limit stays "12m"; for "1g", make a new instance)", R"(--feed-bytes stays "64k"; for "1m")",
+                R"(--buffers stays "3"; for "2")", R"(--max-rings stays "1024"; for "17")"});
 }
 
 // What the next start would refuse was "applied" by a reload; what stays was told without its value.

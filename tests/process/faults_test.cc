@@ -41,9 +41,9 @@ constexpr auto kBootId = "/proc/sys/kernel/random/boot_id";
 class Faults : public testing::Test {
  protected:
   [[nodiscard]] std::vector<std::string> merger_arguments() const {
-    return {"--instance", instance_, "--memory-limit", "4m", "--feed-bytes", "64k", "--max-rings", "8"};
+    return {"--instance", instance_, "--memory-limit", "6m", "--feed-bytes", "64k", "--max-rings", "8"};
   }
-  [[nodiscard]] Program merger() const { return start_merger(instance_, {"--memory-limit", "4m"}); }
+  [[nodiscard]] Program merger() const { return start_merger(instance_, {"--memory-limit", "6m"}); }
   static void stop(Program& merger) {
     merger.signal(SIGTERM);
     must(merger.wait() == 0, merger.output());
@@ -141,7 +141,7 @@ TEST_F(Faults, WhateverCallFailsWhileAnInstanceIsMadeTheNextMergerServesAndNothi
     FaultyProgram faulty(SHMSTATE_MERGER, merger_arguments(), fault.judge());
     run(faulty);
     was_reached = fault.has_happened();
-    Program healthy = launch_merger(instance_, {"--memory-limit", "4m", "--remove-at-exit"});
+    Program healthy = launch_merger(instance_, {"--memory-limit", "6m", "--remove-at-exit"});
     eventually("service", [&] {
       must(!healthy.has_ended(), fault.text() + ": " + faulty.output() + healthy.output());
       return healthy.output().find(" at epoch ") != std::string::npos;
@@ -284,7 +284,7 @@ TEST_F(Faults, WhoAttachesWhileAnInstanceIsRecreatedAllTheTimeIsLetIn) {
     while (!*may_end) const Writer writer(instance_, {.ring_bytes = kRingBytesMin, .attach_timeout = kPatience});
   });
   for (int i = 0; i < kInstances; ++i) {
-    Program removing = start_merger(instance_, {"--memory-limit", "4m", "--remove-at-exit"});
+    Program removing = start_merger(instance_, {"--memory-limit", "6m", "--remove-at-exit"});
     stop(removing);
   }
   const Program last = merger();

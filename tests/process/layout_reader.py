@@ -15,9 +15,11 @@ import struct
 import sys
 
 M64 = (1 << 64) - 1
-PAGE = 65536
-INT64, FLOAT64, BYTES, TOMBSTONE = 1, 2, 3, 4
-KEY_IN_HEAP, VALUE_IN_HEAP, HAS_EXPIRY, HAS_VERSION = 1 << 54, 1 << 55, 1 << 56, 1 << 57
+PAGE = 4096
+INT64, FLOAT64, BYTES = 1, 2, 3
+READABLE = (INT64, FLOAT64, BYTES)
+HAS_EXPIRY, HAS_VERSION, HAS_SOURCE_TIME, HAS_STALE_AFTER, EPHEMERAL = (1 << bit for bit in range(37, 42))
+OPTIONAL = (HAS_EXPIRY, HAS_VERSION, HAS_SOURCE_TIME, HAS_STALE_AFTER)
 TRIES = 8
 
 
@@ -171,9 +173,9 @@ class Instance:
         check(control_bytes <= state.st_size and snapshot_bytes <= os.fstat(self.fd).st_size, "sizes of the files")
         check(2 <= self.buffer_count <= 8 and 1 <= ring_count_max <= 4096, "counts")
         check(self.buffer_stride % PAGE == 0 and self.buffer_offset % PAGE == 0, "alignment")
+        check(self.buffer_stride <= 64 << 30, "size of a buffer")
         check(self.buffer_offset + self.buffer_count * self.buffer_stride <= snapshot_bytes, "buffers")
-        check(first_page * PAGE >= 4096 + 128 * ring_count_max, "first_page")
-        check(first_page < self.buffer_stride // PAGE, "first_page")
+        check(first_page == 2 and first_page < self.buffer_stride // PAGE, "first_page")
         check(feed_records > 0 and feed_records & (feed_records - 1) == 0 and feed_offset % 64 == 0, "feed")
         check(feed_offset + 16 * feed_records <= self.buffer_offset, "feed")
         for offset, size in ((names, 128 * statistic_count), (values, 8 * statistic_count),
@@ -245,9 +247,9 @@ class Instance:
 
 
 class Entry:
-    def __init__(self, key, kind, value, epoch, version, expiry, owner):
+    def __init__(self, key, kind, value, epoch, version, expiry, ephemeral):
         self.key, self.kind, self.value = key, kind, value
-        self.epoch, self.version, self.expiry, self.owner = epoch, version, expiry, owner
+        self.epoch, self.version, self.expiry, self.ephemeral = epoch, version, expiry, ephemeral
 
     def __str__(self):
         if self.kind == BYTES:
@@ -255,7 +257,7 @@ class Entry:
         else:
             value = f"int64 {self.value}" if self.kind == INT64 else f"float64 {self.value:016x}"
         return (f"{self.key.hex()} {value} epoch={self.epoch} version={self.version} expiry={self.expiry} "
-                f"ephemeral={int(self.owner != 0)}")
+                f"ephemeral={int(self.ephemeral)}")
 
 
 class Buffer:
@@ -269,83 +271,94 @@ class Buffer:
         check(at % 8 == 0 and at + 8 * words_of(byte_count) <= self.page_count * PAGE, "bytes out of bounds")
         return self.words[at // 8:at // 8 + words_of(byte_count)].tobytes()[:byte_count]
 
-    def directory(self):
-        depth, page = self.words[3] & 0xFF, self.words[3] >> 8
-        check(depth <= 24 and page < self.page_count, "directory")
-        return depth, page * PAGE
+    def half(self, at):
+        """The u32 at `at`."""
+        check(at + 4 <= self.page_count * PAGE, "out of bounds")
+        return self.words[at // 8] >> at % 8 * 8 & 0xFFFFFFFF
 
-    def segment(self, directory, entry):
-        at = directory + 4 * entry
-        check(at < self.page_count * PAGE, "directory entry")
-        page = self.words[at // 8] >> 32 * (entry & 1) & 0xFFFFFFFF
-        check(page < self.page_count, "segment")
-        return page * PAGE
+    def segment(self, hash_):
+        """Where the segment of a hash begins: by the directory, then by nodes."""
+        depth, line = self.words[3] & 0xFF, self.words[3] >> 8
+        check(depth <= 21 and 64 * line + (4 << depth) <= self.page_count * PAGE, "directory")
+        entry = self.half(64 * line + 4 * (hash_ & (1 << depth) - 1))
+        for _ in range(4):
+            page, level = entry & 0xFFFFFF, entry >> 24 & 3
+            check(0 < page < self.page_count, "a page of the index")
+            if level == 0:
+                return page * PAGE
+            entry = self.half(page * PAGE + 4 * (hash_ >> 10 * (level - 1) & 1023))
+        raise Damaged("nodes")
 
-    def tags(self, segment, group):
-        at = (segment + 64 + 16 * group) // 8
-        tags = self.words[at].to_bytes(8, "little") + self.words[at + 1].to_bytes(8, "little")
-        return tags[:15], tags[15]
+    def line(self, at):
+        head = self.take(at, 16)
+        return head[:12], head[12]
 
-    def entry(self, at):
-        """The entry in the slot at `at`."""
-        head, epoch, *words = (self.words[at // 8 + i] for i in range(8))
-        key_bytes, owner, value_bytes, kind = head & 0xFFFF, head >> 16 & 0xFFFF, head >> 32 & 0x3FFFFF, head >> 60
-        v = 1 if head & VALUE_IN_HEAP else words_of(value_bytes)
-        k = 2 if head & KEY_IN_HEAP else words_of(key_bytes)
-        optional = bool(head & HAS_EXPIRY) + bool(head & HAS_VERSION)
-        check(1 <= key_bytes <= 4096 and value_bytes <= 1 << 20 and 1 <= kind <= 4 and v + k + optional <= 6, "head")
-        check(kind not in (INT64, FLOAT64) or (value_bytes == 8 and not head & VALUE_IN_HEAP), "head of a number")
-        key = self.take(words[v], key_bytes) if head & KEY_IN_HEAP else self.take(at + 16 + 8 * v, key_bytes)
-        value = self.take(words[0], value_bytes) if head & VALUE_IN_HEAP else self.take(at + 16, value_bytes)
+    def slot_units(self, page):
+        """Of a slab; of another page 0."""
+        part = page // 4096 * 4096 or 1
+        return self.words[(part * PAGE + page % 4096) // 8] >> page % 8 * 8 & 0xFF
+
+    def entry(self, at, end):
+        """The entry in the slot at `at`, which ends before `end`; nothing when its type is not known."""
+        check(at + 24 <= end, "slot")
+        head, epoch = self.words[at // 8], self.words[at // 8 + 1]
+        key_bytes, value_bytes, kind = (head & 0xFFF) + 1, head >> 12 & 0x1FFFFF, head >> 33 & 0xF
+        check(kind != 0 and value_bytes <= 1 << 20, "head")
+        check(kind not in (INT64, FLOAT64) or value_bytes == 8, "head of a number")
+        present = [flag for flag in OPTIONAL if head & flag]
+        k = 2 if key_bytes > 1008 else words_of(key_bytes)
+        is_value_in_block = words_of(value_bytes) + k + len(present) > 252
+        v = 1 if is_value_in_block else words_of(value_bytes)
+        check(at + 16 + 8 * (v + k + len(present)) <= end, "words of a slot")
+        words = self.words[at // 8 + 2:at // 8 + 2 + v + k + len(present)]
+        key = self.take(words[v] if key_bytes > 1008 else at + 16 + 8 * v, key_bytes)
+        value = self.take(words[0] if is_value_in_block else at + 16, value_bytes)
         if kind in (INT64, FLOAT64):
             value = struct.unpack("<q" if kind == INT64 else "<Q", value)[0]
-        if head & KEY_IN_HEAP:
-            check(words[v + 1] == xxh3(key, self.hash_seed), "hash of a key in the heap")
-        expiry = words[5] if head & HAS_EXPIRY else 0
-        version = words[4 if head & HAS_EXPIRY else 5] if head & HAS_VERSION else 0
-        return Entry(key, kind, value, epoch, version, expiry, owner)
+        if key_bytes > 1008:
+            check(words[v + 1] == xxh3(key, self.hash_seed), "hash of a key in a block")
+        optional = dict(zip(present, words[v + k:]))
+        return Entry(key, kind, value, epoch, optional.get(HAS_VERSION, 0), optional.get(HAS_EXPIRY, 0),
+                     head & EPHEMERAL != 0)
 
     def find(self, key):
         hash_ = xxh3(key, self.hash_seed)
-        depth, directory = self.directory()
-        segment = self.segment(directory, hash_ & (1 << depth) - 1)
-        group = ((hash_ >> 24 & 0xFFFFFFFF) * 67) >> 32
+        segment = self.segment(hash_)
+        line = hash_ >> 32 & 63
         tag = hash_ >> 56 or 1
-        for _ in range(67):
-            tags, overflow_count = self.tags(segment, group)
-            for k in range(15):
-                if tags[k] != tag:
+        for _ in range(64):
+            tags, overflow_count = self.line(segment + 64 * line)
+            for cell in range(12):
+                if tags[cell] != tag:
                     continue
-                slot = segment + 1152 + 64 * (15 * group + k)
-                if self.words[slot // 8] & 0xFFFF == len(key):
-                    entry = self.entry(slot)
+                slot = 16 * self.half(segment + 64 * line + 16 + 4 * cell) + 8
+                check(slot + 24 <= self.page_count * PAGE, "place")
+                if (self.words[slot // 8] & 0xFFF) + 1 == len(key):
+                    entry = self.entry(slot, self.page_count * PAGE)
                     if entry.key == key:
-                        return None if entry.kind == TOMBSTONE else entry
+                        return entry if entry.kind in READABLE else None
             if overflow_count == 0:
                 return None
-            group = (group + 1) % 67
+            line = (line + 1) % 64
         return None
 
     def entries(self):
-        depth, directory = self.directory()
-        segments_left, bytes_left = self.page_count, self.page_count * PAGE
-        for i in range(1 << depth):
-            segment = self.segment(directory, i)
-            segment_depth = self.words[segment // 8]
-            check(segment_depth <= depth, "depth of a segment")
-            if i & (1 << segment_depth) - 1 != i:
+        bytes_left = self.page_count * PAGE
+        for page in range(2, self.page_count):
+            units = self.slot_units(page)
+            if units == 0:
                 continue
-            segments_left -= 1
-            check(segments_left >= 0, "more segments than pages")
-            for group in range(67):
-                for k, tag in enumerate(self.tags(segment, group)[0]):
-                    if tag != 0:
-                        entry = self.entry(segment + 1152 + 64 * (15 * group + k))
-                        if entry.kind == TOMBSTONE:
-                            continue
-                        bytes_left -= len(entry.key) + (len(entry.value) if entry.kind == BYTES else 8)
-                        check(bytes_left >= 0, "more bytes than the buffer has")
-                        yield entry
+            check(2 <= units <= 127, "map")
+            for i in range(255 // units):
+                at = page * PAGE + 8 + 16 * units * i
+                if self.words[at // 8] == 0:
+                    continue
+                entry = self.entry(at, at + 16 * units)
+                if entry.kind not in READABLE:
+                    continue
+                bytes_left -= len(entry.key) + (len(entry.value) if entry.kind == BYTES else 8)
+                check(bytes_left >= 0, "more bytes than the buffer has")
+                yield entry
 
 
 def scan(buffer):

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/chosen_keys.h"
 #include "harness/process_support.h"
 #include "harness/test_instance.h"
 #include "shmstate/reader.h"
@@ -67,10 +68,10 @@ std::string run_layout_reader(const std::filesystem::path& instance, const std::
   return program.output();
 }
 
-// Sizes at which keys are hashed differently, and keys and values move out of the slot.
+// Sizes at which keys are hashed differently, and keys move out of the slot.
 std::size_t size_of_key(Random& random) {
-  constexpr std::array<std::size_t, 18> kSizes{1,  3,  4,   8,   9,   16,  17,   24,   32,
-                                               40, 48, 128, 129, 240, 241, 1024, 1025, 4096};
+  constexpr std::array<std::size_t, 19> kSizes{1,  3,   4,   8,   9,   16,   17,   24,   32,  40,
+                                               48, 128, 129, 240, 241, 1008, 1009, 1025, 4096};
   return random.chance(50) ? kSizes[random.below(kSizes.size())] : random.between(1, 60);
 }
 
@@ -86,7 +87,16 @@ void set_anything(Writer& writer, Random& random, const std::string& key) {
   }
 }
 
-// Of every entry there is, in slots and in the heap, with and without options, the document tells everything; and every
+// So many keys whose hashes begin alike that there must be nodes of the directory.
+void set_crowd(Writer& writer, const std::filesystem::path& instance) {
+  std::ifstream control(instance / "control", std::ios::binary);
+  std::uint64_t seed = 0;
+  control.seekg(80).read(reinterpret_cast<char*>(&seed), sizeof seed);
+  const ChosenKeys chosen(seed);
+  for (std::uint64_t i = 0; i < 700; ++i) writer.set(chosen.with_hash(i << 24 | 0x12'3456), i);
+}
+
+// Of every entry there is, in slots and in blocks, with and without options, the document tells everything; and every
 // entry is found by its key.
 TEST(ProcessLayout, AReaderWrittenFromTheDocumentSeesTheSameState) {
   const TestDirectory directory;
@@ -101,6 +111,7 @@ TEST(ProcessLayout, AReaderWrittenFromTheDocumentSeesTheSameState) {
     if (random.chance(20)) writer.erase(keys[random.below(keys.size())]);
     if (random.chance(10)) writer.erase(keys[random.below(keys.size())], random.word());
   }
+  set_crowd(writer, instance);
   writer.erase("nobody", 1);  // a tombstone
   writer.set("somebody", 1);
   ASSERT_EQ(writer.flush(kPatience), Status::kOk);

@@ -314,7 +314,7 @@ TEST_F(Resources, TheLargestNumberOfRingsAndOneMore) {
 TEST_F(Resources, NoRoomForAnyPartOfAnInstance) {
   const SmallFilesystem small(directory_ / "mount", "size=1m,nr_inodes=2");
   const std::string instance = small / "plant";
-  const std::vector<std::string> smallest{"--memory-limit", "4m", "--feed-bytes", "1k", "--max-rings", "1"};
+  const std::vector<std::string> smallest{"--memory-limit", "6m", "--feed-bytes", "1k", "--max-rings", "1"};
   const auto serves_with = [&](const std::string& room) {
     small.remount(room);
     Program merger = launch_merger(instance, smallest);
@@ -348,13 +348,13 @@ TEST_F(Resources, ASecondStartOnAFullFileSystemSaysWhyInsteadOfDying) {
   const std::string instance = small / "plant";
   small.fill(0);
   for (int start = 0; start < 3; ++start) {
-    Program merger = launch_merger(instance, {"--memory-limit", "4m"});
+    Program merger = launch_merger(instance, {"--memory-limit", "6m"});
     EXPECT_EQ(merger.wait(), 1) << merger.output();
     EXPECT_TRUE(has_said(merger, "control: cannot commit")) << merger.output();
     EXPECT_TRUE(has_said(merger, "No space left on device; make the file system larger")) << merger.output();
   }
   small.make_room();
-  const Program merger = start_merger(instance, {"--memory-limit", "4m", "--feed-bytes", "64k"});
+  const Program merger = start_merger(instance, {"--memory-limit", "6m", "--feed-bytes", "64k"});
 }
 
 // On a /dev/shm of 64 MiB, as containers have it, an instance with default options starts and serves; when it is full,

@@ -195,7 +195,7 @@ TEST(MillionKeys, GrowShrinkAndReadBack) {
   const TestDirectory directory;
   const std::string instance = directory / "plant";
   const Board<Phase> phase;
-  Program merger = start_merger(instance, {"--memory-limit", "1g", "--pin-time-max", "0s"});
+  Program merger = start_merger(instance, {"--buffers", "2", "--memory-limit", "1g", "--pin-time-max", "0s"});
   std::vector<Child> readers;
   for (std::uint64_t i = 0; i < 2; ++i) readers.emplace_back([&, i] { read_while_it_changes(instance, *phase, i); });
 

@@ -242,9 +242,9 @@ class World {
   };
   [[nodiscard]] std::map<std::uint64_t, Place> rings() {
     std::map<std::uint64_t, Place> rings;
-    const auto* const cursors = ring_cursors(buffer());
-    for (std::size_t i = 0; i < 16; ++i) {
-      if (cursors[i].ring_id != 0) rings[cursors[i].ring_id] = {.index = i, .cursor = cursors[i].cursor};
+    for (std::uint32_t i = 0; i < 16; ++i) {
+      const layout::RingCursor& cursor = ring_cursor(buffer(), i);
+      if (cursor.ring_id != 0) rings[cursor.ring_id] = {.index = i, .cursor = cursor.cursor};
     }
     return rings;
   }
@@ -935,6 +935,15 @@ TEST(Semantics, ReadersReattachToARecreatedInstance) {
   EXPECT_EQ(batch.changes.size(), 2U);
 }
 
+/// Where the first slot is in use.
+Place place_in_first_slab(const std::byte* buffer) {
+  const BufferView view(buffer, layout::kPagesMax);
+  Place place{.unit = layout::kFirstPage * Place::kUnits};
+  while (view.slot_units_of(place.page()) == 0) place.unit += Place::kUnits;
+  while (view.slot(place).head == 0) place.unit += view.slot_units_of(place.page());
+  return place;
+}
+
 // It is told the complete state of the new instance, also when its first try to read that failed.
 TEST(Semantics, AWatchThatCouldNotReadTheRecreatedInstanceTriesAgainWithoutHoles) {
   TestInstance instance;
@@ -947,14 +956,12 @@ TEST(Semantics, AWatchThatCouldNotReadTheRecreatedInstanceTriesAgainWithoutHoles
     instance.step();
   }
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
-  const std::uint64_t directory =
-      DirectoryWord::unpack(reinterpret_cast<layout::BufferHeader*>(buffer)->directory).page;
-  const std::uint64_t page = *reinterpret_cast<std::uint32_t*>(buffer + directory * layout::kPageBytes);
-  std::uint64_t& depth = reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth;
-  const std::uint64_t good = std::exchange(depth, layout::kDirectoryLog2Max + 1);
+  const Place place = place_in_first_slab(buffer);
+  std::uint64_t& head = reinterpret_cast<layout::Slot*>(buffer + place.offset())->head;
+  const std::uint64_t good = std::exchange(head, SlotHead(100, 4'000, Type::kBytes).pack());
   std::this_thread::sleep_for(150ms);  // until it looks around
   EXPECT_EQ(test::error_of([&] { static_cast<void>(watch.next(0ns)); }).first, Status::kDamaged);
-  depth = good;
+  head = good;
   const WatchBatch batch = watch.next(0ns);
   EXPECT_TRUE(batch.complete);
   EXPECT_TRUE(batch.conflated);

@@ -57,7 +57,7 @@ void Simulation::bury_merger() {
 
 // The merger has taken something from a ring.
 void Simulation::set_back_cursors() {
-  const auto* const cursors = ring_cursors(owner_->buffer(engine_->back_buffer()));
+  const auto* const cursors = &ring_cursor(owner_->buffer(engine_->back_buffer()), 0);
   for (std::size_t i = 0; i < kRingsMax; ++i) {
     const std::uint64_t id = cursors[i].ring_id;
     const auto log = logs_.find(id);
@@ -73,7 +73,7 @@ void Simulation::check_publish() {
   expect(version.epoch == history_.back().epoch + 1, "epochs do not grow by one");
   const std::byte* const buffer = owner_->buffer(version.buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
-  const auto* const cursors = ring_cursors(buffer);
+  const auto* const cursors = &ring_cursor(buffer, 0);
   expect(header.epoch == version.epoch, "a buffer with another epoch than its stamp");
   check_rings(cursors);
   const BufferView view(buffer, owner_->geometry().pages_max());
@@ -153,13 +153,14 @@ void Simulation::check_entry(std::size_t key, const BufferView& view, const layo
     return;
   }
   expect(!must_be_erased(expected), "an entry outlived its time or its owner", key);
-  const layout::Slot& slot = view.segment(at.page).slots[at.slot];
-  const std::uint64_t owner = head.owner == 0 ? 0 : cursors[head.owner - 1].ring_id;
+  const layout::Slot& slot = view.slot(at);
+  const std::uint64_t owner = head.owner() == 0 ? 0 : cursors[head.owner() - 1].ring_id;
   expect(expected.exists(), "an entry that should not be", key);
   expect(expected.is_tombstone == (head.type == kTombstone), "an erasure", key);
   expect(expected.owner == owner, "an owner", key);
-  expect(expected.expiry_ns == (head.has(SlotHead::kHasExpiry) ? slot.words[head.expiry_word()] : 0), "an expiry", key);
-  expect(expected.version == (head.has(SlotHead::kHasVersion) ? slot.words[head.version_word()] : 0), "a version", key);
+  const auto optional = [&](SlotHead::Flag flag) { return head.has(flag) ? slot.words[head.word_of(flag)] : 0; };
+  expect(expected.expiry_ns == optional(SlotHead::kHasExpiry), "an expiry", key);
+  expect(expected.version == optional(SlotHead::kHasVersion), "a version", key);
   if (expected.is_tombstone || head.type != expected.content.type) {
     return expect(expected.is_tombstone, "the type of a value", key);
   }

@@ -186,7 +186,7 @@ void Simulation::pass(CrashPoint point) {
   observe(point);
   if (point == CrashPoint::kLineCopied && dice_.below(64) != 0) return;  // there are thousands
   if (point == CrashPoint::kValueCopied && dice_.below(8) != 0) return;
-  if (point == CrashPoint::kGroupRead && dice_.below(64) != 0) return;
+  if (point == CrashPoint::kSlabRead && dice_.below(64) != 0) return;
   if (--points_left_ != 0) return;
   points_left_ = dice_.between(1, points_apart_);
   if (frames_.size() < kDepthMax) {

@@ -76,7 +76,7 @@ TEST_F(ChangedRing, WhatIsNotPaddedIsTheSame) {
   const BufferView view(buffer, instance_.owner().geometry().pages_max());
   const HashedKey key{.bytes = "text", .hash = hash_key("text", instance_.owner().geometry().hash_seed)};
   ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
-  EXPECT_EQ(view.segment(at.page).slots[at.slot].words[0] >> 24, 0U) << "in the buffer it is padded with zeros";
+  EXPECT_EQ(view.slot(at).words[0] >> 24, 0U) << "in the buffer it is padded with zeros";
 }
 
 TEST_F(ChangedRing, WhatATruncatedFileReadsAsIsNoKey) {

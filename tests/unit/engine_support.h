@@ -22,10 +22,11 @@ inline constexpr std::size_t kSmallRing = kRingBytesMin;
 [[nodiscard]] inline std::vector<layout::RingCursor> published_cursors(TestInstance& instance) {
   InstanceOwner& owner = instance.owner();
   const Version version = current_version(owner.publication());
-  const auto* const cursors = ring_cursors(owner.buffer(version.buffer));
+  const std::byte* const buffer = owner.buffer(version.buffer);
+  const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   std::vector<layout::RingCursor> used;
-  for (std::uint32_t i = 0; i < owner.geometry().ring_count_max; ++i) {
-    if (cursors[i].ring_id != 0) used.push_back(cursors[i]);
+  for (std::uint32_t i = 0; i < CursorPages::unpack(header.more_cursors).capacity(); ++i) {
+    if (ring_cursor(buffer, i).ring_id != 0) used.push_back(ring_cursor(buffer, i));
   }
   return used;
 }

@@ -482,8 +482,8 @@ TEST(RingIdsTest, WhatWasNeverRememberedIsNowhere) {
   RingIds ids(100'000);
   for (const std::uint32_t id : {0U, 8191U, 8192U, 99'999U, 100'000U, ~0U})
     EXPECT_EQ(ids.places().of(id)->generation, 0U);
-  ids.remember(20'000, {.line = 5, .generation = 7});
-  EXPECT_EQ(ids.places().of(20'000)->line, 5U);
+  ids.remember(20'000, {.place = {.unit = 5}, .generation = 7});
+  EXPECT_EQ(ids.places().of(20'000)->place.unit, 5U);
   EXPECT_EQ(ids.places().of(20'000)->generation, 7U);
   EXPECT_EQ(ids.places().of(0)->generation, 0U);
   EXPECT_EQ(ids.places().of(20'001)->generation, 0U);
@@ -491,8 +491,8 @@ TEST(RingIdsTest, WhatWasNeverRememberedIsNowhere) {
 
 TEST(RingIdsTest, AnIdThatTheRingHasNoRoomForIsNotRemembered) {
   RingIds ids(100);
-  ids.remember(100, {.line = 1, .generation = 1});
-  ids.remember(~0U, {.line = 1, .generation = 1});
+  ids.remember(100, {.place = {.unit = 1}, .generation = 1});
+  ids.remember(~0U, {.place = {.unit = 1}, .generation = 1});
   EXPECT_EQ(ids.places().of(100)->generation, 0U);
   EXPECT_EQ(ids.places().of(~0U)->generation, 0U);
 }

@@ -117,7 +117,7 @@ TEST(LayoutTest, ControlIsFrozen) {
 
 TEST(LayoutTest, BuffersAreFrozen) {
   expect_frozen({
-      SHMSTATE_SIZE(BufferHeader, 64),
+      SHMSTATE_SIZE(BufferHeader, 128),
       SHMSTATE_AT(BufferHeader, epoch, 0),
       SHMSTATE_AT(BufferHeader, published_ns, 8),
       SHMSTATE_AT(BufferHeader, entry_count, 16),
@@ -125,7 +125,10 @@ TEST(LayoutTest, BuffersAreFrozen) {
       SHMSTATE_AT(BufferHeader, page_count, 32),
       SHMSTATE_AT(BufferHeader, feed_end, 40),
       SHMSTATE_AT(BufferHeader, tombstone_count, 48),
-      SHMSTATE_AT(BufferHeader, heap_bytes, 56),
+      SHMSTATE_AT(BufferHeader, block_bytes, 56),
+      SHMSTATE_AT(BufferHeader, small_directory, 64),
+      SHMSTATE_AT(BufferHeader, more_cursors, 96),
+      SHMSTATE_AT(BufferHeader, reserved, 104),
 
       SHMSTATE_SIZE(RingCursor, 128),
       SHMSTATE_AT(RingCursor, ring_id, 0),
@@ -134,20 +137,19 @@ TEST(LayoutTest, BuffersAreFrozen) {
       SHMSTATE_AT(RingCursor, reserved, 24),
       SHMSTATE_AT(RingCursor, rejected, 64),
 
-      SHMSTATE_SIZE(TagGroup, 16),
-      SHMSTATE_AT(TagGroup, tags, 0),
-      SHMSTATE_AT(TagGroup, overflow_count, 15),
+      SHMSTATE_SIZE(PageMap, 4096),
 
-      SHMSTATE_SIZE(Slot, 64),
       SHMSTATE_AT(Slot, head, 0),
       SHMSTATE_AT(Slot, changed_epoch, 8),
       SHMSTATE_AT(Slot, words, 16),
 
-      SHMSTATE_SIZE(Segment, 65536),
-      SHMSTATE_AT(Segment, depth, 0),
-      SHMSTATE_AT(Segment, groups, 64),
-      SHMSTATE_AT(Segment, slots, 1152),
-      SHMSTATE_AT(Segment, unused, 65472),
+      SHMSTATE_SIZE(IndexLine, 64),
+      SHMSTATE_AT(IndexLine, tags, 0),
+      SHMSTATE_AT(IndexLine, overflow_count, 12),
+      SHMSTATE_AT(IndexLine, depth, 13),
+      SHMSTATE_AT(IndexLine, reserved, 14),
+      SHMSTATE_AT(IndexLine, places, 16),
+      SHMSTATE_SIZE(Segment, 4096),
 
       SHMSTATE_SIZE(FeedRecord, 16),
       SHMSTATE_AT(FeedRecord, head, 0),
@@ -220,13 +222,23 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"kWriting", layout::kWriting, 0},
       {"kClaimed", layout::kClaimed, 9'223'372'036'854'775'808U},
       {"kBufferBits", layout::kBufferBits, 3},
-      {"kPageBytes", layout::kPageBytes, 65536},
-      {"kCursorOffset", layout::kCursorOffset, 4096},
+      {"kPageBytes", layout::kPageBytes, 4096},
+      {"kPagesMax", layout::kPagesMax, 1U << 24},
+      {"kFirstPage", layout::kFirstPage, 2},
+      {"kFirstCursors", layout::kFirstCursors, 31},
+      {"kPageCursors", layout::kPageCursors, 32},
+      {"kSmallDirectoryLog2", layout::kSmallDirectoryLog2, 3},
+      {"kSlotUnitBytes", layout::kSlotUnitBytes, 16},
+      {"kFirstSlotOffset", layout::kFirstSlotOffset, 8},
+      {"kPageUnits", layout::kPageUnits, 255},
+      {"kSlotUnitsMin", layout::kSlotUnitsMin, 2},
+      {"kSlotUnitsMax", layout::kSlotUnitsMax, 127},
       {"kRejectCount", layout::kRejectCount, 8},
-      {"kDirectoryLog2Max", layout::kDirectoryLog2Max, 24},
-      {"kGroupSlots", layout::kGroupSlots, 15},
-      {"kSegmentGroups", layout::kSegmentGroups, 67},
-      {"kSegmentSlots", layout::kSegmentSlots, 1005},
+      {"kDirectoryLog2Max", layout::kDirectoryLog2Max, 21},
+      {"kNodeBits", layout::kNodeBits, 10},
+      {"kNodeLevels", layout::kNodeLevels, 3},
+      {"kLineCells", layout::kLineCells, 12},
+      {"kSegmentLines", layout::kSegmentLines, 64},
       {"kRingHeaderBytes", layout::kRingHeaderBytes, 4096},
       {"kRingShared", layout::kRingShared, 1},
       {"kRingFeatures", layout::kRingFeatures, 1},
@@ -258,11 +270,13 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"Reject::kLimit", number(layout::Reject::kLimit), 3},
       {"Reject::kBatchTooBig", number(layout::Reject::kBatchTooBig), 4},
       {"Reject::kUnknown", number(layout::Reject::kUnknown), 5},
+      {"Reject::kCrowded", number(layout::Reject::kCrowded), 6},
       {"Type::kNone", number(Type::kNone), 0},
       {"Type::kInt64", number(Type::kInt64), 1},
       {"Type::kFloat64", number(Type::kFloat64), 2},
       {"Type::kBytes", number(Type::kBytes), 3},
-      {"kTombstone", number(kTombstone), 4},
+      {"kFirstOpaque", number(kFirstOpaque), 4},
+      {"kTombstone", number(kTombstone), 15},
       {"Operation::kSet", number(Operation::kSet), 1},
       {"Operation::kErase", number(Operation::kErase), 2},
       {"Operation::kAdd", number(Operation::kAdd), 3},
@@ -275,16 +289,18 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"kById", number(kById), 32},
       {"kUnknownWordFlags", number(kUnknownWordFlags), 192},
       {"FeedKind::kChanged", number(FeedKind::kChanged), 1},
-      {"FeedKind::kMoved", number(FeedKind::kMoved), 2},
       {"FeedKind::kErased", number(FeedKind::kErased), 3},
       {"FeedKind::kKey", number(FeedKind::kKey), 4},
       {"EraseReason::kErase", number(EraseReason::kErase), 0},
       {"EraseReason::kExpiry", number(EraseReason::kExpiry), 1},
       {"EraseReason::kOwnerGone", number(EraseReason::kOwnerGone), 2},
-      {"SlotHead::kKeyInHeap", number(SlotHead::kKeyInHeap), 1},
-      {"SlotHead::kValueInHeap", number(SlotHead::kValueInHeap), 2},
-      {"SlotHead::kHasExpiry", number(SlotHead::kHasExpiry), 4},
-      {"SlotHead::kHasVersion", number(SlotHead::kHasVersion), 8},
+      {"SlotHead::kHasExpiry", number(SlotHead::kHasExpiry), 1},
+      {"SlotHead::kHasVersion", number(SlotHead::kHasVersion), 2},
+      {"SlotHead::kHasSourceTime", number(SlotHead::kHasSourceTime), 4},
+      {"SlotHead::kHasStaleAfter", number(SlotHead::kHasStaleAfter), 8},
+      {"SlotHead::kEphemeral", number(SlotHead::kEphemeral), 16},
+      {"SlotHead::kWordsMax", SlotHead::kWordsMax, 252},
+      {"SlotHead::kInlineKeyBytesMax", SlotHead::kInlineKeyBytesMax, 1008},
   });
 }
 
@@ -311,29 +327,56 @@ TEST(LayoutTest, TheEpochWordHoldsTheBufferInItsLowBits) {
   EXPECT_EQ(Version::unpack(43).buffer, 3U) << kRemedy;
 }
 
-TEST(LayoutTest, APlaceHoldsTheSlotInItsLowBits) {
-  constexpr Place kPlace{.page = 0x1234, .slot = 1004};
-  EXPECT_EQ(kPlace.pack(), 0x1234'03ecU);
+TEST(LayoutTest, APlaceIsTheOffsetOfItsSlotInUnits) {
+  constexpr Place kPlace{.unit = 0x1234'56fe};
+  EXPECT_EQ(kPlace.pack(), 0x1234'56feU) << kRemedy;
+  EXPECT_EQ(kPlace.offset(), 0x1'2345'6fe8U) << kRemedy;
+  EXPECT_EQ(kPlace.page(), 0x12'3456U) << kRemedy;
+  EXPECT_EQ(Place::at_offset(kPlace.offset()), kPlace);
   EXPECT_EQ(Place::unpack(kPlace.pack()), kPlace);
+  EXPECT_EQ(Place::unpack(std::uint64_t{1} << 32 | 5), Place{}) << "nowhere";
+}
+
+TEST(LayoutTest, TheMapOfThePagesLiesBehindTheHeaderAndInEvery4096thPage) {
+  EXPECT_EQ(map_offset_of(2), 4096U + 2) << kRemedy;
+  EXPECT_EQ(map_offset_of(4095), 4096U + 4095) << kRemedy;
+  EXPECT_EQ(map_offset_of(4097), 4096U * 4096 + 1) << kRemedy;
+  EXPECT_EQ(map_offset_of(9000), 8192U * 4096 + 808) << kRemedy;
 }
 
 TEST(LayoutTest, TheDirectoryWordHoldsTheDepthInItsLowBits) {
-  constexpr DirectoryWord kDirectory{.page = 0x1234, .depth = layout::kDirectoryLog2Max};
-  EXPECT_EQ(kDirectory.pack(), 0x12'3418U);
-  EXPECT_EQ(DirectoryWord::unpack(kDirectory.pack()).page, kDirectory.page);
+  constexpr DirectoryWord kDirectory{.line = 0x1234, .depth = layout::kDirectoryLog2Max};
+  EXPECT_EQ(kDirectory.pack(), 0x12'3415U) << kRemedy;
+  EXPECT_EQ(kDirectory.offset(), 0x4'8d00U) << kRemedy;
+  EXPECT_EQ(DirectoryWord::unpack(kDirectory.pack()).line, kDirectory.line);
   EXPECT_EQ(DirectoryWord::unpack(kDirectory.pack()).depth, kDirectory.depth);
+  EXPECT_EQ(DirectoryWord::small(3).pack(), 0x103U) << "in the header; " << kRemedy;
 }
 
-TEST(LayoutTest, AWordOfTheDirectoryHoldsTwoPagesTheEvenOneLow) {
+TEST(LayoutTest, TheCursorsWordHoldsTheCountInItsLowBits) {
+  constexpr CursorPages kPages{.page = 0x1234, .count = 5};
+  EXPECT_EQ(kPages.pack(), 0x1234'0005U) << kRemedy;
+  EXPECT_EQ(CursorPages::unpack(kPages.pack()).page, kPages.page);
+  EXPECT_EQ(CursorPages::unpack(kPages.pack()).capacity(), 31U + 5 * 32) << kRemedy;
+}
+
+TEST(LayoutTest, AWordOfTheDirectoryHoldsTwoEntriesTheEvenOneLow) {
   EXPECT_EQ(DirectoryEntry::word_of(6), 3U);
   EXPECT_EQ(DirectoryEntry::word_of(7), 3U);
-  std::uint64_t word = DirectoryEntry::both(5);
-  EXPECT_EQ(word, 0x5'0000'0005U);
-  word = DirectoryEntry::with_page(word, 6, 8);
-  word = DirectoryEntry::with_page(word, 7, 9);
+  std::uint64_t word = DirectoryEntry::with(0, 6, 8);
+  word = DirectoryEntry::with(word, 7, 9);
   EXPECT_EQ(word, 0x9'0000'0008U);
-  EXPECT_EQ(DirectoryEntry::page_in(word, 6), 8U);
-  EXPECT_EQ(DirectoryEntry::page_in(word, 7), 9U);
+  EXPECT_EQ(DirectoryEntry::in(word, 6), 8U);
+  EXPECT_EQ(DirectoryEntry::in(word, 7), 9U);
+}
+
+TEST(LayoutTest, AnEntryOfTheDirectoryIsAPageOrANode) {
+  constexpr DirectoryEntry kNode{.page = 0x12'3456, .level = 3, .depth = 21};
+  EXPECT_EQ(kNode.pack(), 0x5712'3456U) << kRemedy;
+  EXPECT_EQ(DirectoryEntry::unpack(kNode.pack()).page, kNode.page);
+  EXPECT_EQ(DirectoryEntry::unpack(kNode.pack()).level, kNode.level);
+  EXPECT_EQ(DirectoryEntry::unpack(kNode.pack()).depth, kNode.depth);
+  EXPECT_EQ(DirectoryEntry{.page = 7}.pack(), 7U) << kRemedy;
 }
 
 TEST(LayoutTest, SleepersWaitOnTheLowHalfOfALongWord) {
@@ -342,21 +385,25 @@ TEST(LayoutTest, SleepersWaitOnTheLowHalfOfALongWord) {
 }
 
 TEST(LayoutTest, TheHeadOfASlotHasItsFieldsAtTheirBits) {
-  const SlotHead head(0x1234, 0x2'9abc, Type::kBytes, SlotHead::kValueInHeap | SlotHead::kHasVersion, 0x5678);
-  EXPECT_EQ(head.pack(), 0x3282'9abc'5678'1234U) << kRemedy;
+  SlotHead head(0x235, 0x2'9abc, Type::kBytes, SlotHead::kHasVersion | SlotHead::kEphemeral, 0x5678);
+  EXPECT_EQ(head.pack(), 0x5678'0246'29ab'c234U) << kRemedy;
+  head.quality = 3;
+  EXPECT_EQ(head.pack(), 0x5678'0e46'29ab'c234U) << kRemedy;
 }
 
-TEST(LayoutTest, HashBitsChooseDirectoryEntryGroupAndTag) {
-  constexpr std::uint64_t kHash = 0xab80'0000'0000'1234;
+TEST(LayoutTest, HashBitsChooseDirectoryEntryLineAndTag) {
+  constexpr std::uint64_t kHash = 0xab80'0025'4030'1234;
   EXPECT_EQ(hash_key("pump/7/rpm", 42), 0x752d'a7ef'373f'f468U) << kRemedy;
   EXPECT_EQ(hash_key("a", 0), 0xe6c6'32b6'1e96'4e1fU) << kRemedy;
   EXPECT_EQ(directory_index(kHash, 0), 0U) << kRemedy;
   EXPECT_EQ(directory_index(kHash, 8), 0x34U) << kRemedy;
-  EXPECT_EQ(directory_index(kHash, 24), 0x1234U) << kRemedy;
-  EXPECT_EQ(home_group(kHash), 67U / 2) << kRemedy;
-  EXPECT_EQ(home_group(0xff'ffff'ffff'000000), 66U) << kRemedy;
+  EXPECT_EQ(directory_index(kHash, 21), 0x10'1234U) << kRemedy;
+  EXPECT_EQ(node_index(kHash, 1), 0x234U) << kRemedy;
+  EXPECT_EQ(node_index(kHash, 2), 0x4U) << kRemedy;
+  EXPECT_EQ(node_index(kHash, 3), 0x3U) << kRemedy;
+  EXPECT_EQ(home_line(kHash), 0x25U) << kRemedy;
   EXPECT_EQ(tag_of(kHash), 0xab) << kRemedy;
-  EXPECT_EQ(tag_of(kHash & 0xff'ffff'ffff'ffff), 1) << "zero means a free slot; " << kRemedy;
+  EXPECT_EQ(tag_of(kHash & 0xff'ffff'ffff'ffff), 1) << "zero means a free cell; " << kRemedy;
 }
 
 TEST(LayoutTest, RingFilesAreNamedByTheirIdInHex) {
@@ -415,7 +462,7 @@ class LayoutOfAnInstance : public testing::Test {
     SlotHead head;
     const HashedKey wanted{.bytes = key, .hash = hash_key(key, instance_.owner().geometry().hash_seed)};
     if (view.find(wanted, at, head) != BufferView::Found::kYes) return "not found";
-    return hex(&view.segment(at.page).slots[at.slot], sizeof(layout::Slot));
+    return hex(&view.slot(at), head.slot_bytes());
   }
 
   test::TestInstance instance_;
@@ -424,23 +471,22 @@ class LayoutOfAnInstance : public testing::Test {
 
 TEST_F(LayoutOfAnInstance, SlotsAreFrozen) {
   const std::string epoch = " 0200000000000000 ";
-  EXPECT_EQ(slot_hex("pump/7/rpm").substr(0, 84),
-            "0a00000008000010" + epoch + "ffffffffffffffff 70756d702f372f72 706d000000000000")
+  EXPECT_EQ(slot_hex("pump/7/rpm"), "0980000002000000" + epoch + "ffffffffffffffff 70756d702f372f72 706d000000000000")
       << kRemedy;
-  EXPECT_EQ(slot_hex("pump/7/state").substr(0, 101),
-            "0c0000000c000030" + epoch + "72756e6e696e6720 736c6f7700000000 70756d702f372f73 7461746500000000")
+  EXPECT_EQ(slot_hex("pump/7/state"),
+            "0bc0000006000000" + epoch + "72756e6e696e6720 736c6f7700000000 70756d702f372f73 7461746500000000")
       << kRemedy;
-  EXPECT_EQ(slot_hex("pump/7/efficiency/percent").substr(0, 118),
-            "1900000008000020" + epoch +
+  EXPECT_EQ(slot_hex("pump/7/efficiency/percent"),
+            "1880000004000000" + epoch +
                 "0000000000e05540 70756d702f372f65 6666696369656e63 792f70657263656e "
                 "7400000000000000")
       << kRemedy;
-  EXPECT_EQ(slot_hex("empty").substr(0, 50), "0500000000000030" + epoch + "656d707479000000") << kRemedy;
+  EXPECT_EQ(slot_hex("empty"), "0400000006000000" + epoch + "656d707479000000") << kRemedy;
 }
 
 TEST_F(LayoutOfAnInstance, CursorsTellTheProgressOfEachRing) {
   layout::RingCursor cursor;
-  std::memcpy(&cursor, current() + layout::kCursorOffset, sizeof cursor);
+  std::memcpy(&cursor, current() + 128, sizeof cursor);
   EXPECT_EQ(cursor.ring_id, writer_.ring_id()) << kRemedy;
   EXPECT_EQ(cursor.cursor, writer_.ticket()) << kRemedy;
   EXPECT_EQ(cursor.applied_count, 6U) << kRemedy;
@@ -451,11 +497,12 @@ TEST_F(LayoutOfAnInstance, TheHeaderOfABufferDescribesIt) {
   std::memcpy(&header, current(), sizeof header);
   EXPECT_EQ(header.epoch, 2U) << kRemedy;
   EXPECT_EQ(header.entry_count, 4U) << kRemedy;
-  EXPECT_EQ(header.directory & 0xff, 0U) << kRemedy;
-  EXPECT_LT(header.directory >> 8, header.page_count) << kRemedy;
+  EXPECT_EQ(header.directory, 0x100U) << "in the header; " << kRemedy;
+  EXPECT_GE(header.small_directory[0], 2U) << kRemedy;
+  EXPECT_LT(header.small_directory[0], header.page_count) << kRemedy;
   EXPECT_EQ(header.feed_end, 8U) << kRemedy;
   EXPECT_EQ(header.tombstone_count, 0U) << kRemedy;
-  EXPECT_EQ(header.heap_bytes, 0U) << kRemedy;
+  EXPECT_EQ(header.block_bytes, 0U) << kRemedy;
 }
 
 TEST_F(LayoutOfAnInstance, FeedRecordsAreFrozen) {
@@ -499,16 +546,19 @@ TEST_F(LayoutOfAnInstance, NamesAreBehindTheDataTheIndexInFront) {
       << kRemedy;
 }
 
-TEST_F(LayoutOfAnInstance, TheTagOfAnEntryIsBesideItsSlot) {
-  const BufferView view(current(), instance_.owner().geometry().pages_max());
-  const HashedKey key{.bytes = "empty", .hash = hash_key("empty", instance_.owner().geometry().hash_seed)};
-  Place at;
-  SlotHead head;
-  ASSERT_EQ(view.find(key, at, head), BufferView::Found::kYes);
-  const layout::TagGroup& group = view.segment(at.page).groups[at.slot / layout::kGroupSlots];
-  EXPECT_EQ(at.slot / layout::kGroupSlots, home_group(key.hash)) << kRemedy;
-  EXPECT_EQ(group.tags[at.slot % layout::kGroupSlots], tag_of(key.hash)) << kRemedy;
-  EXPECT_EQ(group.overflow_count, 0) << kRemedy;
+TEST_F(LayoutOfAnInstance, TheLineOfAKeyNamesItsPlace) {
+  const std::uint64_t hash = hash_key("empty", instance_.owner().geometry().hash_seed);
+  const auto& header = *reinterpret_cast<const layout::BufferHeader*>(current());
+  const auto& segment = *reinterpret_cast<const layout::Segment*>(current() + header.small_directory[0] * 4096);
+  const layout::IndexLine& line = segment.lines[hash >> 32 & 63];
+  const auto* const tag = std::find(std::begin(line.tags), std::end(line.tags), tag_of(hash));
+  ASSERT_NE(tag, std::end(line.tags)) << kRemedy;
+  const std::uint64_t offset = std::uint64_t{line.places[tag - line.tags]} * 16 + 8;
+  EXPECT_EQ(hex(current() + offset, 8), "0400000006000000") << kRemedy;
+  EXPECT_EQ(std::to_integer<unsigned>(current()[4096 + offset / 4096]), 2U)
+      << "its page has slots of 32 bytes; " << kRemedy;
+  EXPECT_EQ(line.overflow_count, 0) << kRemedy;
+  EXPECT_EQ(segment.lines[0].depth, 0) << kRemedy;
 }
 
 TEST(LayoutTest, StatisticsKeepTheirPlaces) {

@@ -192,9 +192,9 @@ TEST(Overtaken, AWatchWhoseScanOutlivesTheMaximumPinTimeGoesOn) {
   Watch watch(merger.path(), "");
   std::map<std::string, Value> known;
   {
-    int groups = 0;
-    const Meanwhile meanwhile(CrashPoint::kGroupRead, [&] {
-      if (++groups % 100 == 0) merger.take_the_buffer_back();
+    int slabs = 0;
+    const Meanwhile meanwhile(CrashPoint::kSlabRead, [&] {
+      if (++slabs % 12 == 0) merger.take_the_buffer_back();
     });
     const WatchBatch batch = watch.next(0ns);
     EXPECT_TRUE(batch.complete);
@@ -212,9 +212,9 @@ TEST(Overtaken, AWatchThatCannotHaveOneStateInTimeDeliversNothingAndTriesAgain) 
   Reader reader(merger.path());
   Watch watch(merger.path(), "");
   {
-    int groups = 0;
-    const Meanwhile meanwhile(CrashPoint::kGroupRead, [&] {
-      if (++groups % 100 == 0) merger.take_the_buffer_back();
+    int slabs = 0;
+    const Meanwhile meanwhile(CrashPoint::kSlabRead, [&] {
+      if (++slabs % 12 == 0) merger.take_the_buffer_back();
     });
     const WatchBatch none = watch.next(0ns);
     EXPECT_FALSE(none.complete);

@@ -1,9 +1,10 @@
-// The merger's memory: pages and heap blocks against a simple model of who owns what.
+// The merger's memory: pages and blocks against a simple model of who owns what.
 #include "engine/page_allocator.h"
 
 #include <gtest/gtest.h>
 
 #include <map>
+#include <set>
 #include <vector>
 
 #include "harness/own_replicas.h"
@@ -17,7 +18,7 @@ namespace {
 using layout::kPageBytes;
 using test::Random;
 
-constexpr std::uint64_t kFirstPage = 3;
+constexpr std::uint64_t kFirstPage = layout::kFirstPage;
 constexpr std::uint64_t kPagesMax = 500;
 
 // Allocating takes a back buffer, to say there how much is committed; these tests commit nothing.
@@ -81,7 +82,7 @@ struct PageRun {
 class PageAllocatorTest : public testing::Test {
  protected:
   [[nodiscard]] PageAllocator make() {
-    return {kFirstPage, kPagesMax,
+    return {kPagesMax,
             [this](BackBuffer&, std::uint64_t first, std::uint64_t end) { return model_.commit(first, end); }};
   }
   void allocate(std::uint64_t count) {
@@ -159,7 +160,7 @@ TEST_F(PageAllocatorTest, ReadingAheadIsGivenUpWhenThereIsOnlyRoomForWhatIsNeede
   while (pages_.free_count() > 0) allocate(1);
   allocate(1);
   expect_agreement();
-  EXPECT_EQ(pages_.committed(), 204U);
+  EXPECT_EQ(pages_.committed(), kFirstPage + 201);
 }
 
 TEST_F(PageAllocatorTest, MemoryRunsOutOnlyWhenNoRunIsLongEnough) {
@@ -185,7 +186,7 @@ TEST_F(PageAllocatorTest, AdoptingTheSameRunsRebuildsTheSameState) {
       release(random.below(runs_.size()));
     }
   }
-  PageAllocator rebuilt(kFirstPage, kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  PageAllocator rebuilt(kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
   rebuilt.start_from(pages_.committed());
   std::shuffle(runs_.begin(), runs_.end(), std::mt19937_64(random.word()));
   for (const PageRun& run : runs_) ASSERT_TRUE(rebuilt.adopt(run.page, run.count));
@@ -209,18 +210,72 @@ TEST_F(PageAllocatorTest, PagesThatAreNotFreeAreNotAdopted) {
   EXPECT_FALSE(rebuilt.adopt(5, ~std::uint64_t{0})) << "an overflow";
   EXPECT_FALSE(rebuilt.adopt(~std::uint64_t{0}, 1));
   EXPECT_FALSE(rebuilt.adopt(~std::uint64_t{0} - 1, 10));
-  EXPECT_EQ(rebuilt.free_count(), 17U) << "a refusal takes nothing";
+  EXPECT_EQ(rebuilt.free_count(), 18U) << "a refusal takes nothing";
   ASSERT_TRUE(rebuilt.adopt(10, 3));
   for (const PageRun taken :
-       {PageRun{10, 3}, PageRun{10, 1}, PageRun{12, 1}, PageRun{9, 2}, PageRun{12, 2}, PageRun{3, 17}}) {
+       {PageRun{10, 3}, PageRun{10, 1}, PageRun{12, 1}, PageRun{9, 2}, PageRun{12, 2}, PageRun{2, 18}}) {
     EXPECT_FALSE(rebuilt.adopt(taken.page, taken.count)) << taken.page << ", " << taken.count;
   }
-  EXPECT_TRUE(rebuilt.adopt(3, 7));
+  EXPECT_TRUE(rebuilt.adopt(2, 8));
   EXPECT_TRUE(rebuilt.adopt(13, 7));
   EXPECT_EQ(rebuilt.free_count(), 0U);
 }
 
-// ---- heap blocks
+// ---- the map lies among the pages
+
+class PagesAroundTheMap : public testing::Test {
+ protected:
+  static constexpr std::uint64_t kMapPage = 4096;  // the second one; the first lies before all others
+
+  PageAllocator pages_{3 * kMapPage, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; }};
+};
+
+TEST_F(PagesAroundTheMap, APageOfTheMapIsNobodys) {
+  std::set<std::uint64_t> given;
+  for (std::uint64_t i = 0; i < 2 * kMapPage; ++i) {
+    const std::optional<std::uint64_t> page = pages_.allocate(any_back(), 1);
+    ASSERT_TRUE(page);
+    ASSERT_TRUE(given.insert(*page).second);
+  }
+  EXPECT_FALSE(given.contains(kMapPage));
+  EXPECT_FALSE(given.contains(2 * kMapPage));
+  PageAllocator rebuilt(3 * kMapPage, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  rebuilt.start_from(pages_.committed());
+  EXPECT_FALSE(rebuilt.adopt(kMapPage, 1));
+  EXPECT_FALSE(rebuilt.adopt(kMapPage - 1, 2));
+  for (const std::uint64_t page : given) ASSERT_TRUE(rebuilt.adopt(page, 1));
+  EXPECT_EQ(rebuilt.free_count(), pages_.free_count());
+}
+
+TEST_F(PagesAroundTheMap, ARunThatDoesNotFitBeforeItLiesBehindIt) {
+  ASSERT_TRUE(pages_.allocate(any_back(), kMapPage - 100));
+  const std::optional<std::uint64_t> run = pages_.allocate(any_back(), 256);
+  ASSERT_EQ(run, kMapPage + 1);
+  const std::optional<std::uint64_t> before = pages_.allocate(any_back(), 50);
+  ASSERT_TRUE(before);
+  EXPECT_LT(*before, kMapPage) << "what lies before it still serves";
+  pages_.release(*run, 256);
+  pages_.release(*before, 50);
+  EXPECT_EQ(pages_.allocate(any_back(), kMapPage), std::nullopt) << "no run is longer than what lies between";
+}
+
+// ---- what is kept for later
+
+TEST(PageAllocatorReclaim, WhatIsKeptForLaterIsGivenBeforeMoreIsCommitted) {
+  PageAllocator pages(kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  std::optional<std::uint64_t> kept = pages.allocate(any_back(), 1);
+  pages.set_reclaim([&](BackBuffer&) {
+    if (kept) pages.release(*kept, 1);
+    return std::exchange(kept, std::nullopt).has_value();
+  });
+  const std::uint64_t committed = pages.committed();
+  EXPECT_TRUE(pages.allocate(any_back(), 1));
+  EXPECT_EQ(pages.committed(), committed);
+  EXPECT_TRUE(pages.allocate(any_back(), 1));
+  EXPECT_GT(pages.committed(), committed);
+}
+
+// ---- blocks
 
 struct Block {
   std::uint64_t offset;
@@ -229,150 +284,90 @@ struct Block {
 
 std::size_t random_size(Random& random) {
   const std::size_t dice = random.below(100);
-  if (dice < 60) return random.between(1, 600);
-  if (dice < 90) return random.between(600, 33'000);
+  if (dice < 90) return random.between(1'000, 33'000);
   return dice < 98 ? random.between(33'000, 200'000) : kValueBytesMax;
 }
 
-class HeapTest : public testing::Test {
+class BlocksTest : public testing::Test {
  protected:
-  static constexpr std::uint64_t kHeapPagesMax = 2000;
+  static constexpr std::uint64_t kBlockPagesMax = 4000;
 
   [[nodiscard]] static PageAllocator make_pages() {
-    return {kFirstPage, kHeapPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; }};
+    return {kBlockPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; }};
   }
   void allocate(std::size_t bytes) {
-    const std::optional<std::uint64_t> offset = heap_.allocate(any_back(), bytes);
+    const std::optional<std::uint64_t> offset = blocks_.allocate(any_back(), bytes);
     if (!offset) return;
-    const std::uint64_t end = *offset + heap_block_bytes(bytes);
-    ASSERT_EQ(*offset % layout::kLine, 0U);
+    const std::uint64_t end = *offset + bytes;
+    ASSERT_EQ(*offset % kPageBytes, 0U);
     ASSERT_GE(*offset, kFirstPage * kPageBytes);
     ASSERT_LE(end, pages_.committed() * kPageBytes);
     const auto next = ends_.upper_bound(*offset);  // the first block that ends behind this one's start
     ASSERT_TRUE(next == ends_.end() || next->second >= end) << "two blocks overlap";
     ends_[end] = *offset;
-    blocks_.push_back({*offset, bytes});
-    used_bytes_ += heap_block_bytes(bytes);
+    given_.push_back({*offset, bytes});
+    used_bytes_ += block_pages(bytes) * kPageBytes;
   }
   void release(std::size_t index) {
-    const Block block = blocks_[index];
-    heap_.release(block.offset, block.bytes);
-    ends_.erase(block.offset + heap_block_bytes(block.bytes));
-    used_bytes_ -= heap_block_bytes(block.bytes);
-    blocks_[index] = blocks_.back();
-    blocks_.pop_back();
+    const Block block = given_[index];
+    blocks_.release(block.offset, block.bytes);
+    ends_.erase(block.offset + block.bytes);
+    used_bytes_ -= block_pages(block.bytes) * kPageBytes;
+    given_[index] = given_.back();
+    given_.pop_back();
+  }
+  void allocate_and_release(Random& random, int count) {
+    for (int i = 0; i < count && !HasFatalFailure(); ++i) {
+      if (given_.empty() || random.chance(52)) {
+        allocate(random_size(random));
+      } else {
+        release(random.below(given_.size()));
+      }
+      ASSERT_EQ(blocks_.used_bytes(), used_bytes_);
+    }
   }
 
   PageAllocator pages_ = make_pages();
-  Heap heap_{pages_};
-  std::vector<Block> blocks_;
+  Blocks blocks_{pages_};
+  std::vector<Block> given_;
   std::map<std::uint64_t, std::uint64_t> ends_;  // end of a block -> its offset
   std::uint64_t used_bytes_ = 0;
 };
 
-TEST_F(HeapTest, NoTwoBlocksOverlapAndEveryByteIsCounted) {
+TEST_F(BlocksTest, NoTwoBlocksOverlapAndEveryPageIsCounted) {
   Random random(20);
-  for (int i = 0; i < test::steps(50'000); ++i) {
-    if (blocks_.empty() || random.chance(52)) {
-      allocate(random_size(random));
-    } else {
-      release(random.below(blocks_.size()));
-    }
-    if (HasFatalFailure()) return;
-    ASSERT_EQ(heap_.used_bytes(), used_bytes_);
-  }
+  allocate_and_release(random, test::steps(50'000));
 }
 
-TEST_F(HeapTest, PagesOfReleasedBlocksGoBack) {
-  Random random(21);
-  for (int round = 0; round < test::steps(10); ++round) {
-    for (int i = 0; i < 500; ++i) allocate(random_size(random));
-    while (!blocks_.empty()) release(random.below(blocks_.size()));
-    ASSERT_EQ(heap_.used_bytes(), 0U);
-    ASSERT_EQ(pages_.free_count(), pages_.committed() - kFirstPage);
-    const std::uint64_t committed = pages_.committed();
-    ASSERT_TRUE(pages_.allocate(any_back(), committed - kFirstPage)) << "the free pages are one run";
-    ASSERT_EQ(pages_.committed(), committed);
-    pages_.release(kFirstPage, committed - kFirstPage);
-  }
-}
-
-TEST_F(HeapTest, BlocksOfOneSizeFillTheirPageBeforeAnotherIsTaken) {
-  for (const std::size_t bytes : {std::size_t{64}, std::size_t{640}, kPageBytes / 2}) {
-    const std::uint64_t before = pages_.committed() - pages_.free_count();
-    for (std::size_t i = 0; i < kPageBytes / bytes; ++i) allocate(bytes);
-    EXPECT_EQ(pages_.committed() - pages_.free_count(), before + 1) << bytes;
-    allocate(bytes);
-    EXPECT_EQ(pages_.committed() - pages_.free_count(), before + 2) << bytes;
-  }
-}
-
-TEST_F(HeapTest, AHoleIsFilledByABlockOfAnySizeOfItsClass) {
-  for (int i = 0; i < 200; ++i) allocate(100);
-  const std::uint64_t committed = pages_.committed();
-  for (int round = 0; round < 10'000; ++round) {
-    release(static_cast<std::size_t>(round) % blocks_.size());
-    allocate(65 + static_cast<std::size_t>(round) % 64);
-  }
-  EXPECT_EQ(pages_.committed(), committed);
-}
-
-TEST_F(HeapTest, AdoptingTheSameBlocksRebuildsTheSameState) {
+TEST_F(BlocksTest, AdoptingTheSameBlocksRebuildsTheSameState) {
   Random random(22);
-  for (int i = 0; i < 3'000; ++i) {
-    if (blocks_.empty() || random.chance(55)) {
-      allocate(random_size(random));
-    } else {
-      release(random.below(blocks_.size()));
-    }
-  }
+  allocate_and_release(random, 3'000);
   PageAllocator other_pages = make_pages();
   other_pages.start_from(pages_.committed());
-  Heap rebuilt(other_pages);
-  std::shuffle(blocks_.begin(), blocks_.end(), std::mt19937_64(random.word()));
-  for (const Block& block : blocks_) ASSERT_TRUE(rebuilt.adopt(block.offset, block.bytes));
-  EXPECT_EQ(rebuilt.used_bytes(), heap_.used_bytes());
+  Blocks rebuilt(other_pages);
+  std::shuffle(given_.begin(), given_.end(), std::mt19937_64(random.word()));
+  for (const Block& block : given_) ASSERT_TRUE(rebuilt.adopt(block.offset, block.bytes));
+  EXPECT_EQ(rebuilt.used_bytes(), blocks_.used_bytes());
   EXPECT_EQ(other_pages.free_count(), pages_.free_count());
-  for (const Block& block : blocks_) rebuilt.release(block.offset, block.bytes);
+  for (const Block& block : given_) rebuilt.release(block.offset, block.bytes);
   EXPECT_EQ(rebuilt.used_bytes(), 0U);
   EXPECT_EQ(other_pages.free_count(), other_pages.committed() - kFirstPage) << "everything can be given back";
 }
 
-TEST_F(HeapTest, AnAdoptedHeapGivesOnlyWhatIsFree) {
-  allocate(100);
-  allocate(100);
-  allocate(70'000);
-  PageAllocator other_pages = make_pages();
-  other_pages.start_from(pages_.committed());
-  Heap rebuilt(other_pages);
-  for (const Block& block : blocks_) ASSERT_TRUE(rebuilt.adopt(block.offset, block.bytes));
-  for (int i = 0; i < 2000; ++i) {
-    const std::optional<std::uint64_t> offset = rebuilt.allocate(any_back(), 100);
-    ASSERT_TRUE(offset);
-    for (const Block& block : blocks_) {
-      const bool is_apart =
-          *offset >= block.offset + heap_block_bytes(block.bytes) || *offset + heap_block_bytes(100) <= block.offset;
-      ASSERT_TRUE(is_apart) << *offset;
-    }
-  }
-}
-
-TEST_F(HeapTest, BlocksThatCannotBeAreNotAdopted) {
+TEST_F(BlocksTest, BlocksThatCannotBeAreNotAdopted) {
   PageAllocator other_pages = make_pages();
   other_pages.start_from(kFirstPage + 20);
-  Heap rebuilt(other_pages);
+  Blocks rebuilt(other_pages);
   const std::uint64_t page = kFirstPage * kPageBytes;
-  ASSERT_TRUE(rebuilt.adopt(page + 128, 100));
-  EXPECT_FALSE(rebuilt.adopt(page + 128, 100)) << "the same again";
-  EXPECT_FALSE(rebuilt.adopt(page + 64, 100)) << "between two blocks";
-  EXPECT_FALSE(rebuilt.adopt(page + 256, 200)) << "another size in the same page";
+  ASSERT_TRUE(rebuilt.adopt(page, 100));
+  EXPECT_FALSE(rebuilt.adopt(page, 100)) << "the same again";
+  EXPECT_FALSE(rebuilt.adopt(page + kPageBytes + 64, 100)) << "within a page";
   EXPECT_FALSE(rebuilt.adopt(0, 100)) << "in the header";
   EXPECT_FALSE(rebuilt.adopt((kFirstPage + 20) * kPageBytes, 100)) << "not committed";
-  EXPECT_FALSE(rebuilt.adopt(page + kPageBytes + 64, 70'000)) << "pages of its own begin with a page";
   EXPECT_FALSE(rebuilt.adopt(page, 70'000)) << "over pages in use";
   EXPECT_FALSE(rebuilt.adopt(page + 19 * kPageBytes, 70'000)) << "over the end";
-  EXPECT_FALSE(rebuilt.adopt(~std::uint64_t{0} - 63, 100));
-  EXPECT_EQ(rebuilt.used_bytes(), heap_block_bytes(100)) << "a refusal counts nothing";
+  EXPECT_FALSE(rebuilt.adopt(~std::uint64_t{0} - 4095, 100));
+  EXPECT_EQ(rebuilt.used_bytes(), kPageBytes) << "a refusal counts nothing";
 }
 
 // What this program alone decides is checked in every build, also in those with NDEBUG.
@@ -384,7 +379,7 @@ TEST(InvariantDeathTest, AViolationNamesItsPlaceAndConditionAndStops) {
 }
 
 TEST(InvariantDeathTest, APageThatIsReleasedTwiceStops) {
-  PageAllocator pages(kFirstPage, kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  PageAllocator pages(kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
   const std::optional<std::uint64_t> page = pages.allocate(any_back(), 1);
   ASSERT_TRUE(page);
   pages.release(*page, 1);
@@ -392,24 +387,23 @@ TEST(InvariantDeathTest, APageThatIsReleasedTwiceStops) {
 }
 
 TEST(InvariantDeathTest, ABlockThatIsReleasedTwiceStops) {
-  PageAllocator pages(kFirstPage, kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
-  Heap heap(pages);
-  const std::optional<std::uint64_t> kept = heap.allocate(any_back(), 100);
-  const std::optional<std::uint64_t> block = heap.allocate(any_back(), 100);
+  PageAllocator pages(kPagesMax, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  Blocks blocks(pages);
+  const std::optional<std::uint64_t> kept = blocks.allocate(any_back(), 100);
+  const std::optional<std::uint64_t> block = blocks.allocate(any_back(), 100);
   ASSERT_TRUE(kept && block);
-  heap.release(*block, 100);
-  EXPECT_DEATH(heap.release(*block, 100), "page_allocator.cc:[0-9]+: invariant violated");
+  blocks.release(*block, 100);
+  EXPECT_DEATH(blocks.release(*block, 100), "page_allocator.cc:[0-9]+: invariant violated");
 }
 
-TEST(HeapOfLittleMemory, ARefusalChangesNothing) {
-  PageAllocator pages(kFirstPage, kFirstPage + 4, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
-  Heap heap(pages);
-  ASSERT_TRUE(heap.allocate(any_back(), 3 * kPageBytes));
-  EXPECT_FALSE(heap.allocate(any_back(), kValueBytesMax));
-  EXPECT_EQ(heap.used_bytes(), 3 * kPageBytes);
-  EXPECT_TRUE(heap.allocate(any_back(), 64)) << "what there is room for is still given";
-  EXPECT_TRUE(heap.allocate(any_back(), 64));
-  EXPECT_FALSE(heap.allocate(any_back(), 128)) << "the last page holds blocks of 64 bytes";
+TEST(BlocksOfLittleMemory, ARefusalChangesNothing) {
+  PageAllocator pages(kFirstPage + 4, [](BackBuffer&, std::uint64_t, std::uint64_t) { return true; });
+  Blocks blocks(pages);
+  ASSERT_TRUE(blocks.allocate(any_back(), 3 * kPageBytes));
+  EXPECT_FALSE(blocks.allocate(any_back(), kValueBytesMax));
+  EXPECT_EQ(blocks.used_bytes(), 3 * kPageBytes);
+  EXPECT_TRUE(blocks.allocate(any_back(), 64)) << "what there is room for is still given";
+  EXPECT_FALSE(blocks.allocate(any_back(), 64));
 }
 
 }  // namespace

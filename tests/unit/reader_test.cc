@@ -760,7 +760,7 @@ TEST(DamagedSnapshotTest, NoBytesInABufferMakeAReaderCrashOrHang) {
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   const std::size_t bytes = static_cast<std::size_t>(header.page_count) * layout::kPageBytes;
-  const std::size_t directory = DirectoryWord::unpack(header.directory).page * layout::kPageBytes;
+  const std::size_t directory = DirectoryWord::unpack(header.directory).offset();
   const std::vector<std::byte> good(buffer, buffer + bytes);
   Random random(70);
   for (int i = 0; i < test::steps(300); ++i) {
@@ -803,7 +803,7 @@ TEST(DamagedSnapshotTest, ABufferThatChangesAtRandomWhileItIsReadMakesNoReaderCr
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
   const auto& header = *reinterpret_cast<const layout::BufferHeader*>(buffer);
   const std::size_t words = static_cast<std::size_t>(header.page_count) * layout::kPageBytes / kWord;
-  const std::size_t directory = DirectoryWord::unpack(header.directory).page * layout::kPageBytes / kWord;
+  const std::size_t directory = DirectoryWord::unpack(header.directory).offset() / kWord;
   auto* const first = reinterpret_cast<std::uint64_t*>(buffer);
   auto* const feed = reinterpret_cast<std::uint64_t*>(instance.owner().feed());
   const std::vector<std::uint64_t> good(first, first + words);
@@ -829,22 +829,28 @@ TEST(DamagedSnapshotTest, ABufferThatChangesAtRandomWhileItIsReadMakesNoReaderCr
   scribbler.join();
 }
 
-// A damaged buffer may name one segment, or one value, many times; that does not keep a reader for ever.
-TEST(DamagedSnapshotTest, ASegmentThatIsNamedByTheWholeDirectoryIsDamage) {
+// A damaged buffer may name one value many times; that does not keep a reader for ever.
+TEST(DamagedSnapshotTest, ABlockThatManyEntriesNameIsDamage) {
   TestInstance instance({.memory_limit_bytes = std::uint64_t{16} << 20, .ring_count_max = 16});
   Writer writer = instance.writer();
-  writer.set("key", 1);
+  const std::string large(100'000, 'v');
+  for (int i = 0; i < 8; ++i) writer.set("key/" + std::to_string(i), large);
+  for (int i = 8; i < 400; ++i) writer.set("key/" + std::to_string(i), i);
   instance.pump();
   std::byte* const buffer = instance.owner().buffer(current_version(instance.owner().publication()).buffer);
-  auto& header = *reinterpret_cast<layout::BufferHeader*>(buffer);
-  const std::uint64_t page =
-      *reinterpret_cast<std::uint32_t*>(buffer + DirectoryWord::unpack(header.directory).page * layout::kPageBytes);
-  const std::uint64_t deep = 14;  // 64 KiB of entries
-  reinterpret_cast<layout::Segment*>(buffer + page * layout::kPageBytes)->depth = deep;
-  auto* const directory =
-      reinterpret_cast<std::uint32_t*>(buffer + DirectoryWord::unpack(header.directory).page * layout::kPageBytes);
-  std::fill_n(directory, std::size_t{1} << deep, static_cast<std::uint32_t>(page));
-  header.directory = (header.directory & ~std::uint64_t{0xff}) | deep;
+  const BufferView view(buffer, instance.owner().geometry().pages_max());
+  const auto slot_of = [&](int i) -> layout::Slot& {
+    const std::string key = "key/" + std::to_string(i);
+    Place place;
+    SlotHead head;
+    EXPECT_EQ(view.find({.bytes = key, .hash = hash_key(key, instance.owner().geometry().hash_seed)}, place, head),
+              BufferView::Found::kYes);
+    return *reinterpret_cast<layout::Slot*>(buffer + place.offset());
+  };
+  for (int i = 8; i < 400; ++i) {
+    slot_of(i).head = SlotHead(slot_of(i).head % 4096 + 1, large.size(), Type::kBytes).pack();
+    slot_of(i).words[0] = slot_of(0).words[0];
+  }
   Reader reader = instance.reader();
   std::size_t seen = 0;
   const Status status = error_of([&] {

@@ -32,13 +32,18 @@ struct Pinned {
   [[nodiscard]] bool is_pinned(std::uint32_t buffer) const noexcept { return (buffers >> buffer & 1) != 0; }
 };
 
-constexpr std::uint64_t kDataOffset = layout::kCursorOffset;  // any words will do
+constexpr std::uint64_t kDataOffset = layout::kFirstPage * layout::kPageBytes + layout::kFirstSlotOffset;
+
+/// As a slab has them.
+struct SomeSlot {
+  std::uint64_t head, changed_epoch, words[4];
+};
 
 class ReplicasTest : public testing::Test {
  protected:
   explicit ReplicasTest(std::uint32_t buffer_count = 3) : own_(buffer_count) {
     BackBuffer first = replicas_.first();
-    first.store(first.header().page_count, own_.owner().geometry().first_page);
+    first.store(first.header().page_count, OwnReplicas::kPages);
     replicas_.publish(std::move(first));
   }
 
@@ -64,9 +69,7 @@ class CatchUpTest : public ReplicasTest, public testing::WithParamInterface<std:
  protected:
   CatchUpTest() : ReplicasTest(GetParam()) {}
 
-  [[nodiscard]] static layout::Slot* slots(std::byte* buffer) {
-    return reinterpret_cast<layout::Slot*>(buffer + kDataOffset);
-  }
+  [[nodiscard]] static SomeSlot* slots(std::byte* buffer) { return reinterpret_cast<SomeSlot*>(buffer + kDataOffset); }
   /// Claims a buffer, which must then hold what the model says.
   [[nodiscard]] std::optional<BackBuffer> claim_checked(std::uint32_t buffer) {
     std::optional<BackBuffer> back = claim(buffer);
@@ -77,19 +80,20 @@ class CatchUpTest : public ReplicasTest, public testing::WithParamInterface<std:
   /// As a mutation that finds its key.
   void change(BackBuffer& back, std::size_t index, std::uint64_t value) {
     const bool is_first = model_[index].changed_epoch != back.epoch();
-    EXPECT_EQ(back.store_value(slots(back.base())[index], value), is_first);
+    auto& slot = reinterpret_cast<layout::Slot&>(slots(back.base())[index]);
+    EXPECT_EQ(back.store_value(slot, value), is_first);
     model_[index].changed_epoch = back.epoch();
     model_[index].words[0] = value;
   }
   /// As an insert: whatever was in the slot before, nothing of it is left.
   void reuse(BackBuffer& back, std::size_t index, std::uint64_t word) {
-    layout::Slot& slot = slots(back.base())[index];
+    SomeSlot& slot = slots(back.base())[index];
     back.store(slot.head, model_[index].head = word);
     back.store(slot.words[1], model_[index].words[1] = ~word);
     back.store(slot.changed_epoch, model_[index].changed_epoch = 0);
   }
 
-  std::array<layout::Slot, 1'000> model_{};
+  std::array<SomeSlot, 1'000> model_{};
 };
 
 TEST_P(CatchUpTest, ValuesReachEveryBufferWhateverElseHappensToTheirSlots) {

@@ -24,9 +24,7 @@ constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kYearNs = 365ULL * 24 * 3600 * 1'000'000'000;
 constexpr std::uint64_t kPages = 8;
 
-TimingWheel::Id slot_id(std::size_t page, std::size_t slot) {
-  return TimingWheel::id_of({.page = page, .slot = static_cast<std::uint32_t>(slot)});
-}
+TimingWheel::Id slot_id(std::size_t page, std::size_t slot) { return static_cast<TimingWheel::Id>(page * 1024 + slot); }
 
 /// Timers as the table uses them: who is told too early makes sure to be told again.
 class Timers {
@@ -67,7 +65,7 @@ class Timers {
     order_.erase(std::find_if(begin, end, [id](const auto& timer) { return timer.second == id; }));
   }
 
-  TimingWheel wheel_{kPages};
+  TimingWheel wheel_;
   std::map<TimingWheel::Id, std::uint64_t> times_;
   std::multimap<std::uint64_t, TimingWheel::Id> order_;
   std::size_t looks_ = 0;

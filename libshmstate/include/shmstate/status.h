@@ -42,6 +42,7 @@ enum class Status : std::uint8_t {
   kInvalidArgument,  ///< an option has a value that makes no sense
   kForked,           ///< it was opened before a fork, and this is the child; open another one here
   kUnknown,          ///< the merger does not know an id, operation, type or flag of a mutation
+  kCrowded,          ///< too many keys whose hashes begin like this one's: they were chosen to
 };
 
 /// A short English phrase for a status, for messages and logs.
@@ -77,6 +78,7 @@ enum class Status : std::uint8_t {
     case Status::kInvalidArgument: return "invalid argument";
     case Status::kForked: return "opened before a fork, by the parent; open it again in the child";
     case Status::kUnknown: return "the merger does not know what this says";
+    case Status::kCrowded: return "too many keys whose hashes begin alike";
   }
   return "unknown status";
 }

@@ -63,7 +63,8 @@ enum {
   SHMSTATE_SYSTEM = -26,           /* a system call failed */
   SHMSTATE_INVALID_ARGUMENT = -27, /* an argument or an option has a value that makes no sense */
   SHMSTATE_FORKED = -28,           /* it was opened before a fork, and this is the child; open another one here */
-  SHMSTATE_UNKNOWN = -29           /* the merger does not know an id, operation, type or flag of a mutation */
+  SHMSTATE_UNKNOWN = -29,          /* the merger does not know an id, operation, type or flag of a mutation */
+  SHMSTATE_CROWDED = -30           /* too many keys whose hashes begin like this one's: they were chosen to */
 };
 
 /* A short English phrase for a status, of any number. Never NULL; static, so it is never freed. Any thread. */

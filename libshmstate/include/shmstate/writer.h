@@ -203,8 +203,8 @@ class SHMSTATE_API Writer : public Verbs<Writer> {
   [[nodiscard]] WriterStatus status() noexcept;
 
   [[nodiscard]] WriterCounters counters() const noexcept;
-  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, kMutationTooBig
-  /// for those of batches that are larger than it allows, and kUnknown for what it does not know.
+  /// How many mutations the merger refused for one reason: kWrongType, kOutOfRange, kNoMemory, kLimit, kCrowded,
+  /// kMutationTooBig for those of batches that are larger than it allows, and kUnknown for what it does not know.
   [[nodiscard]] std::uint64_t rejected(Status reason) const noexcept;
   /// How many mutations a batch may hold, as the merger is configured now (`shmstate-merger --batch-max`); the largest
   /// number when it sets no limit. A batch may hold `kBatchBytesPerMutation` for each of them, keys and values

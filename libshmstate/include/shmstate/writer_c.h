@@ -124,6 +124,7 @@ typedef struct shmstate_writer_counters {
   uint64_t rejected_batch_too_big;
   uint64_t lost; /* accepted, and gone with an instance that was removed (reopen) */
   uint64_t rejected_unknown;
+  uint64_t rejected_crowded;
 } shmstate_writer_counters;
 
 SHMSTATE_API int shmstate_writer_get_counters(const shmstate_writer* writer,

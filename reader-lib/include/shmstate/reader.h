@@ -377,36 +377,40 @@ class SHMSTATE_API Snapshot {
    private:
     friend class Snapshot;
     friend class shmstate::Watch;
-    /// The segment that is being looked at, by its first entry in the directory.
-    [[nodiscard]] std::uint32_t segment() const noexcept { return directory_index_ - 1; }
+    /// The page that is being looked at: all entries of those before it have been.
+    [[nodiscard]] std::uint64_t page() const noexcept { return page_; }
     SHMSTATE_API void look_up_more();
-    /// The next group that has any entries; false behind the last one.
-    [[nodiscard]] SHMSTATE_API bool next_group();
-    [[nodiscard]] SHMSTATE_LOCAL bool next_segment(const internal::BufferView& view);
-    /// An entry of the group; false when there is none that readers see.
+    /// Goes to the next slab; false behind the last one.
+    [[nodiscard]] SHMSTATE_API bool next_slab();
+    [[nodiscard]] const internal::layout::Slot& next_slot() noexcept {
+      const internal::layout::Slot* const slot = slot_;
+      slot_ = reinterpret_cast<const internal::layout::Slot*>(reinterpret_cast<const std::byte*>(slot) + slot_bytes_);
+      return *slot;
+    }
+    /// An entry of the slab; false when there is none that readers see. A short plain one lies in any slot of its size.
     [[nodiscard, gnu::always_inline]] bool take(const internal::layout::Slot& slot, EntryView& entry) {
-      return internal::view_plain_number(slot, entry) || take_other(slot, entry);
+      const std::uint64_t head = internal::load_word(&slot.head, std::memory_order_acquire);
+      if (head == 0) return false;
+      return (internal::PlainNumber::slot_bytes(head) <= slot_bytes_ &&
+              internal::view_plain_number(slot, head, entry)) ||
+             take_other(slot, entry);
     }
     [[nodiscard]] SHMSTATE_API bool take_other(const internal::layout::Slot& slot, EntryView& entry);
-    [[nodiscard]] const internal::layout::Slot& first_of(std::uint32_t occupied) const noexcept {
-      return slots_[std::countr_zero(occupied)];
-    }
     [[nodiscard]] bool is_kept() const noexcept { return internal::is_kept(*publication_, version_); }
     [[noreturn]] SHMSTATE_API void fail_unkept() const;
 
     const Impl* impl_ = nullptr;
     const internal::layout::Publication* publication_ = nullptr;
     internal::Version version_;
-    const internal::layout::Slot* slots_ = nullptr;  // of the group
-    std::uint32_t occupied_ = 0;                     // a bit for each of them
-    std::uint32_t at_ = 0;                           // in `entries_`
+    const internal::layout::Slot* slot_ = nullptr;  // the next one
+    std::uint32_t slots_left_ = 0;                  // of the slab
+    std::uint32_t slot_bytes_ = 0;
+    std::uint32_t at_ = 0;  // in `entries_`
     std::uint32_t entry_count_ = 0;
-    std::uint32_t directory_index_ = 0;  // the next place to look at
-    std::uint32_t group_ = 0;
     std::uint64_t page_ = 0;
-    std::uint64_t segments_left_ = 0;  // what a buffer can hold at most: a damaged one must not keep us for ever
-    std::uint64_t bytes_left_ = 0;
-    std::array<EntryView, 15> entries_;  // of a group
+    std::uint64_t next_page_ = 0;
+    std::uint64_t bytes_left_ = 0;  // what a buffer can hold at most: a damaged one must not keep us for ever
+    std::array<EntryView, 16> entries_;
   };
   [[nodiscard]] Iterator begin() const;  ///< throws as incrementing does
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
@@ -415,12 +419,12 @@ class SHMSTATE_API Snapshot {
   /// kDamaged).
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    Iterator group = before_first(0);
+    Iterator slab = before_first(0);
     EntryView entry;
-    while (group.next_group()) {
-      for (std::uint32_t occupied = group.occupied_; occupied != 0; occupied &= occupied - 1) {
-        if (!group.take(group.first_of(occupied), entry)) continue;
-        if (!group.is_kept()) group.fail_unkept();
+    while (slab.next_slab()) {
+      for (; slab.slots_left_ > 0; --slab.slots_left_) {
+        if (!slab.take(slab.next_slot(), entry)) continue;
+        if (!slab.is_kept()) slab.fail_unkept();
         visit(std::as_const(entry));
       }
     }
@@ -444,8 +448,8 @@ class SHMSTATE_API Snapshot {
   friend class Reader;
   friend class shmstate::Watch;
   SHMSTATE_LOCAL explicit Snapshot(std::shared_ptr<internal::Attachment> files);
-  [[nodiscard]] Iterator before_first(std::uint32_t segment) const;
-  [[nodiscard]] SHMSTATE_LOCAL Iterator begin_at(std::uint32_t segment) const;
+  [[nodiscard]] Iterator before_first(std::uint64_t page) const;
+  [[nodiscard]] SHMSTATE_LOCAL Iterator begin_at(std::uint64_t page) const;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -56,6 +56,7 @@ class PlainRead {
     epoch_word_ = version.pack();
     buffer_ = buffer;
     pages_ = pages;
+    places_end_ = (pages * layout::kPageBytes - PlainNumber::kSlotBytesMax) / layout::kSlotUnitBytes;
     directory_ = directory;
   }
   /// So many reads may go by before the library is asked whether these are the files to read.
@@ -77,10 +78,8 @@ class PlainRead {
                                                    Type type) noexcept {
     if (!is_short(key.bytes) || std::bit_cast<IdWords>(instance) != instance_id_ || !count()) [[unlikely]]
       return {};
-    if (!is_current() || !BufferView::is_segment_page(place.page, pages_) || place.slot >= layout::kSegmentSlots) {
-      return {};
-    }
-    Answer answer = look_at(buffer_.segment(place.page).slots[place.slot], key.bytes, type);
+    if (!is_current() || place.unit >= places_end_ || !buffer_.is_slot(place, pages_)) return {};
+    Answer answer = look_at(buffer_.slot(place), key.bytes, type);
     if (answer.seen != Seen::kNumber) [[unlikely]] {
       answer = look_at_home(key, type);
       if (answer.seen != Seen::kAbsent) return {};
@@ -93,7 +92,7 @@ class PlainRead {
                                                           Type type) noexcept {
     const std::uint64_t head = load_word(&slot.head, std::memory_order_acquire);
     if (!PlainNumber::is(head, type, key.size())) [[unlikely]]
-      return {.seen = SlotHead::key_bytes_of(head) == key.size() ? Seen::kOther : Seen::kAbsent, .bits = 0};
+      return {.seen = PlainNumber::key_bytes_of(head) == key.size() ? Seen::kOther : Seen::kAbsent, .bits = 0};
     if (!BufferView::equal_words(PlainNumber::key_words(slot), key)) [[unlikely]]
       return {.seen = Seen::kAbsent, .bits = 0};
     return {.seen = Seen::kNumber, .bits = load_word(PlainNumber::value_word(slot), std::memory_order_acquire)};
@@ -112,37 +111,43 @@ class PlainRead {
     return is_stamp_of(*stamp_, epoch_) ? answer : Answer{};
   }
 
-  /// Looks where the hash says: nearly always, the first slot of the home group that has the key's tag is the one.
+  /// Looks where the hash says: nearly always, the first cell of the home line that has the key's tag is the one.
   [[nodiscard, gnu::always_inline]] Answer look_at_home(const HashedKey& key, Type type) const noexcept {
-    const std::uint64_t page = directory_.page_of(key.hash);
+    const std::uint64_t page = directory_.entry_of(key.hash);
     if (!BufferView::is_segment_page(page, pages_)) [[unlikely]]
       return {};
     const layout::Segment& segment = buffer_.segment(page);
-    const std::uint32_t group = home_group(key.hash);
-    const TagWords tags(segment.groups[group]);
+    const layout::IndexLine& line = segment.lines[home_line(key.hash)];
+    const TagWords tags(line);
     const std::uint32_t match = tags.match(tag_of(key.hash));
     if (match != 0) {
-      const Answer answer = look_at(segment.slots[BufferView::first_slot(group, match)], key.bytes, type);
+      const Place place = BufferView::first_place(line, match);
+      if (place.unit >= places_end_) [[unlikely]]
+        return {};
+      const Answer answer = look_at(buffer_.slot(place), key.bytes, type);
       if (answer.seen == Seen::kNumber) [[likely]]
         return answer;
     } else if (tags.overflow_count() == 0) {
       return {.seen = Seen::kAbsent, .bits = 0};
     }
-    return look_further(segment, key, type);
+    return look_further(buffer_, places_end_, segment, key, type);
   }
   /// The whole search in a segment, up to the key, or to what proves that it is absent.
-  [[nodiscard, gnu::noinline]] static Answer look_further(const layout::Segment& segment, HashedKey key,
+  [[nodiscard, gnu::noinline]] static Answer look_further(BufferView buffer, std::uint64_t places_end,
+                                                          const layout::Segment& segment, HashedKey key,
                                                           Type type) noexcept {
     const std::uint8_t tag = tag_of(key.hash);
-    std::uint32_t group = home_group(key.hash);
-    for (std::size_t probes = 0; probes < layout::kSegmentGroups; ++probes) {
-      const TagWords tags(segment.groups[group]);
+    std::uint32_t line = home_line(key.hash);
+    for (std::size_t probes = 0; probes < layout::kSegmentLines; ++probes) {
+      const TagWords tags(segment.lines[line]);
       for (std::uint32_t match = tags.match(tag); match != 0; match &= match - 1) {
-        const Answer answer = look_at(segment.slots[BufferView::first_slot(group, match)], key.bytes, type);
+        const Place place = BufferView::first_place(segment.lines[line], match);
+        if (place.unit >= places_end) return {};
+        const Answer answer = look_at(buffer.slot(place), key.bytes, type);
         if (answer.seen != Seen::kAbsent) return answer;
       }
       if (tags.overflow_count() == 0) break;
-      if (++group == layout::kSegmentGroups) group = 0;
+      line = (line + 1) % layout::kSegmentLines;
     }
     return {.seen = Seen::kAbsent, .bits = 0};
   }
@@ -155,7 +160,8 @@ class PlainRead {
   const Shared<std::uint64_t>* stamp_ = nullptr;  // of its buffer
   std::uint64_t hash_seed_ = 0;
   BufferView::Directory directory_;
-  std::uint64_t pages_ = 0;  // so that no place is within it
+  std::uint64_t pages_ = 0;       // so that no place is within it
+  std::uint64_t places_end_ = 0;  // of those where a plain number lies within the committed pages, whatever its key
   BufferView buffer_{nullptr, 0};
   std::int32_t reads_left_ = 0;  // below zero: none
   IdWords instance_id_{};

@@ -26,31 +26,31 @@ struct HashedKey {
   std::uint64_t hash = 0;
 };
 
-/// The tags of a group, loaded as two words.
+/// The tags of a line of the index, loaded as two words.
 class TagWords {
  public:
-  explicit TagWords(const layout::TagGroup& group) noexcept {
-    const auto* words = reinterpret_cast<const std::uint64_t*>(&group);
+  explicit TagWords(const layout::IndexLine& line) noexcept {
+    const auto* words = reinterpret_cast<const std::uint64_t*>(&line);
     low_ = load_word(words, std::memory_order_acquire);
     high_ = load_word(words + 1, std::memory_order_acquire);
   }
 
-  /// A bit for each of the 15 slots whose tag is `tag`.
+  /// A bit for each of the 12 cells whose tag is `tag`.
   [[nodiscard]] std::uint32_t match(std::uint8_t tag) const noexcept {
 #if defined(__SSE2__)
     const __m128i tags = _mm_set_epi64x(static_cast<long long>(high_), static_cast<long long>(low_));
     const std::uint64_t wanted = kEachByte * tag;
     const __m128i equal = _mm_cmpeq_epi8(tags, _mm_set1_epi64x(static_cast<long long>(wanted)));
-    return static_cast<std::uint32_t>(_mm_movemask_epi8(equal)) & kSlotBits;
+    return static_cast<std::uint32_t>(_mm_movemask_epi8(equal)) & kCellBits;
 #else
-    return (match_word(low_, tag) | match_word(high_, tag) << 8) & kSlotBits;
+    return (match_word(low_, tag) | match_word(high_, tag) << 8) & kCellBits;
 #endif
   }
-  [[nodiscard]] std::uint32_t occupied() const noexcept { return ~match(0) & kSlotBits; }
-  [[nodiscard]] std::uint8_t overflow_count() const noexcept { return static_cast<std::uint8_t>(high_ >> 56); }
+  [[nodiscard]] std::uint32_t occupied() const noexcept { return ~match(0) & kCellBits; }
+  [[nodiscard]] std::uint8_t overflow_count() const noexcept { return static_cast<std::uint8_t>(high_ >> 32); }
 
  private:
-  static constexpr std::uint32_t kSlotBits = (1U << layout::kGroupSlots) - 1;
+  static constexpr std::uint32_t kCellBits = (1U << layout::kLineCells) - 1;
   static constexpr std::uint64_t kEachByte = 0x0101'0101'0101'0101;
 
   // Exact zero-byte search (Hacker's Delight 6-1), then one bit from each byte.
@@ -89,7 +89,7 @@ class BufferView {
     return pages < pages_max_ ? pages : pages_max_;
   }
 
-  // ---- the directory
+  // ---- the index
 
   /// Which segment has the entries of a hash.
   struct Directory {
@@ -98,11 +98,11 @@ class BufferView {
 
     [[nodiscard]] unsigned depth() const noexcept { return static_cast<unsigned>(std::bit_width(mask)); }
 
-    /// The page of a segment; not bounded.
-    [[nodiscard]] std::uint64_t page_of(std::uint64_t hash) const noexcept {
+    /// The page of a segment, or of a node; not bounded.
+    [[nodiscard]] std::uint64_t entry_of(std::uint64_t hash) const noexcept {
       const std::uint64_t index = hash & mask;
       const std::uint64_t word = load_word(words + DirectoryEntry::word_of(index), std::memory_order_acquire);
-      return DirectoryEntry::page_in(word, index);
+      return DirectoryEntry::in(word, index);
     }
   };
 
@@ -111,64 +111,94 @@ class BufferView {
   }
   /// The directory, if it lies within the first `pages`.
   [[nodiscard]] Directory directory(std::uint64_t pages) const noexcept {
-    const auto [page, depth] = directory_word();
-    if (depth > layout::kDirectoryLog2Max || page >= pages) return {};
-    if (sizeof(std::uint32_t) << depth > (pages - page) * layout::kPageBytes) return {};
-    return {.words = reinterpret_cast<const std::uint64_t*>(base_ + page * layout::kPageBytes),
-            .mask = (std::uint32_t{1} << depth) - 1};
+    const DirectoryWord word = directory_word();
+    const std::uint64_t end = pages * layout::kPageBytes;
+    if (word.depth > layout::kDirectoryLog2Max || word.line >= end / layout::kLine) return {};
+    if (sizeof(std::uint32_t) << word.depth > end - word.offset()) return {};
+    return {.words = reinterpret_cast<const std::uint64_t*>(base_ + word.offset()),
+            .mask = (std::uint32_t{1} << word.depth) - 1};
   }
-  /// Whether a segment can be there: on none of the pages that are not committed, nor on that of the header.
+  /// Whether a segment can be there: on none of the pages that are not committed, nor on that of the header. What the
+  /// directory says of a node is no page at all.
   [[nodiscard]] static bool is_segment_page(std::uint64_t page, std::uint64_t pages) noexcept {
     return page != 0 && page < pages;
+  }
+  /// The page of a hash's segment; zero when it is out of bounds.
+  [[nodiscard, gnu::always_inline]] std::uint64_t segment_page(const Directory& directory, std::uint64_t hash,
+                                                               std::uint64_t pages) const noexcept {
+    const std::uint64_t entry = directory.entry_of(hash);
+    return is_segment_page(entry, pages) ? entry : segment_page_in_node(*this, entry, hash, pages);
   }
   /// Precondition: page < page_count().
   [[nodiscard]] const layout::Segment& segment(std::uint64_t page) const noexcept {
     return *reinterpret_cast<const layout::Segment*>(base_ + page * layout::kPageBytes);
+  }
+  /// The place in the lowest of a line's cells in `match`; not bounded.
+  [[nodiscard]] static Place first_place(const layout::IndexLine& line, std::uint32_t match) noexcept {
+    const auto cell = static_cast<std::size_t>(std::countr_zero(match));
+    const auto* const words = reinterpret_cast<const std::uint64_t*>(line.places);
+    const std::uint64_t word = load_word(words + cell / 2, std::memory_order_acquire);
+    return {.unit = static_cast<std::uint32_t>(word >> cell % 2 * 32)};
+  }
+
+  // ---- slots
+
+  /// Precondition: the place `is_within` the committed pages.
+  [[nodiscard]] const layout::Slot& slot(Place place) const noexcept {
+    return *reinterpret_cast<const layout::Slot*>(base_ + place.offset());
+  }
+  [[nodiscard]] static bool is_within(Place place, std::size_t bytes, std::uint64_t pages) noexcept {
+    return place.offset() + bytes <= pages * layout::kPageBytes;
+  }
+  /// How large the slots of a page are, in units; zero when it is no slab. Precondition: page < page_count().
+  [[nodiscard]] unsigned slot_units_of(std::uint64_t page) const noexcept {
+    const std::uint64_t word = map_word(page / kWord * kWord);
+    return static_cast<unsigned>(word >> page % kWord * 8 & 0xff);
+  }
+  /// The map of eight pages from that one on, a byte each.
+  [[nodiscard]] std::uint64_t map_word(std::uint64_t page) const noexcept { return header_word(map_offset_of(page)); }
+  /// Whether a slot begins there.
+  [[nodiscard]] bool is_slot(Place place, std::uint64_t pages) const noexcept {
+    return is_segment_page(place.page(), pages) && place.is_in_slab_of(slot_units_of(place.page()));
   }
 
   // ---- entries
 
   enum class Found : std::uint8_t { kYes, kNo, kDamaged };
 
-  /// Finds a key's slot. kDamaged also when the merger is just writing this buffer. The first slot of the home group
+  /// Finds a key's slot. kDamaged also when the merger is just writing this buffer. The first cell of the home line
   /// that has the key's tag is looked at here: nearly always, that is the one.
   [[nodiscard, gnu::always_inline]] Found find(const HashedKey& key, Place& place, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
     const Directory directory = this->directory(pages);
     if (directory.words == nullptr) return Found::kDamaged;
-    place.page = directory.page_of(key.hash);
-    if (!is_segment_page(place.page, pages)) return Found::kDamaged;
-    const layout::Segment& here = segment(place.page);
-    const std::uint32_t group = home_group(key.hash);
-    const std::uint32_t match = TagWords(here.groups[group]).match(tag_of(key.hash));
-    place.slot = first_slot(group, match);
-    if (match != 0 && holds_key(here.slots[place.slot], key, pages, head)) [[likely]]
-      return Found::kYes;
-    const Hit hit = find_in_segment(*this, key, pages, place.page);
-    place.slot = hit.slot;
+    const std::uint64_t page = segment_page(directory, key.hash, pages);
+    if (page == 0) return Found::kDamaged;
+    const layout::IndexLine& line = segment(page).lines[home_line(key.hash)];
+    const std::uint32_t match = TagWords(line).match(tag_of(key.hash));
+    if (match != 0) [[likely]] {
+      place = first_place(line, match);
+      if (holds_key(place, key, pages, head)) [[likely]]
+        return Found::kYes;
+    }
+    const Hit hit = find_in_segment(*this, key, pages, page);
+    place = hit.place;
     head = hit.head;
-    return hit.slot < layout::kSegmentSlots ? Found::kYes : Found::kNo;
+    return place == Place{} ? Found::kNo : Found::kYes;
   }
 
-  /// The place of the lowest of a group's slots in `match`.
-  [[nodiscard]] static std::uint32_t first_slot(std::uint32_t group, std::uint32_t match) noexcept {
-    return group * std::uint32_t{layout::kGroupSlots} + static_cast<std::uint32_t>(std::countr_zero(match));
-  }
-
-  /// Whether a key is where it was seen before. The place is not trusted; but a page that was a segment's stays one,
-  /// and the head of a free slot is zero, so the tag is not asked.
+  /// Whether a key is where it was seen before. The place is not trusted: what was a slot may have become another one,
+  /// or a part of something else.
   [[nodiscard]] bool is_at(const Place& place, const HashedKey& key, SlotHead& head) const noexcept {
     const std::uint64_t pages = page_count();
-    if (!is_segment_page(place.page, pages) || place.slot >= layout::kSegmentSlots) return false;
-    return holds_key(segment(place.page).slots[place.slot], key, pages, head);
+    return is_slot(place, pages) && holds_key(place, key, pages, head);
   }
   /// The head of the entry at a place; its `type` is kNone when there is none.
   [[nodiscard]] SlotHead head_at(const Place& place) const noexcept {
-    if (place.page >= page_count() || place.slot >= layout::kSegmentSlots) return {};
-    const layout::Segment& here = segment(place.page);
-    const TagWords tags(here.groups[place.slot / layout::kGroupSlots]);
-    const bool is_occupied = (tags.occupied() >> place.slot % layout::kGroupSlots & 1) != 0;
-    return is_occupied ? head_of(here.slots[place.slot]) : SlotHead{};
+    const std::uint64_t pages = page_count();
+    if (!is_slot(place, pages)) return {};
+    const SlotHead head = head_of(slot(place));
+    return is_within(place, head.slot_bytes(), pages) ? head : SlotHead{};
   }
 
   /// The slot's head; its `type` is kNone when the slot is free, or not sane.
@@ -182,11 +212,11 @@ class BufferView {
 
   /// The words of an entry's value or key; null when they are out of bounds.
   [[nodiscard]] const std::uint64_t* value_words(const layout::Slot& slot, const SlotHead& head) const noexcept {
-    return head.has(SlotHead::kValueInHeap) ? heap_words(slot.words[0], head.value_bytes) : slot.words;
+    return head.is_value_in_block() ? block_words(slot.words[0], head.value_bytes) : slot.words;
   }
   [[nodiscard]] const std::uint64_t* key_words(const layout::Slot& slot, const SlotHead& head) const noexcept {
     const std::uint64_t* const words = slot.words + head.key_word();
-    return head.has(SlotHead::kKeyInHeap) ? heap_words(*words, head.key_bytes) : words;
+    return head.is_key_in_block() ? block_words(*words, head.key_bytes()) : words;
   }
 
   /// Whether stored words are these bytes, padded.
@@ -200,9 +230,9 @@ class BufferView {
   }
 
  private:
-  /// An entry in a segment, or kSegmentSlots; and its head, which has been checked.
+  /// Where an entry lies, or nowhere; and its head, which has been checked.
   struct Hit {
-    std::uint32_t slot = layout::kSegmentSlots;
+    Place place;
     SlotHead head;
   };
 
@@ -211,44 +241,65 @@ class BufferView {
                                                           std::uint64_t page) noexcept {
     const layout::Segment& here = view.segment(page);
     const std::uint8_t tag = tag_of(key.hash);
-    std::uint32_t group = home_group(key.hash);
-    for (std::size_t probes = 0; probes < layout::kSegmentGroups; ++probes) {
-      const TagWords tags(here.groups[group]);
+    std::uint32_t line = home_line(key.hash);
+    for (std::size_t probes = 0; probes < layout::kSegmentLines; ++probes) {
+      const TagWords tags(here.lines[line]);
       for (std::uint32_t match = tags.match(tag); match != 0; match &= match - 1) {
-        Hit hit{.slot = first_slot(group, match), .head = {}};
-        if (view.holds_key(here.slots[hit.slot], key, pages, hit.head)) return hit;
+        Hit hit{.place = first_place(here.lines[line], match), .head = {}};
+        if (view.holds_key(hit.place, key, pages, hit.head)) return hit;
       }
       if (tags.overflow_count() == 0) break;
-      if (++group == layout::kSegmentGroups) group = 0;
+      line = (line + 1) % layout::kSegmentLines;
     }
     return {};
   }
-
-  [[nodiscard, gnu::always_inline]] bool holds_key(const layout::Slot& slot, const HashedKey& key, std::uint64_t pages,
-                                                   SlotHead& head) const noexcept {
-    const std::uint64_t word = load_word(&slot.head, std::memory_order_acquire);
-    if (SlotHead::key_bytes_of(word) != key.bytes.size()) return false;
-    head = SlotHead::unpack(word);
-    return PlainNumber::is(word) ? equal_words(PlainNumber::key_words(slot), key.bytes)
-                                 : holds_other_key(*this, slot, key, pages, head);
+  [[nodiscard, gnu::noinline]] static std::uint64_t segment_page_in_node(BufferView view, std::uint64_t entry,
+                                                                         std::uint64_t hash,
+                                                                         std::uint64_t pages) noexcept {
+    for (unsigned i = 0; i < layout::kNodeLevels && !is_segment_page(entry, pages); ++i) {
+      const DirectoryEntry node = DirectoryEntry::unpack(entry);
+      if (node.level == 0 || node.level > layout::kNodeLevels || !is_segment_page(node.page, pages)) return 0;
+      const std::uint32_t index = node_index(hash, node.level);
+      entry = DirectoryEntry::in(
+          view.header_word(node.page * layout::kPageBytes + DirectoryEntry::word_of(index) * kWord), index);
+    }
+    return is_segment_page(entry, pages) ? entry : 0;
   }
-  [[nodiscard, gnu::noinline]] static bool holds_other_key(BufferView view, const layout::Slot& slot, HashedKey key,
+
+  [[nodiscard, gnu::always_inline]] bool holds_key(Place place, const HashedKey& key, std::uint64_t pages,
+                                                   SlotHead& head) const noexcept {
+    if (!is_within(place, PlainNumber::kSlotBytesMax, pages)) [[unlikely]]
+      return holds_last_key(*this, place, key, pages, head);
+    const std::uint64_t word = load_word(&slot(place).head, std::memory_order_acquire);
+    if (PlainNumber::key_bytes_of(word) != key.bytes.size()) return false;
+    head = SlotHead::unpack(word);
+    return PlainNumber::is(word) ? equal_words(PlainNumber::key_words(slot(place)), key.bytes)
+                                 : holds_other_key(*this, place, key, pages, head);
+  }
+  // In the last slots of the last page.
+  [[nodiscard, gnu::noinline, gnu::cold]] static bool holds_last_key(BufferView view, Place place, HashedKey key,
+                                                                     std::uint64_t pages, SlotHead& head) noexcept {
+    if (!is_within(place, sizeof(layout::Slot), pages)) return false;
+    head = SlotHead::unpack(load_word(&view.slot(place).head, std::memory_order_acquire));
+    return head.key_bytes() == key.bytes.size() && holds_other_key(view, place, key, pages, head);
+  }
+  [[nodiscard, gnu::noinline]] static bool holds_other_key(BufferView view, Place place, HashedKey key,
                                                            std::uint64_t pages, SlotHead head) noexcept {
-    if (!head.is_sane()) return false;
-    const std::uint64_t* words = slot.words + head.key_word();
-    if (head.has(SlotHead::kKeyInHeap)) {
+    if (!head.is_sane() || !is_within(place, head.slot_bytes(), pages)) return false;
+    const std::uint64_t* words = view.slot(place).words + head.key_word();
+    if (head.is_key_in_block()) {
       if (load_word(words + 1, std::memory_order_acquire) != key.hash) return false;
-      words = view.heap_words_below(pages, *words, head.key_bytes);
+      words = view.block_words_below(pages, *words, head.key_bytes());
       if (words == nullptr) return false;
     }
     return equal_words(words, key.bytes);
   }
 
-  [[nodiscard]] const std::uint64_t* heap_words(const std::uint64_t& reference, std::size_t bytes) const noexcept {
-    return heap_words_below(page_count(), reference, bytes);
+  [[nodiscard]] const std::uint64_t* block_words(const std::uint64_t& reference, std::size_t bytes) const noexcept {
+    return block_words_below(page_count(), reference, bytes);
   }
-  [[nodiscard]] const std::uint64_t* heap_words_below(std::uint64_t pages, const std::uint64_t& reference,
-                                                      std::size_t bytes) const noexcept {
+  [[nodiscard]] const std::uint64_t* block_words_below(std::uint64_t pages, const std::uint64_t& reference,
+                                                       std::size_t bytes) const noexcept {
     const std::uint64_t offset = load_word(&reference, std::memory_order_acquire);
     const std::uint64_t end = pages * layout::kPageBytes;
     if (offset % kWord != 0 || offset >= end || padded(bytes) > end - offset) return nullptr;

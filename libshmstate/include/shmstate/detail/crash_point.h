@@ -18,16 +18,18 @@ namespace shmstate::internal {
   /* drain and apply */                                                                                             \
   X(RingOpened) X(VerdictWritten) X(RingServed) X(GroupStaged) X(MutationApplied) X(CursorStored)                   \
   X(RingQuarantined) X(BrokenRingRemoved)                                                                           \
-  X(SlotClaimed) X(KeyWritten) X(ValueWritten) X(EntryErased) X(EntryExpired) X(FeedReserved) X(FeedHeadWritten)    \
-  /* growth */                                                                                                      \
-  X(PagesCommitted) X(SegmentCleared) X(EntryMoved) X(SegmentSplit) X(DirectoryCopied) X(DirectoryDoubled)          \
+  X(SlotClaimed) X(KeyWritten) X(ValueWritten) X(PlaceWritten) X(PlaceSwitched) X(CellFreed) X(SlotFreed)           \
+  X(EntryErased) X(EntryExpired) X(FeedReserved) X(FeedHeadWritten)                                                 \
+  /* growth, and back */                                                                                           \
+  X(PagesCommitted) X(SlabOpened) X(SlabClosed) X(SegmentWritten) X(SegmentSplit) X(SegmentsMerged) X(NodeWritten)  \
+  X(DirectoryCopied) X(DirectoryDoubled) X(DirectoryHalved) X(CursorsCopied) X(CursorsMoved)                        \
   /* publish, catch-up */                                                                                           \
   X(BufferHeaderWritten) X(StampWritten) X(EpochWritten) X(CountersMirrored) X(HeadMoved) X(ReadersWoken)           \
   X(BufferClaimed) X(BufferTaken) X(LineCopied) X(ValueCopied) X(BufferCaughtUp)                                    \
   /* a ring's end */                                                                                                \
   X(OwnedErased) X(SharedNameRemoved) X(RingRemoved) X(CursorDropped) X(OrphanDropped)                              \
   /* a reader with a pin */                                                                                         \
-  X(FeedRead) X(GroupRead)
+  X(FeedRead) X(SlabRead)
 // clang-format on
 
 enum class CrashPoint : std::uint8_t {

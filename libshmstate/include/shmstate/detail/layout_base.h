@@ -26,7 +26,8 @@ enum class Reject : std::uint8_t {
   kNoMemory = 2,
   kLimit = 3,
   kBatchTooBig = 4,
-  kUnknown = 5  // an id that nobody has; an operation, type or flag of the future
+  kUnknown = 5,  // an id that nobody has; an operation, type or flag of the future
+  kCrowded = 6,  // too many keys whose hashes begin alike
 };
 inline constexpr std::size_t kRejectCount = 8;
 
