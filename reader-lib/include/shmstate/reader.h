@@ -384,6 +384,8 @@ class SHMSTATE_API Snapshot {
     [[nodiscard]] SHMSTATE_API bool next_slab();
     [[nodiscard]] const internal::layout::Slot& next_slot() noexcept {
       const internal::layout::Slot* const slot = slot_;
+      // Often the page behind is a slab, too. Past the end, fetching does no harm.
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(slot) + internal::layout::kPageBytes);
       slot_ = reinterpret_cast<const internal::layout::Slot*>(reinterpret_cast<const std::byte*>(slot) + slot_bytes_);
       return *slot;
     }
