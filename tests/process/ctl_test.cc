@@ -161,7 +161,7 @@ class CtlProcess : public testing::Test {
   }
 
   void start_merger(const std::string& instance = "plant", const Arguments& options = {}) {
-    Arguments arguments{SHMSTATE_MERGER, "-i", (root_ / instance).string(), "--memory-limit", "64m"};
+    Arguments arguments{SHMSTATE_MERGER, "-i", (root_ / instance).string(), "--memory-limit", "66m"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     merger_.emplace(arguments);
     const auto serves = [&] { return ctl({"-i", instance, "set", "ready", "1"}).code == 0; };
@@ -406,7 +406,7 @@ TEST_F(CtlProcess, StatusShowsMergerAndRings) {
   EXPECT_EQ(status["merger"]["pid"], merger_->pid());
   EXPECT_EQ(status["entry_count"], 2);
   EXPECT_GE(status["buffers"].size(), 2u);
-  EXPECT_EQ(status["memory"]["limit_bytes"], 64 << 20);  // as configured
+  EXPECT_EQ(status["memory"]["limit_bytes"], 66 << 20);  // as configured
   EXPECT_GT(status["memory"]["committed_bytes"], 0);
   EXPECT_FALSE(status["statistics"].empty());
 
@@ -1074,14 +1074,19 @@ TEST_F(CtlProcess, DoctorFindsPinsThatHoldUpPublishing) {
   start_merger("plant", {"--pin-time-max", "0s"});
   const auto pins = [] { return ctl({"doctor"}).out.find("pid " + std::to_string(::getpid())) != std::string::npos; };
   Reader reader(instance().string());
-  std::optional<Snapshot> snapshot = reader.snapshot();
   Writer writer(instance().string());
-  writer.set("a", 1);
+  std::vector<Snapshot> snapshots;  // of all buffers but the current one
+  for (int i = 0; i < 2; ++i) {
+    snapshots.push_back(reader.snapshot());
+    writer.set("a", i);
+    ASSERT_EQ(writer.flush(kPatience), Status::kOk);
+  }
+  writer.set("a", 2);
   EXPECT_TRUE(eventually(pins));
   const Result pushed = ctl({"set", "b", "1", "--timeout", "10ms"});
   EXPECT_EQ(pushed.code, 5);
   EXPECT_THAT(pushed.err, HasSubstr("they pin all that could be written: see shmstatectl doctor"));
-  snapshot.reset();
+  snapshots.clear();
   EXPECT_FALSE(pins());
 }
 
