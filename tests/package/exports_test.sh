@@ -2,7 +2,7 @@
 # The shared libraries export the public API, under one version, and nothing else.
 # usage: exports_test.sh LIBRARY ...
 set -euo pipefail
-readonly kPublic='^(shmstate::(layout_2::(Writer|Batch|Verbs<shmstate::layout_2::(Writer|Batch)>|Reader|Snapshot)|Watch|EntryView|ChangeSampler)::[^:]*(\(|\[)|shmstate::internal::layout_2::hash_of\(|shmstate::layout_2::Snapshot::Iterator::(operator|look_up_more\(|next_group\(|take_other\(|fail_unkept\()|shmstate::(inspect|list_instances)\b|(typeinfo|typeinfo name|vtable) for shmstate::Error@|shmstate_[a-z0-9_]+@)'
+readonly kPublic='^(shmstate::(layout_2::(Writer|Batch|Verbs<shmstate::layout_2::(Writer|Batch)>|Reader|Snapshot)|Watch|EntryView|ChangeSampler)::[^:]*(\(|\[)|shmstate::internal::layout_2::hash_of\(|shmstate::layout_2::Snapshot::Iterator::(operator|look_up_more\(|next_slab\(|take_other\(|fail_unkept\()|shmstate::(inspect|list_instances)\b|(typeinfo|typeinfo name|vtable) for shmstate::Error@|shmstate_[a-z0-9_]+@)'
 
 status=0
 for library in "$@"; do

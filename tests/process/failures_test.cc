@@ -67,7 +67,7 @@ void overwrite(const fs::path& path, std::size_t offset, const T& value) {
 
 // The pin of a reader that is killed is gone with it, also where pins are respected for ever.
 TEST_F(Failures, APinEndsWithItsReader) {
-  const Program merger = start_merger(instance_, {"--pin-time-max", "0s"});
+  const Program merger = start_merger(instance_, {"--buffers", "2", "--pin-time-max", "0s"});
   Board<std::atomic<bool>> holds;
   Child reader([&] {
     Reader pinning(instance_);

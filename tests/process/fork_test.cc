@@ -31,7 +31,7 @@ using namespace std::chrono_literals;
 
 class Fork : public testing::Test {
  protected:
-  Fork() : merger_(start_merger(instance_)) {}
+  Fork() : merger_(start_merger(instance_, {"--buffers", "2"})) {}
 
   [[nodiscard]] std::string path() const { return instance_.string(); }
   [[nodiscard]] std::int64_t number(const std::string& key) const {
