@@ -19,7 +19,7 @@ Slabs::Slabs(PageAllocator& pages, std::uint64_t pages_max)
 }
 
 unsigned Slabs::Slab::first_free() const noexcept {
-  const unsigned low = static_cast<unsigned>(std::countr_one(used[0]));
+  const auto low = static_cast<unsigned>(std::countr_one(used[0]));
   return low < 64 ? low : 64 + static_cast<unsigned>(std::countr_one(used[1]));
 }
 
