@@ -42,7 +42,7 @@ class Plant {
   explicit Plant(std::uint64_t key_count)
       : path_(directory_.path() / "plant"),
         own_(path_, key_count),
-        writer_(path_.string()),
+        writer_(path_.string(), WriterOptions{.names_bytes = kNamesBytes}),
         reader_(path_.string(), {.prefault = true}),
         streams_{make_stream(key_count, kStreamLength, Distribution::kUniform, 1),
                  make_stream(key_count, kStreamLength, Distribution::kZipf, 2)} {

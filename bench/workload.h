@@ -30,6 +30,9 @@ struct Item {
   [[nodiscard]] std::string_view name() const noexcept { return {key.data(), key.size()}; }
 };
 
+/// Room for the names of all bound keys of any size of the state; committed as used.
+inline constexpr std::size_t kNamesBytes = std::size_t{512} << 20;
+
 /// Writes of one burst fit every ring easily.
 inline constexpr std::size_t kBurst = 4096;
 

@@ -10,9 +10,16 @@ namespace {
 
 constexpr auto kPatience = std::chrono::seconds(60);
 
+/// In a comparison, the other revision may have no names.
+template <typename Options>
+void make_room_for_names(Options& options) {
+  if constexpr (requires { options.names_bytes; }) options.names_bytes = kNamesBytes;
+}
+
 [[nodiscard]] WriterOptions patient() {
   WriterOptions options;
   options.full_timeout = kPatience;
+  make_room_for_names(options);
   return options;
 }
 
