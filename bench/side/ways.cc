@@ -82,8 +82,8 @@ std::uint64_t in_groups(Items items, auto&& get) {
   return sum;
 }
 
-/// A bound key for each key. Its first use is like that of a plain key, at the second a writer gives it an id: so all are
-/// used twice before it counts.
+/// A bound key for each key. Its first use is like that of a plain key, at the second a writer gives it an id: so all
+/// are used twice before it counts.
 class BoundKeys {
  public:
   explicit BoundKeys(std::uint64_t key_count) {
