@@ -185,7 +185,7 @@ void RingDrain::stage_other(const Pass& pass, Staged& staged) const noexcept {
     const std::string_view key{reinterpret_cast<const char*>(staged.key), staged.head.key_bytes()};
     staged.home = guesses.prefetch_home(hash_key(key, hash_seed_));
   } else {
-    staged.home = guesses.nowhere();
+    staged.home = Segments::Guesses::nowhere();
   }
 }
 
