@@ -14,7 +14,7 @@ using layout::Reject;
 SlotHead new_head(const HashedKey& key, const NewValue& value, const Attributes& attributes) {
   const unsigned flags = (attributes.expiry_ns != 0 ? unsigned{SlotHead::kHasExpiry} : 0) |
                          (attributes.version ? unsigned{SlotHead::kHasVersion} : 0) |
-                         (attributes.owner != 0 ? unsigned{SlotHead::kEphemeral} : 0);
+                         (attributes.owner != 0 ? unsigned{SlotHead::kOwned} : 0);
   const std::size_t value_bytes = is_number(value.type) ? kWord : value.bytes.size();
   return {key.bytes.size(), value_bytes, value.type, flags, attributes.owner};
 }

@@ -121,7 +121,7 @@ inline Status take_into(const BufferView& buffer, const layout::Slot& slot, cons
   entry.changed_epoch = BufferView::changed_epoch(slot);
   entry.version = version_of(slot, head);
   entry.expiry_ns = expiry_of(slot, head);
-  entry.ephemeral = head.has(SlotHead::kEphemeral);
+  entry.ephemeral = head.has(SlotHead::kOwned);
   entry.value = visit_value(
       head.type, [&] { return load_word(value, std::memory_order_acquire); },
       [](auto number) { return ValueView(number); },

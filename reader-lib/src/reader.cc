@@ -285,7 +285,7 @@ Status Reader::read(std::string_view key, EntryInfo& info) noexcept {
     known.value_bytes = head.value_bytes;
     known.changed_epoch = BufferView::changed_epoch(slot);
     known.version = version_of(slot, head);
-    known.ephemeral = head.has(SlotHead::kEphemeral);
+    known.ephemeral = head.has(SlotHead::kOwned);
     expiry_ns = expiry_of(slot, head);
     return Status::kOk;
   });

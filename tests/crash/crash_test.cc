@@ -127,7 +127,10 @@ std::string trail_value(std::int64_t round) {
   return value;
 }
 
-std::string changing_value(std::int64_t round) { return std::string(static_cast<std::size_t>(round * 97 % 900), 'c'); }
+std::string changing_value(std::int64_t round) {
+  std::string value;
+  return value.assign(static_cast<std::size_t>(round * 97 % 900), 'c');
+}
 
 /// A ring of garbage and a file that is no ring, both without a living owner.
 void leave_rubbish(const std::string& instance, const Control& control) {

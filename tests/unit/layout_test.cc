@@ -298,7 +298,7 @@ TEST(LayoutTest, ConstantsAreFrozen) {
       {"SlotHead::kHasVersion", number(SlotHead::kHasVersion), 2},
       {"SlotHead::kHasSourceTime", number(SlotHead::kHasSourceTime), 4},
       {"SlotHead::kHasStaleAfter", number(SlotHead::kHasStaleAfter), 8},
-      {"SlotHead::kEphemeral", number(SlotHead::kEphemeral), 16},
+      {"SlotHead::kOwned", number(SlotHead::kOwned), 16},
       {"SlotHead::kWordsMax", SlotHead::kWordsMax, 252},
       {"SlotHead::kInlineKeyBytesMax", SlotHead::kInlineKeyBytesMax, 1008},
   });
@@ -385,7 +385,7 @@ TEST(LayoutTest, SleepersWaitOnTheLowHalfOfALongWord) {
 }
 
 TEST(LayoutTest, TheHeadOfASlotHasItsFieldsAtTheirBits) {
-  SlotHead head(0x235, 0x2'9abc, Type::kBytes, SlotHead::kHasVersion | SlotHead::kEphemeral, 0x5678);
+  SlotHead head(0x235, 0x2'9abc, Type::kBytes, SlotHead::kHasVersion | SlotHead::kOwned, 0x5678);
   EXPECT_EQ(head.pack(), 0x5678'0246'29ab'c234U) << kRemedy;
   head.quality = 3;
   EXPECT_EQ(head.pack(), 0x5678'0e46'29ab'c234U) << kRemedy;

@@ -1,7 +1,7 @@
 // A key that is used again and again. With a reader it remembers its hash and where it was last seen, so that a hot key
-// costs neither hashing nor probing. Both are hints, verified at every use: keys may be erased, set again, or moved by
-// growth, and the instance may be re-created. With a writer it gets an id at its second use: from then on the id is
-// pushed in place of the bytes, and the merger neither hashes nor searches.
+// costs neither hashing nor probing. Both are hints, verified at every use: keys may be erased, set again, or get a
+// value of another size, and the instance may be re-created. With a writer it gets an id at its second use: from then
+// on the id is pushed in place of the bytes, and the merger neither hashes nor searches.
 #pragma once
 
 #include <array>

@@ -25,7 +25,7 @@ template <typename Entry>
   entry.changed_epoch = load_word(&slot.changed_epoch, std::memory_order_acquire);
   entry.version = 0;
   entry.expiry_ns = 0;
-  entry.ephemeral = head.has(SlotHead::kEphemeral);
+  entry.ephemeral = head.has(SlotHead::kOwned);
   return true;
 }
 

@@ -22,8 +22,8 @@ inline constexpr Type kFirstOpaque = static_cast<Type>(4);
 
 /// The first word of a slot, unpacked.
 struct SlotHead {
-  /// Of optional words, in the order in which they lie behind the key; and without a word, kEphemeral.
-  enum Flag : std::uint8_t { kHasExpiry = 1, kHasVersion = 2, kHasSourceTime = 4, kHasStaleAfter = 8, kEphemeral = 16 };
+  /// Of optional words, in the order in which they lie behind the key; and without a word, kOwned: it is ephemeral.
+  enum Flag : std::uint8_t { kHasExpiry = 1, kHasVersion = 2, kHasSourceTime = 4, kHasStaleAfter = 8, kOwned = 16 };
   static constexpr unsigned kOptionalFlags = 0xf;
   static constexpr std::size_t kWordsMax = layout::kSlotUnitsMax * layout::kSlotUnitBytes / kWord - 2;
   /// Longer keys lie in a block. Beside the longest one that does not, there is room for all that needs no block.
@@ -54,7 +54,7 @@ struct SlotHead {
   [[nodiscard]] constexpr bool has(Flag flag) const noexcept { return (flags & flag) != 0; }
   [[nodiscard]] constexpr std::size_t key_bytes() const noexcept { return last_key_byte + std::size_t{1}; }
   /// The ring of an ephemeral entry: its index + 1; zero when it is not.
-  [[nodiscard]] constexpr std::uint64_t owner() const noexcept { return has(kEphemeral) ? writer : 0; }
+  [[nodiscard]] constexpr std::uint64_t owner() const noexcept { return has(kOwned) ? writer : 0; }
 
   // Which words hold what follows from the lengths: a long key lies in a block, and so does a value for which there is
   // no room beside the key.
